@@ -1,1 +1,4 @@
 //! x
+#![no_std]
+extern crate alloc;
+pub mod metrics;
