@@ -1,0 +1,69 @@
+//! How long to wait before dialling again: 1 s, doubling to 60 s, each wait drawn from 50–100 % of the step.
+
+use core::time::Duration;
+
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// The waits between dials.
+#[derive(Debug, Clone)]
+pub(crate) struct Backoff {
+    step: Duration,
+    random: u64,
+}
+
+impl Backoff {
+    /// Starts at the first step; the jitter is drawn from `seed`.
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self { step: FIRST, random: seed }
+    }
+
+    /// Back to the first step: a connection was established.
+    pub(crate) const fn reset(&mut self) {
+        self.step = FIRST;
+    }
+
+    /// The next wait; the step after it is twice as long.
+    pub(crate) fn next(&mut self) -> Duration {
+        let step = self.step;
+        self.step = LONGEST.min(step.saturating_mul(2));
+        // 32 random bits are finer than any timer; `half / 2^32` of the step keeps it in integers.
+        let half = step / 2;
+        let drawn = (half.as_nanos() * u128::from(self.draw() >> 32)) >> 32;
+        half + Duration::from_nanos(u64::try_from(drawn).unwrap_or(u64::MAX))
+    }
+
+    /// `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
+    const fn draw(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_to_a_minute_within_their_jitter_and_start_again_after_a_reset() {
+        for seed in 0..200 {
+            let mut backoff = Backoff::new(seed);
+            for step in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
+                let (step, wait) = (Duration::from_secs(step), backoff.next());
+                assert!(wait >= step / 2 && wait <= step, "{wait:?} for a step of {step:?}");
+            }
+            backoff.reset();
+            assert!(backoff.next() <= FIRST);
+        }
+    }
+
+    #[test]
+    fn the_waits_of_a_fleet_fill_the_whole_range() {
+        let waits = (0..1000).map(|seed| Backoff::new(seed).next());
+        let tenths: alloc::collections::BTreeSet<u128> = waits.map(|wait| wait.as_millis() / 50).collect();
+        assert_eq!(tenths.len(), 10);
+    }
+}

@@ -1,0 +1,352 @@
+//! The messages between server and worker, and their JSON: `docs/protocol.md`, "Messages".
+
+use alloc::borrow::Cow;
+use alloc::format;
+use alloc::string::{String, ToString};
+use core::fmt;
+
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::assignment::{Assignment, Object, Str};
+use crate::metrics::FailureReason;
+
+/// What the server says.
+// Read in place and never stored: boxing the large one would cost an allocation a frame.
+#[allow(clippy::large_enum_variant)]
+#[derive(Debug, Clone)]
+pub enum ServerMessage<'a> {
+    /// Run this task.
+    TaskAssignment(Assignment<'a>),
+    /// Stop this task: the user cancelled it.
+    TaskCancellation {
+        /// Which task.
+        task_id: Cow<'a, str>,
+    },
+}
+
+/// Why a text frame is not a message of the protocol. None of it carries the payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DecodeError<'a> {
+    /// The text is not one JSON object.
+    NotJson,
+    /// The `type` is missing, or none that the protocol has.
+    UnknownType {
+        /// The type, at most its first 64 characters.
+        message_type: Option<String>,
+    },
+    /// The `data` lacks a required field, or holds one of another type.
+    Malformed {
+        /// The message's type.
+        message_type: &'static str,
+        /// What is wrong, in words; names fields and types, never values.
+        problem: String,
+    },
+    /// A `task_assignment` that names its task but cannot otherwise be understood.
+    MalformedAssignment {
+        /// Which task.
+        task_id: Cow<'a, str>,
+        /// Which execution of it, when that much can be read.
+        execution_id: Option<Cow<'a, str>>,
+        /// What is wrong, in words; names fields and types, never values.
+        problem: String,
+    },
+}
+
+/// What the worker says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", content = "data", rename_all = "snake_case")]
+pub enum WorkerMessage {
+    /// The worker runs the task.
+    TaskClaimed {
+        /// Which task.
+        task_id: String,
+        /// Who claims it.
+        worker_id: String,
+    },
+    /// The worker does not take the task.
+    TaskRejected {
+        /// Which task.
+        task_id: String,
+        /// Why, in words.
+        reason: &'static str,
+    },
+    /// The task ended without failing.
+    TaskCompleted {
+        /// Which task.
+        task_id: String,
+        /// How, in words.
+        message: &'static str,
+        /// `CANCELLED` after a user's cancellation, else left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        task_state: Option<&'static str>,
+    },
+    /// The task failed.
+    TaskFailed {
+        /// Which task.
+        task_id: String,
+        /// How, in words.
+        message: String,
+        /// What failed.
+        #[serde(serialize_with = "as_label")]
+        failure_reason: FailureReason,
+        /// The exit code of what failed; left out when there is none, or when it is 0.
+        #[serde(skip_serializing_if = "is_zero")]
+        exit_code: i32,
+    },
+}
+
+fn as_label<S: serde::Serializer>(reason: &FailureReason, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(reason.as_str())
+}
+
+// `skip_serializing_if` hands over a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+const fn is_zero(code: &i32) -> bool {
+    *code == 0
+}
+
+impl WorkerMessage {
+    /// Which task it is about.
+    pub fn task_id(&self) -> &str {
+        match self {
+            Self::TaskClaimed { task_id, .. }
+            | Self::TaskRejected { task_id, .. }
+            | Self::TaskCompleted { task_id, .. }
+            | Self::TaskFailed { task_id, .. } => task_id,
+        }
+    }
+
+    /// Whether it ends its task.
+    pub const fn is_end(&self) -> bool {
+        matches!(self, Self::TaskCompleted { .. } | Self::TaskFailed { .. })
+    }
+
+    /// The message as the text of one frame.
+    pub fn encode(&self) -> String {
+        // Strings and integers only: there is nothing in it that JSON cannot hold.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+const ASSIGNMENT: &str = "task_assignment";
+const CANCELLATION: &str = "task_cancellation";
+
+#[derive(Deserialize)]
+struct Cancellation<'a> {
+    #[serde(borrow)]
+    task_id: Str<'a>,
+}
+
+/// Reads one text frame.
+///
+/// # Errors
+/// [`DecodeError`], which says what may be logged and whether the server can be answered.
+pub fn decode(text: &str) -> Result<ServerMessage<'_>, DecodeError<'_>> {
+    match serde_json::from_str::<Envelope<'_>>(text) {
+        Ok(Envelope::Known(message)) => Ok(message),
+        // The common case is over. What is left is bad input, read a second time to say what is wrong with it.
+        Ok(Envelope::Unknown) | Err(_) => Err(diagnose(text)),
+    }
+}
+
+/// The `task` of an assignment exactly as it came, unknown fields included.
+pub(crate) fn raw_task(text: &str) -> Option<&RawValue> {
+    #[derive(Deserialize)]
+    struct RawAssignment<'a> {
+        #[serde(borrow)]
+        data: RawTask<'a>,
+    }
+    #[derive(Deserialize)]
+    struct RawTask<'a> {
+        #[serde(borrow)]
+        task: &'a RawValue,
+    }
+    serde_json::from_str::<RawAssignment<'_>>(text).ok().map(|assignment| assignment.data.task)
+}
+
+/// A frame, read in one pass when `type` stands before `data`, as servers write it.
+enum Envelope<'a> {
+    Known(ServerMessage<'a>),
+    Unknown,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Envelope<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EnvelopeVisitor;
+        impl<'de> Visitor<'de> for EnvelopeVisitor {
+            type Value = Envelope<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an envelope")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut message_type: Option<Str<'de>> = None;
+                let mut early_data: Option<&'de RawValue> = None;
+                let mut message = None;
+                while let Some(key) = map.next_key::<Str<'de>>()? {
+                    match (key.as_str(), message_type.as_ref().map(Str::as_str)) {
+                        ("type", _) => message_type = Some(map.next_value()?),
+                        ("data", Some(ASSIGNMENT)) => {
+                            message = Some(assignment(map.next_value()?));
+                        }
+                        ("data", Some(CANCELLATION)) => message = Some(cancellation(map.next_value()?)),
+                        ("data", _) => early_data = Some(map.next_value()?),
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                if let (None, Some(data), Some(message_type)) = (&message, early_data, &message_type) {
+                    message = match message_type.as_str() {
+                        ASSIGNMENT => serde_json::from_str(data.get()).ok().map(assignment),
+                        CANCELLATION => serde_json::from_str(data.get()).ok().map(cancellation),
+                        _ => None,
+                    };
+                }
+                Ok(message.map_or(Envelope::Unknown, Envelope::Known))
+            }
+        }
+        deserializer.deserialize_map(EnvelopeVisitor)
+    }
+}
+
+fn assignment(Object(assignment): Object<Assignment<'_>>) -> ServerMessage<'_> {
+    ServerMessage::TaskAssignment(assignment)
+}
+
+fn cancellation(Object(Cancellation { task_id }): Object<Cancellation<'_>>) -> ServerMessage<'_> {
+    ServerMessage::TaskCancellation { task_id: task_id.0 }
+}
+
+fn diagnose(text: &str) -> DecodeError<'_> {
+    #[derive(Deserialize)]
+    struct Untyped<'a> {
+        #[serde(borrow, default, rename = "type")]
+        message_type: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        data: Option<&'a RawValue>,
+    }
+    let Ok(Object(envelope)) = serde_json::from_str::<Object<Untyped<'_>>>(text) else { return DecodeError::NotJson };
+    let message_type =
+        envelope.message_type.and_then(|raw| serde_json::from_str::<Str<'_>>(raw.get()).ok()).map(|text| text.0);
+    let data = envelope.data.map_or("null", RawValue::get);
+    match message_type.as_deref() {
+        Some(ASSIGNMENT) => diagnose_assignment(data),
+        Some(CANCELLATION) => {
+            DecodeError::Malformed { message_type: CANCELLATION, problem: problem::<Object<Cancellation<'_>>>(data) }
+        }
+        other => DecodeError::UnknownType { message_type: other.map(|text| text.chars().take(64).collect()) },
+    }
+}
+
+fn diagnose_assignment(data: &str) -> DecodeError<'_> {
+    #[derive(Deserialize)]
+    struct Ids<'a> {
+        #[serde(borrow)]
+        task_id: Str<'a>,
+        #[serde(borrow, default)]
+        execution_id: Option<&'a RawValue>,
+    }
+    let problem = problem::<Object<Assignment<'_>>>(data);
+    match serde_json::from_str::<Ids<'_>>(data) {
+        Ok(ids) => DecodeError::MalformedAssignment {
+            task_id: ids.task_id.0,
+            execution_id: ids.execution_id.and_then(|raw| serde_json::from_str::<Str<'_>>(raw.get()).ok()).map(|s| s.0),
+            problem,
+        },
+        Err(_) => DecodeError::Malformed { message_type: ASSIGNMENT, problem },
+    }
+}
+
+/// What keeps `data` from being a `T`, without the value that serde puts into its text.
+fn problem<'a, T: Deserialize<'a>>(data: &'a str) -> String {
+    let Err(error) = serde_json::from_str::<T>(data) else { return "a field stands twice".into() };
+    let text = error.to_string();
+    match (text.strip_prefix("invalid type: "), text.strip_prefix("invalid value: ")) {
+        (None, None) => text,
+        // "invalid type: string \"the value\", expected a map at line 1 column 9": the value may be a secret, and
+        // may itself hold ", expected ", so the kind is cut at the first word and the rest taken from the last.
+        (kind, value) => {
+            let found = kind.or(value).unwrap_or_default();
+            let kind = found.split([' ', ',', '`']).next().unwrap_or_default();
+            let expected = text.rsplit(", expected ").next().unwrap_or_default();
+            format!("invalid type: {kind}, expected {expected}")
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn optional_fields_that_are_unset_are_left_out() {
+        let failed = WorkerMessage::TaskFailed {
+            task_id: "T".into(),
+            message: "no".into(),
+            failure_reason: FailureReason::SetupCommand,
+            exit_code: 0,
+        };
+        assert_eq!(
+            failed.encode(),
+            r#"{"type":"task_failed","data":{"task_id":"T","message":"no","failure_reason":"setup_command"}}"#
+        );
+        let completed = WorkerMessage::TaskCompleted { task_id: "T".into(), message: "yes", task_state: None };
+        assert_eq!(completed.encode(), r#"{"type":"task_completed","data":{"task_id":"T","message":"yes"}}"#);
+    }
+
+    #[test]
+    fn the_order_of_type_and_data_does_not_matter() {
+        let text = r#"{"data":{"task":{},"task_id":"T"},"type":"task_assignment"}"#;
+        assert!(matches!(decode(text), Ok(ServerMessage::TaskAssignment(a)) if a.task_id.as_str() == "T"));
+        assert_eq!(raw_task(text).unwrap().get(), "{}");
+    }
+
+    #[test]
+    fn bad_frames_say_what_is_wrong_and_never_what_they_hold() {
+        let cases: &[(&str, DecodeError<'_>)] = &[
+            ("", DecodeError::NotJson),
+            ("hello", DecodeError::NotJson),
+            ("[]", DecodeError::NotJson),
+            (r#"{"type":"task_assignment","data":{}} x"#, DecodeError::NotJson),
+            ("{}", DecodeError::UnknownType { message_type: None }),
+            (r#"{"type":7}"#, DecodeError::UnknownType { message_type: None }),
+            (r#"{"type":"ping","data":{}}"#, DecodeError::UnknownType { message_type: Some("ping".into()) }),
+            (
+                r#"{"type":"task_cancellation","data":{"task_id":null}}"#,
+                DecodeError::Malformed {
+                    message_type: CANCELLATION,
+                    problem: "invalid type: null, expected a string at line 1 column 15".into(),
+                },
+            ),
+            (
+                r#"{"type":"task_assignment"}"#,
+                DecodeError::Malformed {
+                    message_type: ASSIGNMENT,
+                    problem: "invalid type: null, expected an object at line 1 column 4".into(),
+                },
+            ),
+            (
+                r#"{"type":"task_assignment","data":{"task_id":"T","execution_id":"E","task":"s3cret, expected x"}}"#,
+                DecodeError::MalformedAssignment {
+                    task_id: "T".into(),
+                    execution_id: Some("E".into()),
+                    problem: "invalid type: string, expected an object at line 1 column 61".into(),
+                },
+            ),
+            (
+                r#"{"type":"task_assignment","data":{"task_id":"T"}}"#,
+                DecodeError::MalformedAssignment {
+                    task_id: "T".into(),
+                    execution_id: None,
+                    problem: "missing field `task` at line 1 column 15".into(),
+                },
+            ),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(decode(text).unwrap_err(), *expected, "{text}");
+        }
+    }
+}

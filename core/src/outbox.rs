@@ -1,0 +1,126 @@
+//! Nothing is lost: what the server must learn is kept until it is known to have arrived.
+//!
+//! WebSocket acknowledges nothing, but frames arrive in order. After a message that ends a task the worker sends a Ping
+//! with the serial number of the last message before it; the Pong that echoes it proves that everything up to that
+//! number arrived. What is unproven when a connection ends is sent again on the next one, in order, before anything
+//! newer. One such Ping is under way at a time, so the cost is bounded by round trips, not by messages.
+
+use alloc::collections::VecDeque;
+use alloc::string::String;
+
+use crate::message::WorkerMessage;
+
+/// A message on its way to the server.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    /// Numbers the messages in their order; never used twice.
+    serial: u64,
+    pub(crate) execution_id: Option<String>,
+    pub(crate) message: WorkerMessage,
+}
+
+impl Entry {
+    fn is_end(&self) -> bool {
+        self.message.is_end()
+    }
+
+    fn is_of(&self, task_id: &str) -> bool {
+        self.message.task_id() == task_id
+    }
+}
+
+/// The messages that are not known to have arrived, oldest first.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Outbox {
+    entries: VecDeque<Entry>,
+    /// The serial of the newest entry ever made.
+    last: u64,
+    /// The serial of the newest Ping on this connection.
+    pinged: u64,
+    /// Whether that Ping's Pong is still to come.
+    awaiting: bool,
+    /// Whether an end of a task was pushed since that Ping.
+    end_unpinged: bool,
+}
+
+impl Outbox {
+    /// Keeps `message` until it is proven; it is to be sent now if there is a connection.
+    pub(crate) fn push(&mut self, execution_id: Option<&str>, message: WorkerMessage) {
+        self.last += 1;
+        let entry = Entry { serial: self.last, execution_id: execution_id.map(Into::into), message };
+        self.end_unpinged |= entry.is_end();
+        self.entries.push_back(entry);
+    }
+
+    /// A connection is established: no Ping of an earlier one counts any more. Everything here is to be sent again.
+    pub(crate) fn reconnected(&mut self) {
+        // Entries may be numbered below a Ping of the last connection, so the proof starts from nothing.
+        self.pinged = 0;
+        self.awaiting = false;
+        self.end_unpinged = self.entries.iter().any(Entry::is_end);
+    }
+
+    /// The serial to send a Ping with, when one is due: no other is under way, and what was sent since the last one ends
+    /// a task (or is anything at all, when `all` is asked for). Everything in the outbox must have been sent.
+    pub(crate) fn ping_due(&self, all: bool) -> Option<u64> {
+        let any_unpinged = || self.entries.back().is_some_and(|entry| entry.serial > self.pinged);
+        (!self.awaiting && (self.end_unpinged || (all && any_unpinged()))).then_some(self.last)
+    }
+
+    /// The serial to put into a Ping that is sent in any case: it proves as much as any other.
+    pub(crate) const fn last_serial(&self) -> u64 {
+        self.last
+    }
+
+    /// A Ping with this serial was sent.
+    pub(crate) const fn pinged(&mut self, serial: u64) {
+        self.pinged = serial;
+        self.awaiting = true;
+        self.end_unpinged = false;
+    }
+
+    /// A Pong with this serial arrived: drops what it proves. One that no Ping asked for proves nothing.
+    pub(crate) fn proven(&mut self, serial: u64) {
+        if serial > self.pinged {
+            return;
+        }
+        if serial == self.pinged {
+            self.awaiting = false;
+        }
+        while self.entries.front().is_some_and(|entry| entry.serial <= serial) {
+            self.entries.pop_front();
+        }
+    }
+
+    /// Takes out everything that belongs to a task, oldest first.
+    pub(crate) fn take(&mut self, task_id: &str) -> VecDeque<Entry> {
+        let (taken, kept) = self.entries.drain(..).partition(|entry| entry.is_of(task_id));
+        self.entries = kept;
+        taken
+    }
+
+    /// The end of a task that is not proven yet, when there is one.
+    pub(crate) fn end_of(&self, task_id: &str) -> Option<&Entry> {
+        self.entries.iter().rev().find(|entry| entry.is_end() && entry.is_of(task_id))
+    }
+
+    /// Whether anything is kept for a task.
+    pub(crate) fn holds(&self, task_id: &str) -> bool {
+        self.entries.iter().any(|entry| entry.is_of(task_id))
+    }
+
+    /// The messages, oldest first.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = &WorkerMessage> {
+        self.entries.iter().map(|entry| &entry.message)
+    }
+
+    /// Whether everything is proven.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The number of ends of tasks that are not proven.
+    pub(crate) fn unproven_ends(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.is_end()).count()
+    }
+}
