@@ -97,6 +97,7 @@ pub enum WorkerMessage {
     },
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde asks for
 fn as_label<S: serde::Serializer>(reason: &FailureReason, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(reason.as_str())
 }
@@ -167,6 +168,7 @@ pub(crate) fn raw_task(text: &str) -> Option<&RawValue> {
 }
 
 /// A frame, read in one pass when `type` stands before `data`, as servers write it.
+#[allow(clippy::large_enum_variant)] // as for `ServerMessage`
 enum Envelope<'a> {
     Known(ServerMessage<'a>),
     Unknown,
