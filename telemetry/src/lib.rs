@@ -4,7 +4,7 @@
 //! is a memory write into series that exist from the start (`docs/metrics.md`); exporting happens on threads of this
 //! crate, at most one per exporter; [`Telemetry::shutdown`] returns in time whatever a collector does.
 //!
-//! ```
+//! ```no_run
 //! use std::time::Duration;
 //! use oz_worker_core::metrics::MetricEvent;
 //! use oz_worker_telemetry::{Identity, start};
@@ -16,12 +16,7 @@
 //!     max_concurrent_tasks: 4,
 //!     host_name: "build-7".to_owned(),
 //! };
-//! # let env = |name: &str| (name == "OTEL_EXPORTER_PROMETHEUS_PORT").then(|| "0".to_owned());
-//! # let env = move |name: &str| if name == "OTEL_METRICS_EXPORTER" { Some("prometheus".to_owned()) } else { env(name) };
-//! # /*
-//! let env = |name: &str| std::env::var(name).ok();
-//! # */
-//! let (recorder, telemetry) = start(&identity, env);
+//! let (recorder, telemetry) = start(&identity, |name| std::env::var(name).ok());
 //! recorder.record(MetricEvent::Connected);
 //! telemetry.shutdown(Duration::from_secs(5));
 //! ```
@@ -71,6 +66,8 @@ pub struct Identity {
 }
 
 /// What runs beside the worker to export its metrics. Nothing does when no exporter is asked for.
+///
+/// End it with [`Telemetry::shutdown`]; a mere drop exports once more too, but without a timeout.
 #[derive(Debug, Default)]
 pub struct Telemetry {
     provider: Option<SdkMeterProvider>,

@@ -1,0 +1,36 @@
+//! How many threads telemetry takes. One test only: threads are counted per process, and the harness has its own.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Log, PATIENCE, connect, env, identity, scrape};
+use oz_worker_core::metrics::MetricEvent;
+use oz_worker_telemetry::start;
+
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+#[test]
+fn none_takes_no_thread_and_no_line_and_prometheus_one_thread_however_many_clients_there_are() {
+    let log = Log::capture();
+    let before = threads();
+    for variables in [[("OTEL_METRICS_EXPORTER", "none")], [("OTEL_SDK_DISABLED", "true")]] {
+        let (recorder, telemetry) = start(&identity(), env(&variables));
+        recorder.record(MetricEvent::Connected);
+        assert_eq!(threads(), before);
+        telemetry.shutdown(PATIENCE);
+    }
+    assert_eq!(log.lines_with(""), [""; 0]);
+
+    let variables = [("OTEL_METRICS_EXPORTER", "prometheus"), ("OTEL_EXPORTER_PROMETHEUS_PORT", "0")];
+    let (_, telemetry) = start(&identity(), env(&variables));
+    let line = log.wait_for(&["metrics endpoint listening"]);
+    let address = line.rsplit_once("address=").unwrap().1.parse().unwrap();
+    let clients: Vec<_> = (0..50).map(|_| connect(address)).collect();
+    scrape(address);
+    assert_eq!(threads(), before + 1);
+    drop(clients);
+    telemetry.shutdown(PATIENCE);
+}
