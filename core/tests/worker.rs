@@ -1,0 +1,669 @@
+//! The state machine's behaviour, driven over a virtual clock.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::time::Duration;
+
+use oz_worker_core::agent::AgentSettings;
+use oz_worker_core::metrics::{FailurePhase, FailureReason, MetricEvent, ReconnectReason, RejectReason, TaskResult};
+use oz_worker_core::time::Instant;
+use oz_worker_core::{Config, Failure, Frame, Input, Notice, Outcome, Output, RunId, TaskEnd, Worker};
+
+/// A worker, its clock, and everything that came out of it, sorted.
+struct Driver {
+    worker: Worker,
+    now: Duration,
+    outputs: Vec<Output>,
+    /// Whether the socket takes everything at once.
+    writes: bool,
+}
+
+fn config() -> Config {
+    Config {
+        worker_id: "w1".into(),
+        max_concurrent_tasks: 2,
+        drain_timeout: Duration::ZERO,
+        stop_timeout: Duration::from_secs(20),
+        stops_tasks_on_shutdown: true,
+        agent: AgentSettings::default(),
+    }
+}
+
+impl Driver {
+    fn new(config: Config) -> Self {
+        Self { worker: Worker::new(config, 7), now: Duration::ZERO, outputs: Vec::new(), writes: true }
+    }
+
+    /// A worker with an established connection.
+    fn connected(config: Config) -> Self {
+        let mut driver = Self::new(config);
+        driver.handle(Input::Timeout);
+        driver.handle(Input::Connected);
+        driver.outputs.clear();
+        driver
+    }
+
+    fn handle(&mut self, input: Input<'_>) {
+        self.worker.handle(Instant::new(self.now), input);
+        if self.writes {
+            self.worker.handle(Instant::new(self.now), Input::Written);
+        }
+        while let Some(output) = self.worker.poll_output() {
+            self.outputs.push(output);
+        }
+    }
+
+    /// Lets time pass as far as the next timeout.
+    fn to_timeout(&mut self) {
+        let at = self.worker.poll_timeout().unwrap().since_start();
+        self.now = self.now.max(at);
+        self.handle(Input::Timeout);
+    }
+
+    /// Lets `duration` pass, with every timeout on the way.
+    fn pass(&mut self, duration: Duration) {
+        let until = self.now + duration;
+        while let Some(at) = self.worker.poll_timeout()
+            && at.since_start() <= until
+        {
+            self.to_timeout();
+        }
+        self.now = until;
+    }
+
+    fn assign(&mut self, task_id: &str, execution_id: &str) {
+        let text = format!(
+            r#"{{"type":"task_assignment","data":{{"task_id":"{task_id}","execution_id":"{execution_id}","task":{{}}}}}}"#
+        );
+        self.handle(Input::Text(&text));
+    }
+
+    fn cancel(&mut self, task_id: &str) {
+        self.handle(Input::Text(&format!(r#"{{"type":"task_cancellation","data":{{"task_id":"{task_id}"}}}}"#)));
+    }
+
+    fn end(&mut self, task_id: &str, run: RunId, outcome: Outcome) {
+        self.handle(Input::TaskEnded { task_id, run, end: TaskEnd { outcome, cleanup: Vec::new() } });
+    }
+
+    /// Assigns a task and gives its run.
+    fn start(&mut self, task_id: &str) -> RunId {
+        self.assign(task_id, "e1");
+        *self.started().last().unwrap()
+    }
+
+    fn reconnect(&mut self) {
+        self.handle(Input::Disconnected("cut".into()));
+        self.to_timeout();
+        self.outputs.clear();
+        self.handle(Input::Connected);
+    }
+
+    /// The messages sent since the last look, in short: type, task, reason.
+    fn sent(&mut self) -> Vec<String> {
+        let sent = self.outputs.iter().filter_map(|output| match output {
+            Output::Send(Frame::Text(text)) => {
+                let message: serde_json::Value = serde_json::from_str(text).unwrap();
+                let data = &message["data"];
+                let detail = ["reason", "task_state", "failure_reason"].map(|key| data[key].as_str().unwrap_or(""));
+                Some(format!("{} {} {}", message["type"].as_str()?, data["task_id"].as_str()?, detail.concat()))
+            }
+            _ => None,
+        });
+        let sent = sent.map(|text| text.trim_end().to_owned()).collect();
+        self.outputs.retain(|output| !matches!(output, Output::Send(Frame::Text(_))));
+        sent
+    }
+
+    /// The serials of the Pings sent since the last look.
+    fn pings(&mut self) -> Vec<[u8; 8]> {
+        let pings = self.outputs.iter().filter_map(|output| match output {
+            Output::Send(Frame::Ping(payload)) => Some(*payload),
+            _ => None,
+        });
+        let pings = pings.collect();
+        self.outputs.retain(|output| !matches!(output, Output::Send(Frame::Ping(_))));
+        pings
+    }
+
+    /// Answers every Ping, also those that an answer leads to.
+    fn pong(&mut self) {
+        while let Some(payload) = self.pings().pop() {
+            self.handle(Input::Pong(&payload));
+        }
+    }
+
+    fn started(&self) -> Vec<RunId> {
+        let started = self.outputs.iter().filter_map(|output| match output {
+            Output::StartTask { run, .. } => Some(*run),
+            _ => None,
+        });
+        started.collect()
+    }
+
+    fn stopped(&self) -> Vec<RunId> {
+        let stopped = self.outputs.iter().filter_map(|output| match output {
+            Output::StopTask { run, .. } => Some(*run),
+            _ => None,
+        });
+        stopped.collect()
+    }
+
+    fn metrics(&self) -> Vec<MetricEvent> {
+        let metrics = self.outputs.iter().filter_map(|output| match output {
+            Output::Metric(event) => Some(*event),
+            _ => None,
+        });
+        metrics.collect()
+    }
+
+    fn notices(&self) -> Vec<&Notice> {
+        let notices = self.outputs.iter().filter_map(|output| match output {
+            Output::Notice(notice) => Some(notice),
+            _ => None,
+        });
+        notices.collect()
+    }
+
+    fn count(&self, wanted: impl Fn(&Output) -> bool) -> usize {
+        self.outputs.iter().filter(|output| wanted(output)).count()
+    }
+
+    fn exited(&self) -> bool {
+        self.count(|output| matches!(output, Output::Exit)) == 1
+    }
+}
+
+fn failure(reason: FailureReason) -> Failure {
+    Failure { reason, exit_code: 3, message: "no".into() }
+}
+
+#[test]
+fn dials_at_once_and_claims_before_it_starts() {
+    let mut driver = Driver::new(config());
+    driver.handle(Input::Timeout);
+    assert_eq!(driver.count(|output| matches!(output, Output::Dial)), 1);
+    driver.handle(Input::Connected);
+    driver.assign("T", "e");
+    let order: Vec<bool> = driver
+        .outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::Send(Frame::Text(_)) => Some(true),
+            Output::StartTask { .. } => Some(false),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order, [true, false]);
+    assert_eq!(driver.metrics(), [MetricEvent::Connected, MetricEvent::TaskClaimed]);
+}
+
+#[test]
+fn rejects_at_capacity_without_starting_the_task() {
+    let mut driver = Driver::connected(config());
+    driver.start("A");
+    let run = driver.start("B");
+    driver.outputs.clear();
+    driver.assign("C", "e");
+    driver.assign("D", "e");
+    assert_eq!(
+        driver.sent(),
+        ["task_rejected C worker at maximum concurrency", "task_rejected D worker at maximum concurrency"]
+    );
+    assert!(driver.started().is_empty());
+    assert_eq!(driver.metrics(), [MetricEvent::TaskRejected(RejectReason::AtCapacity); 2]);
+    assert_eq!(driver.notices().len(), 1, "one line for a row of rejections");
+    driver.end("B", run, Outcome::Completed);
+    driver.assign("D", "e");
+    assert_eq!(driver.started().len(), 1, "the slot is free as soon as its task has ended");
+}
+
+#[test]
+fn every_outcome_has_its_message_result_and_metrics() {
+    let failed = Outcome::Failed(failure(FailureReason::SetupCommand));
+    let cases = [
+        (Outcome::Completed, TaskResult::Succeeded, Some("task_completed T")),
+        (Outcome::Dispatched, TaskResult::Dispatched, None),
+        (failed, TaskResult::Failed, Some("task_failed T setup_command")),
+    ];
+    for (outcome, result, message) in cases {
+        let mut driver = Driver::connected(config());
+        let run = driver.start("T");
+        driver.sent();
+        driver.outputs.clear();
+        driver.now += Duration::from_secs(5);
+        driver.end("T", run, outcome);
+        assert_eq!(driver.sent(), message.into_iter().collect::<Vec<_>>());
+        let completed = MetricEvent::TaskCompleted { result, duration: Duration::from_secs(5) };
+        let phase = FailurePhase::Backend;
+        let failure = MetricEvent::TaskFailure { phase, reason: FailureReason::SetupCommand };
+        let expected = if result == TaskResult::Failed { vec![failure, completed] } else { vec![completed] };
+        assert_eq!(driver.metrics(), expected);
+        assert_eq!(driver.worker.active_tasks(), 0);
+        driver.outputs.clear();
+        driver.end("T", run, Outcome::Completed);
+        assert!(driver.outputs.is_empty(), "a second end of the same run changes nothing");
+    }
+}
+
+#[test]
+fn failed_cleanup_is_counted_and_never_changes_the_result() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.outputs.clear();
+    let cleanup = vec![failure(FailureReason::TeardownCommand), failure(FailureReason::Cleanup)];
+    let end = TaskEnd { outcome: Outcome::Completed, cleanup };
+    driver.handle(Input::TaskEnded { task_id: "T", run, end });
+    assert_eq!(driver.sent(), ["task_completed T"]);
+    let phase = FailurePhase::Cleanup;
+    assert_eq!(
+        driver.metrics(),
+        [
+            MetricEvent::TaskFailure { phase, reason: FailureReason::TeardownCommand },
+            MetricEvent::TaskFailure { phase, reason: FailureReason::Cleanup },
+            MetricEvent::TaskCompleted { result: TaskResult::Succeeded, duration: Duration::ZERO },
+        ]
+    );
+}
+
+#[test]
+fn a_cancelled_task_is_stopped_once_and_reported_as_cancelled() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.cancel("T");
+    driver.cancel("T");
+    assert_eq!(driver.stopped(), [run]);
+    driver.sent();
+    driver.end("T", run, Outcome::Stopped);
+    assert_eq!(driver.sent(), ["task_completed T CANCELLED"]);
+    driver.outputs.clear();
+    driver.cancel("T");
+    assert!(matches!(driver.notices()[..], [Notice::CancelUnknown { .. }]));
+    assert!(driver.stopped().is_empty());
+}
+
+#[test]
+fn a_task_that_ended_before_the_cancellation_reached_it_is_reported_as_it_ended() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.cancel("T");
+    driver.sent();
+    driver.end("T", run, Outcome::Completed);
+    assert_eq!(driver.sent(), ["task_completed T"]);
+}
+
+#[test]
+fn a_dispatched_task_is_cancelled_by_the_backend_without_a_message() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.end("T", run, Outcome::Dispatched);
+    driver.sent();
+    driver.cancel("T");
+    assert_eq!(driver.count(|output| matches!(output, Output::CancelDispatched { .. })), 1);
+    driver.handle(Input::CancelFailed { task_id: "T", problem: "exit 1".into() });
+    let phase = FailurePhase::Cleanup;
+    assert!(driver.metrics().contains(&MetricEvent::TaskFailure { phase, reason: FailureReason::CancelCommand }));
+    assert!(driver.sent().is_empty());
+}
+
+#[test]
+fn a_cancellation_during_the_dispatch_reaches_the_remote_task() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.cancel("T");
+    driver.end("T", run, Outcome::Dispatched);
+    assert_eq!(driver.count(|output| matches!(output, Output::CancelDispatched { .. })), 1);
+}
+
+#[test]
+fn the_dispatched_tasks_that_are_remembered_are_bounded() {
+    let mut driver = Driver::connected(config());
+    for n in 0..5000 {
+        let task = format!("T{n}");
+        let run = driver.start(&task);
+        driver.end(&task, run, Outcome::Dispatched);
+        driver.outputs.clear();
+    }
+    driver.cancel("T0");
+    driver.cancel("T4999");
+    assert_eq!(driver.count(|output| matches!(output, Output::CancelDispatched { .. })), 1);
+}
+
+#[test]
+fn the_same_execution_assigned_again_is_claimed_again_and_not_started() {
+    let mut driver = Driver::connected(config());
+    driver.start("T");
+    driver.sent();
+    driver.outputs.clear();
+    driver.assign("T", "e1");
+    assert_eq!(driver.sent(), ["task_claimed T"]);
+    driver.assign("T", "e2");
+    assert_eq!(driver.sent(), ["task_rejected T task is already running on this worker"]);
+    assert!(driver.started().is_empty());
+    assert_eq!(driver.metrics(), [MetricEvent::TaskRejected(RejectReason::AlreadyRunning)]);
+}
+
+#[test]
+fn an_end_that_is_not_proven_is_sent_again_in_order_before_anything_newer() {
+    let mut driver = Driver::connected(config());
+    let (a, b) = (driver.start("A"), driver.start("B"));
+    driver.end("A", a, Outcome::Completed);
+    driver.handle(Input::Disconnected("cut".into()));
+    driver.end("B", b, Outcome::Completed);
+    driver.sent();
+    driver.to_timeout();
+    driver.handle(Input::Connected);
+    driver.assign("C", "e");
+    let again = ["task_claimed A", "task_claimed B", "task_completed A", "task_completed B", "task_claimed C"];
+    assert_eq!(driver.sent(), again);
+    driver.pong();
+    assert_eq!(driver.worker.unproven_ends(), 0);
+    driver.reconnect();
+    assert_eq!(driver.sent(), ["task_claimed C"], "what is not proven yet, and only that");
+}
+
+#[test]
+fn a_pong_of_an_earlier_connection_or_with_a_made_up_serial_proves_nothing() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.end("T", run, Outcome::Completed);
+    let pings = driver.pings();
+    assert_eq!(pings.len(), 1);
+    driver.handle(Input::Pong(&u64::MAX.to_be_bytes()));
+    driver.handle(Input::Pong(b"odd"));
+    assert_eq!(driver.worker.unproven_ends(), 1);
+    driver.handle(Input::Disconnected("cut".into()));
+    driver.handle(Input::Pong(&pings[0]));
+    assert_eq!(driver.worker.unproven_ends(), 1);
+}
+
+#[test]
+fn one_proving_ping_is_under_way_at_a_time() {
+    let mut driver = Driver::connected(Config { max_concurrent_tasks: 0, ..config() });
+    let runs: Vec<RunId> = (0..50).map(|n| driver.start(&format!("T{n}"))).collect();
+    assert!(driver.pings().is_empty(), "a claim alone is not worth a Ping");
+    for (n, run) in runs.iter().enumerate() {
+        driver.end(&format!("T{n}"), *run, Outcome::Completed);
+    }
+    let pings = driver.pings();
+    assert_eq!(pings.len(), 1);
+    driver.handle(Input::Pong(&pings[0]));
+    assert_eq!(driver.worker.unproven_ends(), 49);
+    driver.pong();
+    assert_eq!(driver.worker.unproven_ends(), 0);
+    assert!(driver.pings().is_empty());
+}
+
+#[test]
+fn a_new_execution_drops_the_unproven_end_of_the_old_one() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.end("T", run, Outcome::Failed(failure(FailureReason::AgentInvocation)));
+    driver.reconnect();
+    driver.sent();
+    driver.assign("T", "e2");
+    assert_eq!(driver.started().len(), 1);
+    driver.sent();
+    driver.reconnect();
+    assert_eq!(driver.sent(), ["task_claimed T"]);
+}
+
+#[test]
+fn an_execution_whose_end_is_on_its_way_is_reported_again_and_never_run_twice() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.end("T", run, Outcome::Completed);
+    driver.reconnect();
+    driver.sent();
+    driver.assign("T", "e1");
+    assert_eq!(driver.sent(), ["task_claimed T", "task_completed T"]);
+    assert!(driver.started().is_empty());
+    driver.pong();
+    driver.pong();
+    assert_eq!(driver.worker.unproven_ends(), 0);
+}
+
+#[test]
+fn a_malformed_assignment_is_answered_unless_that_would_end_a_run() {
+    let mut driver = Driver::connected(config());
+    let malformed = r#"{"type":"task_assignment","data":{"task_id":"T","task":7}}"#;
+    driver.handle(Input::Text(malformed));
+    assert_eq!(driver.sent(), ["task_failed T unknown"]);
+    let phase = FailurePhase::Assignment;
+    assert_eq!(driver.metrics(), [MetricEvent::TaskFailure { phase, reason: FailureReason::Unknown }]);
+    assert_eq!(driver.worker.unproven_ends(), 1);
+    driver.pong();
+    driver.start("T");
+    driver.sent();
+    driver.handle(Input::Text(malformed));
+    assert!(driver.sent().is_empty());
+    assert!(driver.notices().iter().any(|notice| matches!(notice, Notice::BadFrame(_))));
+}
+
+#[test]
+fn bad_frames_are_one_warning_and_nothing_else() {
+    for text in ["nope", r#"{"type":"x"}"#, r#"{"type":"task_cancellation","data":{}}"#, "[]", ""] {
+        let mut driver = Driver::connected(config());
+        driver.handle(Input::Text(text));
+        assert!(matches!(driver.outputs[..], [Output::Notice(Notice::BadFrame(_))]), "{text}");
+        assert!(driver.worker.is_connected());
+    }
+    let mut driver = Driver::connected(config());
+    driver.handle(Input::Binary(9));
+    assert!(matches!(driver.outputs[..], [Output::Notice(Notice::BadFrame(_))]));
+}
+
+#[test]
+fn pings_every_30_seconds_and_gives_up_after_60_of_silence() {
+    let mut driver = Driver::connected(config());
+    driver.pass(Duration::from_secs(29));
+    assert!(driver.pings().is_empty());
+    driver.pass(Duration::from_secs(1));
+    assert_eq!(driver.pings().len(), 1);
+    driver.pass(Duration::from_secs(29));
+    assert!(driver.worker.is_connected());
+    driver.pass(Duration::from_secs(1));
+    assert!(!driver.worker.is_connected());
+    let reconnect = MetricEvent::Reconnect(ReconnectReason::RemoteClose);
+    assert_eq!(driver.metrics()[..2], [MetricEvent::Disconnected, reconnect]);
+    assert_eq!(driver.count(|output| matches!(output, Output::Drop)), 1);
+}
+
+#[test]
+fn anything_received_proves_life() {
+    let inputs: [fn() -> Input<'static>; 4] =
+        [|| Input::Ping, || Input::Pong(b"x"), || Input::Binary(1), || Input::Text("junk")];
+    for input in inputs {
+        let mut driver = Driver::connected(config());
+        for _ in 0..5 {
+            driver.pass(Duration::from_secs(50));
+            driver.handle(input());
+            }
+        assert!(driver.worker.is_connected());
+    }
+}
+
+#[test]
+fn a_write_that_takes_longer_than_10_seconds_ends_the_connection() {
+    let mut driver = Driver::connected(config());
+    driver.writes = false;
+    driver.start("T");
+    driver.pass(Duration::from_secs(9));
+    driver.handle(Input::Ping);
+    assert!(driver.worker.is_connected());
+    driver.pass(Duration::from_secs(1));
+    assert!(!driver.worker.is_connected());
+}
+
+#[test]
+fn a_dial_without_an_answer_fails_after_45_seconds() {
+    let mut driver = Driver::new(config());
+    driver.handle(Input::Timeout);
+    driver.pass(Duration::from_secs(45));
+    assert!(driver.metrics().contains(&MetricEvent::Reconnect(ReconnectReason::DialFailed)));
+    driver.outputs.clear();
+    driver.handle(Input::Connected);
+    assert!(driver.outputs.is_empty(), "an answer that comes too late is none");
+}
+
+#[test]
+fn failed_dials_back_off_to_a_minute_and_an_established_connection_starts_again() {
+    let mut driver = Driver::new(config());
+    driver.handle(Input::Timeout);
+    for step in [1, 2, 4, 8, 16, 32, 60, 60] {
+        driver.handle(Input::DialFailed("refused".into()));
+        let wait = driver.worker.poll_timeout().unwrap().since_start() - driver.now;
+        let step = Duration::from_secs(step);
+        assert!(wait >= step / 2 && wait <= step, "{wait:?} of {step:?}");
+        driver.to_timeout();
+    }
+    driver.handle(Input::Connected);
+    driver.handle(Input::Disconnected("cut".into()));
+    assert!(driver.worker.poll_timeout().unwrap().since_start() - driver.now <= Duration::from_secs(1));
+}
+
+#[test]
+fn inputs_that_make_no_sense_change_nothing() {
+    let mut driver = Driver::new(config());
+    let run = {
+        let mut other = Driver::connected(config());
+        other.start("T")
+    };
+    driver.handle(Input::Timeout);
+    driver.outputs.clear();
+    driver.handle(Input::Disconnected("what".into()));
+    driver.handle(Input::Pong(b"12345678"));
+    driver.assign("T", "e");
+    driver.cancel("T");
+    driver.end("T", run, Outcome::Completed);
+    assert!(driver.outputs.is_empty(), "{:?}", driver.outputs);
+}
+
+#[test]
+fn shutdown_stops_tasks_reports_them_and_leaves_when_the_reports_are_proven() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.sent();
+    driver.handle(Input::Stop("SIGTERM"));
+    assert_eq!(driver.stopped(), [run]);
+    driver.assign("U", "e");
+    assert_eq!(driver.sent(), ["task_rejected U worker is shutting down"]);
+    driver.end("T", run, Outcome::Stopped);
+    assert_eq!(driver.sent(), ["task_failed T graceful_shutdown"]);
+    assert_eq!(driver.count(|output| matches!(output, Output::Close)), 0);
+    driver.pong();
+    assert_eq!(driver.count(|output| matches!(output, Output::Close)), 1);
+    assert!(!driver.exited());
+    driver.handle(Input::Disconnected("closed".into()));
+    assert!(driver.exited());
+    assert!(!driver.metrics().contains(&MetricEvent::Reconnect(ReconnectReason::RemoteClose)));
+    assert_eq!(driver.worker.poll_timeout(), None);
+}
+
+#[test]
+fn shutdown_is_bounded_whatever_the_server_and_the_tasks_do() {
+    let mut driver = Driver::connected(config());
+    driver.start("T");
+    driver.handle(Input::Stop("SIGTERM"));
+    driver.pass(Duration::from_secs(20));
+    assert_eq!(driver.sent(), ["task_claimed T", "task_failed T graceful_shutdown"]);
+    driver.pass(Duration::from_secs(10));
+    assert!(driver.notices().iter().any(|notice| matches!(notice, Notice::LeavingUnproven { .. })));
+    driver.pass(Duration::from_secs(2));
+    assert!(driver.exited());
+}
+
+#[test]
+fn a_worker_without_a_connection_dials_at_once_to_report_what_it_has() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.handle(Input::Disconnected("cut".into()));
+    driver.to_timeout();
+    for _ in 0..8 {
+        driver.handle(Input::DialFailed("refused".into()));
+        driver.to_timeout();
+    }
+    driver.handle(Input::DialFailed("refused".into()));
+    driver.outputs.clear();
+    driver.handle(Input::Stop("SIGTERM"));
+    assert_eq!(driver.count(|output| matches!(output, Output::Dial)), 1);
+    driver.end("T", run, Outcome::Stopped);
+    driver.handle(Input::Connected);
+    driver.pong();
+    assert_eq!(driver.count(|output| matches!(output, Output::Close)), 1);
+}
+
+#[test]
+fn an_idle_worker_leaves_at_once() {
+    let mut driver = Driver::new(config());
+    driver.handle(Input::Timeout);
+    driver.handle(Input::Stop("SIGINT"));
+    assert!(driver.exited());
+    driver.outputs.clear();
+    driver.handle(Input::Stop("SIGINT"));
+    driver.handle(Input::Connected);
+    assert!(driver.outputs.is_empty());
+}
+
+#[test]
+fn a_drain_lets_tasks_finish_and_a_second_signal_skips_the_wait() {
+    let draining = Config { drain_timeout: Duration::from_secs(3600), ..config() };
+    let mut driver = Driver::connected(draining.clone());
+    let run = driver.start("T");
+    driver.handle(Input::Stop("SIGTERM"));
+    assert!(driver.stopped().is_empty());
+    driver.sent();
+    driver.assign("U", "e");
+    assert_eq!(driver.sent(), ["task_rejected U worker is shutting down"]);
+    driver.end("T", run, Outcome::Completed);
+    assert_eq!(driver.sent(), ["task_completed T"]);
+    driver.pong();
+    assert_eq!(driver.count(|output| matches!(output, Output::Close)), 1);
+
+    let mut driver = Driver::connected(draining.clone());
+    let run = driver.start("T");
+    driver.handle(Input::Stop("SIGTERM"));
+    driver.handle(Input::Stop("SIGTERM"));
+    assert_eq!(driver.stopped(), [run]);
+
+    let mut driver = Driver::connected(draining);
+    let run = driver.start("T");
+    driver.handle(Input::Stop("SIGTERM"));
+    for _ in 0..72 {
+        driver.pass(Duration::from_secs(50));
+        driver.handle(Input::Ping);
+    }
+    assert_eq!(driver.stopped(), [run], "the drain's time is over");
+}
+
+#[test]
+fn a_third_signal_leaves_without_waiting_for_anything() {
+    let mut driver = Driver::connected(config());
+    driver.start("T");
+    driver.handle(Input::Stop("SIGTERM"));
+    driver.sent();
+    driver.handle(Input::Stop("SIGTERM"));
+    assert_eq!(driver.sent(), ["task_failed T graceful_shutdown"]);
+    assert_eq!(driver.count(|output| matches!(output, Output::Close)), 1);
+}
+
+#[test]
+fn what_was_handed_over_is_left_alone_by_shutdown() {
+    let mut driver = Driver::connected(Config { stops_tasks_on_shutdown: false, ..config() });
+    let run = driver.start("T");
+    driver.handle(Input::Stop("SIGTERM"));
+    assert!(driver.stopped().is_empty());
+    driver.end("T", run, Outcome::Dispatched);
+    driver.pong();
+    assert_eq!(driver.count(|output| matches!(output, Output::Close)), 1);
+}
+
+#[test]
+fn a_user_who_cancels_a_task_that_shutdown_is_stopping_is_told_so() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.handle(Input::Stop("SIGTERM"));
+    driver.cancel("T");
+    driver.sent();
+    driver.end("T", run, Outcome::Stopped);
+    assert_eq!(driver.sent(), ["task_completed T CANCELLED"]);
+}

@@ -1,0 +1,238 @@
+//! Backend `direct`: the agent as a process of this host, in a workspace of its own.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use oz_worker_core::agent::TaskSpec;
+use oz_worker_core::metrics::FailureReason;
+use oz_worker_core::{Failure, Outcome, TaskEnd};
+
+use super::step::{InWords, Limits, StepEnd, run};
+use super::{Stop, ended, failed};
+use crate::host::{Origin, Workspace, Workspaces};
+use crate::logs::TaskOutput;
+use crate::runtime::{Command, Exit, Runtime};
+
+/// What the agent gets from the worker's own environment.
+const PASSED_ON: [&str; 3] = ["HOME", "TMPDIR", "PATH"];
+/// The largest file of variables that a setup command may write.
+const LARGEST_ENVIRONMENT_FILE: u64 = 1 << 20;
+
+/// Backend `direct`.
+pub struct DirectBackend<R: Runtime> {
+    /// What runs it.
+    pub runtime: R,
+    /// The agent's program.
+    pub oz: PathBuf,
+    /// Where each task gets a directory of its own: its workspace, or with `target_dir` a private one for its settings.
+    pub workspaces: Workspaces,
+    /// The one directory in which all tasks run, when the operator chose one.
+    pub target_dir: Option<PathBuf>,
+    /// For `/bin/sh -c` before the agent.
+    pub setup_command: Option<String>,
+    /// For `/bin/sh -c` after the agent.
+    pub teardown_command: Option<String>,
+    /// Whether workspaces are removed afterwards.
+    pub cleanup: bool,
+    /// From SIGTERM to SIGKILL.
+    pub cancel_grace_period: Duration,
+    /// The worker's own environment.
+    pub host_env: Vec<(OsString, OsString)>,
+}
+
+/// Where a task runs.
+struct Place {
+    /// The task's own directory: its workspace, or the private one beside a shared `target_dir`.
+    own: Workspace,
+    /// The working directory.
+    cwd: PathBuf,
+}
+
+type Env = Vec<(OsString, OsString)>;
+
+impl<R: Runtime> DirectBackend<R> {
+    pub(super) async fn run(&self, spec: TaskSpec, stop: Stop) -> TaskEnd {
+        if stop.is_asked() {
+            return ended(Outcome::Stopped);
+        }
+        let place = match self.place(&spec.task_id) {
+            Ok(place) => place,
+            Err(message) => return ended(failed(FailureReason::WorkspaceSetup, message)),
+        };
+        let tree = self.runtime.tree();
+        let mut output = TaskOutput::new(&spec.task_id);
+        let teardown = self.teardown_command.as_ref().map(|script| self.script(script, &place, &spec));
+
+        let outcome = self.set_up_and_run(spec, &place, &tree, &mut output, &stop).await;
+
+        let mut cleanup = Vec::new();
+        if let Some(command) = teardown
+            && let Err(failure) = self.tear_down(command, &tree, &mut output, &stop).await
+        {
+            cleanup.push(failure);
+        }
+        drop(tree);
+        if let Err(failure) = self.remove(place).await {
+            cleanup.push(failure);
+        }
+        TaskEnd { outcome, cleanup }
+    }
+
+    fn place(&self, task_id: &str) -> Result<Place, String> {
+        let own = self.workspaces.create(task_id).map_err(|error| error.to_string())?;
+        if own.origin() == Origin::Foreign {
+            let path = own.path().display();
+            tracing::warn!(task_id, "workspace {path} was there before: it is used, and will not be removed");
+        }
+        let cwd = self.target_dir.clone().unwrap_or_else(|| own.path().to_owned());
+        Ok(Place { own, cwd })
+    }
+
+    async fn set_up_and_run(
+        &self,
+        spec: TaskSpec,
+        place: &Place,
+        tree: &R::Tree,
+        output: &mut TaskOutput,
+        stop: &Stop,
+    ) -> Outcome {
+        let limits = || Limits { grace: Some(self.cancel_grace_period), stop };
+        let mut from_setup = Env::new();
+        if let Some(script) = &self.setup_command {
+            let command = self.script(script, place, &spec);
+            match run(&self.runtime, command, tree, output, limits()).await {
+                StepEnd::Exited(Exit::Code(0)) => {}
+                StepEnd::Exited(exit) => {
+                    let message = format!("the setup command {}", InWords(exit));
+                    return failed(FailureReason::SetupCommand, message);
+                }
+                StepEnd::Stopped => return Outcome::Stopped,
+                StepEnd::Error(error) => {
+                    return failed(FailureReason::SetupCommand, format!("cannot run the setup command: {error}"));
+                }
+            }
+            match read_environment_file(&environment_file(place)) {
+                Ok(env) => from_setup = env,
+                Err(message) => return failed(FailureReason::SetupCommand, message),
+            }
+        }
+        if stop.is_asked() {
+            return Outcome::Stopped;
+        }
+        let command = self.agent(spec, from_setup, place);
+        match run(&self.runtime, command, tree, output, limits()).await {
+            StepEnd::Exited(Exit::Code(0)) => Outcome::Completed,
+            StepEnd::Exited(exit) => Outcome::Failed(Failure {
+                reason: FailureReason::AgentInvocation,
+                exit_code: exit.code(),
+                message: format!("the agent {}", InWords(exit)),
+            }),
+            StepEnd::Stopped => Outcome::Stopped,
+            StepEnd::Error(error) => {
+                failed(FailureReason::AgentInvocation, format!("cannot run {}: {error}", self.oz.display()))
+            }
+        }
+    }
+
+    /// The agent, with nothing of the worker's environment but what it needs to find itself.
+    fn agent(&self, spec: TaskSpec, from_setup: Env, place: &Place) -> Command {
+        let host = self.host_env.iter().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)).cloned();
+        let own = own_variables(place, spec.harness.as_deref());
+        let task = spec.env.into_iter().map(|(name, value)| (name.into(), value.into()));
+        Command {
+            program: self.oz.clone(),
+            args: spec.args.into_iter().map(Into::into).collect(),
+            env: host.chain(task).chain(from_setup).chain(own).collect(),
+            cwd: place.cwd.clone(),
+            input: false,
+        }
+    }
+
+    /// A setup or teardown command: the operator's own, so it gets the worker's environment.
+    fn script(&self, script: &str, place: &Place, spec: &TaskSpec) -> Command {
+        let pair = |name: &str, value: &OsStr| (OsString::from(name), value.to_owned());
+        let mut env = self.host_env.clone();
+        env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
+        env.extend(own_variables(place, spec.harness.as_deref()));
+        env.extend([
+            pair("OZ_WORKSPACE_ROOT", place.cwd.as_os_str()),
+            pair("OZ_WORKER_BACKEND", OsStr::new("direct")),
+            pair("OZ_RUN_ID", OsStr::new(&spec.task_id)),
+            pair("OZ_ENVIRONMENT_FILE", environment_file(place).as_os_str()),
+        ]);
+        Command {
+            program: "/bin/sh".into(),
+            args: vec!["-c".into(), script.into()],
+            env,
+            cwd: place.cwd.clone(),
+            input: false,
+        }
+    }
+
+    async fn tear_down(
+        &self,
+        command: Command,
+        tree: &R::Tree,
+        output: &mut TaskOutput,
+        stop: &Stop,
+    ) -> Result<(), Failure> {
+        if stop.is_abandoned() {
+            return Ok(());
+        }
+        let message = match run(&self.runtime, command, tree, output, Limits { grace: None, stop }).await {
+            StepEnd::Exited(Exit::Code(0)) | StepEnd::Stopped => return Ok(()),
+            StepEnd::Exited(exit) => format!("the teardown command {}", InWords(exit)),
+            StepEnd::Error(error) => format!("cannot run the teardown command: {error}"),
+        };
+        Err(Failure { reason: FailureReason::TeardownCommand, exit_code: 0, message })
+    }
+
+    async fn remove(&self, place: Place) -> Result<(), Failure> {
+        // The private directory beside a shared one holds nothing that anybody would want to look at.
+        if (!self.cleanup && self.target_dir.is_none()) || place.own.remove_if_empty() {
+            return Ok(());
+        }
+        let path = place.own.path().to_owned();
+        let removed = self.runtime.unblock(move || place.own.remove()).await;
+        removed.map_err(|error| Failure {
+            reason: FailureReason::Cleanup,
+            exit_code: 0,
+            message: format!("cannot remove {}: {error}", path.display()),
+        })
+    }
+}
+
+/// The variables that keep what a task does away from the operator's own settings; nothing overrides them.
+fn own_variables(place: &Place, harness: Option<&str>) -> Env {
+    let own = place.own.path();
+    let mut env: Env = vec![("GIT_CONFIG_GLOBAL".into(), own.join(".gitconfig").into())];
+    match harness {
+        Some("claude") => env.push(("CLAUDE_CONFIG_DIR".into(), own.join(".claude").into())),
+        Some("codex") => env.push(("CODEX_HOME".into(), own.join(".codex").into())),
+        _ => {}
+    }
+    env
+}
+
+fn environment_file(place: &Place) -> PathBuf {
+    place.own.path().join(".oz-env")
+}
+
+/// The variables that a setup command wrote; none when it wrote no file.
+fn read_environment_file(path: &Path) -> Result<Env, String> {
+    let shown = path.display();
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Env::new()),
+        Ok(file) if file.is_file() && file.len() <= LARGEST_ENVIRONMENT_FILE => {}
+        Ok(_) => return Err(format!("the setup command's {shown} is not a regular file of at most 1 MiB")),
+        Err(error) => return Err(format!("cannot read {shown}, which the setup command wrote: {error}")),
+    }
+    let file = std::fs::File::open(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let entries = dotenvy::Iter::new(file).map(|entry| entry.map(|(name, value)| (name.into(), value.into())));
+    entries.collect::<Result<Env, _>>().map_err(|error| match error {
+        // The line itself may hold a secret.
+        dotenvy::Error::LineParse(..) => format!("a line of {shown}, which the setup command wrote, is not NAME=VALUE"),
+        other => format!("cannot read {shown}, which the setup command wrote: {other}"),
+    })
+}

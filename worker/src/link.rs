@@ -1,0 +1,286 @@
+//! The one connection to the server: dialled, written in batches, read frame by frame.
+//!
+//! It decides nothing. Frames wait here only while the socket takes no more; then nothing is read either, so that a
+//! server that does not read cannot fill the memory.
+
+mod dial;
+pub mod http;
+pub mod proxy;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use async_tungstenite::WebSocketStream;
+use futures_core::Stream;
+use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt};
+use futures_sink::Sink;
+use oz_worker_core::Frame;
+use tungstenite::error::{CapacityError, ProtocolError};
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::{Bytes, Error, Message, Utf8Bytes};
+
+pub use dial::{DialError, Target, check_handshake};
+
+use crate::runtime::Runtime;
+use crate::text::printable;
+use dial::Transport;
+
+/// After how many frames read what is written meanwhile is flushed, even though more can be read.
+const FRAMES_PER_FLUSH: u32 = 64;
+/// How long a connection that breaks the rules is still read after its Close, so that the server can read that.
+const LINGER: Duration = Duration::from_secs(2);
+
+type Socket<R> = WebSocketStream<Transport<<R as Runtime>::Stream>>;
+type Dialing<R> = Pin<Box<dyn Future<Output = Result<Socket<R>, DialError>> + Send>>;
+
+/// What happened on the connection.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// The dial succeeded.
+    Connected,
+    /// The dial failed.
+    DialFailed(DialError),
+    /// The connection ended, for this reason in words.
+    Disconnected(String),
+    /// A text frame.
+    Text(Utf8Bytes),
+    /// A binary frame of this size.
+    Binary(usize),
+    /// A Ping; it is answered already.
+    Ping,
+    /// A Pong.
+    Pong(Bytes),
+    /// Everything that was sent is written.
+    Written,
+}
+
+/// The connection, or the lack of one.
+pub struct Link<R: Runtime> {
+    runtime: R,
+    target: Arc<Target>,
+    state: State<R>,
+}
+
+enum State<R: Runtime> {
+    Down,
+    Dialing(Dialing<R>),
+    Up(Box<Up<R>>),
+}
+
+struct Up<R: Runtime> {
+    socket: Socket<R>,
+    /// What the socket did not take yet.
+    waiting: VecDeque<Message>,
+    /// Whether something was handed to the socket since it was last flushed.
+    unflushed: bool,
+    /// Whether something was handed to the socket since [`LinkEvent::Written`] was last given.
+    owes_written: bool,
+    read_since_flush: u32,
+}
+
+impl<R: Runtime> Link<R> {
+    /// A link to `target`, not connected.
+    pub fn new(runtime: R, target: Target) -> Self {
+        Self { runtime, target: Arc::new(target), state: State::Down }
+    }
+
+    /// Begins to dial.
+    pub fn dial(&mut self) {
+        self.state = State::Dialing(Box::pin(dial::dial(self.runtime.clone(), Arc::clone(&self.target))));
+    }
+
+    /// Gives up the connection or the dial.
+    pub fn drop_connection(&mut self) {
+        self.state = State::Down;
+    }
+
+    /// Sends a frame behind those before it; without a connection it is lost.
+    pub fn send(&mut self, frame: Frame) {
+        if let State::Up(up) = &mut self.state {
+            up.waiting.push_back(match frame {
+                Frame::Text(text) => Message::text(text),
+                Frame::Ping(payload) => Message::Ping(Bytes::copy_from_slice(&payload)),
+            });
+        }
+    }
+
+    /// Sends a Close with code 1000 behind everything else.
+    pub fn close(&mut self) {
+        if let State::Up(up) = &mut self.state {
+            up.waiting.push_back(Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() })));
+        }
+    }
+
+    /// Writes what can be written at once, without waiting.
+    pub fn write_now(&mut self) {
+        if let State::Up(up) = &mut self.state {
+            // Whether it worked is seen by the next poll, which wakes the right task.
+            let cx = &mut Context::from_waker(Waker::noop());
+            if let Poll::Ready(Ok(())) = up.poll_write(cx) {
+                let _ = up.poll_flush(cx);
+            }
+        }
+    }
+
+    /// What happens next on the connection; never ready while there is neither a connection nor a dial.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkEvent> {
+        match &mut self.state {
+            State::Down => Poll::Pending,
+            State::Dialing(dialing) => {
+                let Poll::Ready(result) = dialing.as_mut().poll(cx) else { return Poll::Pending };
+                Poll::Ready(match result {
+                    Ok(socket) => {
+                        let waiting = VecDeque::new();
+                        let up = Up { socket, waiting, unflushed: false, owes_written: false, read_since_flush: 0 };
+                        self.state = State::Up(Box::new(up));
+                        LinkEvent::Connected
+                    }
+                    Err(error) => {
+                        self.state = State::Down;
+                        LinkEvent::DialFailed(error)
+                    }
+                })
+            }
+            State::Up(up) => {
+                let Poll::Ready(result) = up.poll(cx) else { return Poll::Pending };
+                Poll::Ready(result.unwrap_or_else(|error| self.end(error)))
+            }
+        }
+    }
+
+    /// The connection is over. One that broke the rules hears of it first.
+    fn end(&mut self, end: End) -> LinkEvent {
+        let State::Up(up) = std::mem::replace(&mut self.state, State::Down) else { return LinkEvent::Written };
+        if let Some(code) = end.close_with {
+            let runtime = self.runtime.clone();
+            let limit = runtime.sleep_until(runtime.now().plus(LINGER));
+            self.runtime.spawn(async move { say_close(up.socket, code).or(limit).await });
+        }
+        LinkEvent::Disconnected(end.cause)
+    }
+}
+
+/// Sends a Close and then reads until the server hangs up: closing a socket with unread bytes would reset the connection,
+/// and the Close could be lost with it.
+async fn say_close<S>(mut socket: WebSocketStream<Transport<S>>, code: CloseCode)
+where
+    Transport<S>: futures_io::AsyncRead + futures_io::AsyncWrite + Unpin,
+{
+    let reason = "".into();
+    if socket.close(Some(CloseFrame { code, reason })).await.is_err() {
+        return;
+    }
+    let mut stream = socket.into_inner();
+    let _ = stream.close().await;
+    let mut scratch = vec![0; 16 << 10];
+    while stream.read(&mut scratch).await.is_ok_and(|length| length > 0) {}
+}
+
+/// Why a connection is over.
+struct End {
+    cause: String,
+    /// The code of the Close that the server is to get.
+    close_with: Option<CloseCode>,
+}
+
+impl End {
+    const fn silent(cause: String) -> Self {
+        Self { cause, close_with: None }
+    }
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        let (cause, close_with) = match error {
+            Error::Capacity(CapacityError::MessageTooLong { size, .. }) => {
+                (format!("the server sent a message of {size} bytes, more than 16 MiB"), Some(CloseCode::Size))
+            }
+            Error::Utf8(_) => ("the server sent text that is not UTF-8".into(), Some(CloseCode::Invalid)),
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+                ("the connection was cut without a Close".into(), None)
+            }
+            Error::Protocol(error) => {
+                (format!("the server broke the WebSocket protocol: {error}"), Some(CloseCode::Protocol))
+            }
+            Error::Io(error) => (error.to_string(), None),
+            other => (other.to_string(), None),
+        };
+        Self { cause, close_with }
+    }
+}
+
+impl<R: Runtime> Up<R> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<LinkEvent, End>> {
+        if self.poll_write(cx)?.is_pending() {
+            return Poll::Pending;
+        }
+        if self.unflushed && self.read_since_flush >= FRAMES_PER_FLUSH {
+            self.read_since_flush = 0;
+            let _ = self.poll_flush(cx)?;
+        }
+        if self.owes_written && !self.unflushed {
+            self.owes_written = false;
+            return Poll::Ready(Ok(LinkEvent::Written));
+        }
+        match Pin::new(&mut self.socket).poll_next(cx) {
+            Poll::Ready(Some(Ok(message))) => {
+                self.read_since_flush += 1;
+                Poll::Ready(self.received(message, cx))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Err(error.into())),
+            Poll::Ready(None) => Poll::Ready(Err(End::silent("the connection is closed".into()))),
+            Poll::Pending if self.unflushed && self.poll_flush(cx)?.is_ready() => {
+                self.read_since_flush = 0;
+                self.owes_written = false;
+                Poll::Ready(Ok(LinkEvent::Written))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Hands everything that waits to the socket; pending while it takes no more.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        while !self.waiting.is_empty() {
+            if Pin::new(&mut self.socket).poll_ready(cx)?.is_pending() {
+                return Poll::Pending;
+            }
+            if let Some(message) = self.waiting.pop_front() {
+                self.unflushed = true;
+                self.owes_written = true;
+                Pin::new(&mut self.socket).start_send(message)?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let flushed = Pin::new(&mut self.socket).poll_flush(cx)?;
+        self.unflushed = flushed.is_pending();
+        flushed.map(Ok)
+    }
+
+    fn received(&mut self, message: Message, cx: &mut Context<'_>) -> Result<LinkEvent, End> {
+        Ok(match message {
+            Message::Text(text) => LinkEvent::Text(text),
+            Message::Binary(bytes) => LinkEvent::Binary(bytes.len()),
+            Message::Ping(_) => LinkEvent::Ping,
+            Message::Pong(payload) => LinkEvent::Pong(payload),
+            Message::Close(frame) => {
+                // The answer is queued already. A server that never hangs up is not waited for.
+                let _ = self.poll_flush(cx);
+                let said = match frame {
+                    None => "without a code".to_owned(),
+                    Some(CloseFrame { code, reason }) if reason.is_empty() => format!("with code {code}"),
+                    Some(CloseFrame { code, reason }) => format!("with code {code}: {}", printable(&reason)),
+                };
+                return Err(End::silent(format!("the server closed the connection {said}")));
+            }
+            Message::Frame(_) => LinkEvent::Ping,
+        })
+    }
+}

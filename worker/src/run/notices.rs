@@ -1,0 +1,76 @@
+//! The core's notices in words: one line of the log each.
+
+use std::time::Duration;
+
+use oz_worker_core::metrics::TaskResult;
+use oz_worker_core::{BadFrame, Notice};
+use tracing::{error, info, warn};
+
+/// Writes a notice to the log.
+pub(super) fn log(notice: Notice) {
+    match notice {
+        Notice::Connected { unproven_ends: 0 } => info!("connected"),
+        Notice::Connected { unproven_ends } => {
+            info!(unproven_ends, "connected; sending again what the server may not have received");
+        }
+        Notice::DialFailed { cause, retry_in } => {
+            warn!(retry_in = %rounded(retry_in), "cannot connect: {cause}");
+        }
+        Notice::Disconnected { cause, retry_in } => {
+            warn!(retry_in = %rounded(retry_in), "disconnected: {cause}");
+        }
+        Notice::BadFrame(BadFrame { message_type: Some(message_type), size, problem }) => {
+            warn!(message_type, size, "ignored a frame: {problem}");
+        }
+        Notice::BadFrame(BadFrame { message_type: None, size, problem }) => warn!(size, "ignored a frame: {problem}"),
+        Notice::Claimed { task_id, execution_id, title, active } => {
+            let execution_id = execution_id.unwrap_or_default();
+            info!(task_id, execution_id, title, active, "task claimed");
+        }
+        Notice::Rejected { task_id, reason, active } => {
+            info!(task_id, reason = reason.as_str(), active, "task rejected");
+        }
+        Notice::AssignedAgain { task_id } => {
+            info!(task_id, "task was assigned again; it is known already and not started a second time");
+        }
+        Notice::CancelRequested { task_id } => info!(task_id, "task cancelled by the user; stopping it"),
+        Notice::CancelUnknown { task_id } => warn!(task_id, "cannot cancel a task that is not active on this worker"),
+        Notice::CancelFailed { task_id, problem } => warn!(task_id, "cancelling the dispatched task failed: {problem}"),
+        Notice::Ended { task_id, result, duration, failure, active } => {
+            let duration = rounded(duration);
+            match (result, failure) {
+                (TaskResult::Failed, Some(failure)) => warn!(
+                    task_id,
+                    %duration,
+                    reason = failure.reason.as_str(),
+                    exit_code = failure.exit_code,
+                    active,
+                    "task failed: {}",
+                    failure.message
+                ),
+                (result, _) => info!(task_id, %duration, active, "task {result}"),
+            }
+        }
+        Notice::CleanupFailed { task_id, failure } => {
+            warn!(task_id, reason = failure.reason.as_str(), "cleanup failed: {}", failure.message);
+        }
+        Notice::Draining { signal, active, timeout } => {
+            let timeout = rounded(timeout);
+            info!(signal, active, %timeout, "draining: no new task is taken, running ones may finish; again to skip");
+        }
+        Notice::DrainTimedOut { active } => warn!(active, "drain timed out; stopping the tasks that still run"),
+        Notice::Stopping { signal, active } => info!(signal, active, "stopping"),
+        Notice::LeavingUnproven { task_ids } => {
+            error!(
+                count = task_ids.len(),
+                "leaving although the server may not have received how these tasks ended: {}",
+                task_ids.join(" ")
+            );
+        }
+    }
+}
+
+fn rounded(duration: Duration) -> humantime::FormattedDuration {
+    let nanos = if duration < Duration::from_secs(10) { duration.subsec_nanos() / 1_000_000 * 1_000_000 } else { 0 };
+    humantime::format_duration(Duration::new(duration.as_secs(), nanos))
+}
