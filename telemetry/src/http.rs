@@ -1,6 +1,8 @@
-//! As much of HTTP/1.1 as a scraper needs, without sockets: a request's head from bytes, an answer to bytes.
+//! As much of HTTP as a scraper needs, without sockets: a request's head from bytes, an answer to bytes.
 //!
-//! Every answer closes its connection, so there is no second request, and no body to find the end of.
+//! `tiny_http` writes the answers. It does not read the requests: its own server starts a thread for every connection,
+//! waits for a slow client without end, and stops accepting for good when file descriptors run out; the limits are in
+//! `server.rs`. Every answer closes its connection, so there is no second request, and no body to find the end of.
 
 use std::io::Write;
 
@@ -41,32 +43,10 @@ pub(crate) enum Head {
 /// An answer before it is encoded for one request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Response {
-    status: Status,
+    /// The status code.
+    status: u16,
     content_type: &'static str,
     body: Vec<u8>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Status {
-    Ok,
-    BadRequest,
-    NotFound,
-    MethodNotAllowed,
-    HeadTooLarge,
-    InternalError,
-}
-
-impl Status {
-    const fn line(self) -> &'static str {
-        match self {
-            Self::Ok => "200 OK",
-            Self::BadRequest => "400 Bad Request",
-            Self::NotFound => "404 Not Found",
-            Self::MethodNotAllowed => "405 Method Not Allowed",
-            Self::HeadTooLarge => "431 Request Header Fields Too Large",
-            Self::InternalError => "500 Internal Server Error",
-        }
-    }
 }
 
 /// Reads a request's head from the bytes that have arrived.
@@ -77,9 +57,9 @@ pub(crate) fn parse(bytes: &[u8]) -> Head {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return Head::Incomplete,
         Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
-            return Head::Refused(Response::text(Status::HeadTooLarge, "the request is too long\n"));
+            return Head::Refused(Response::text(431, "the request is too long\n"));
         }
-        Err(_) => return Head::Refused(Response::text(Status::BadRequest, "not an HTTP/1.1 request\n")),
+        Err(_) => return Head::Refused(Response::text(400, "not an HTTP/1.1 request\n")),
     }
     let method = match request.method {
         Some("GET") => Method::Get,
@@ -109,32 +89,32 @@ fn allows_gzip(element: &str) -> bool {
 }
 
 impl Response {
-    pub(crate) fn new(status: Status, content_type: &'static str, body: Vec<u8>) -> Self {
+    pub(crate) fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Self {
         Self { status, content_type, body }
     }
 
     /// A sentence for a person.
-    pub(crate) fn text(status: Status, text: &str) -> Self {
+    pub(crate) fn text(status: u16, text: &str) -> Self {
         Self::new(status, "text/plain; charset=utf-8", text.as_bytes().to_vec())
     }
 
     /// The bytes that go to the client: gzipped if it may be, without the body if only the head was asked for.
     pub(crate) fn encode(self, accepts_gzip: bool, head_only: bool) -> Vec<u8> {
         let zipped = if accepts_gzip { gzip(&self.body) } else { None };
-        let encoding = if zipped.is_some() { "Content-Encoding: gzip\r\n" } else { "" };
-        let allow = if self.status == Status::MethodNotAllowed { "Allow: GET, HEAD\r\n" } else { "" };
+        let encoding = zipped.is_some().then_some(("Content-Encoding", "gzip"));
+        let allow = (self.status == 405).then_some(("Allow", "GET, HEAD"));
+        let headers = [("Content-Type", self.content_type), ("Vary", "Accept-Encoding")];
         let body = zipped.unwrap_or(self.body);
-        let mut bytes = format!(
-            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{encoding}{allow}Vary: Accept-Encoding\r\n\
-             Connection: close\r\n\r\n",
-            self.status.line(),
-            self.content_type,
-            body.len(),
-        )
-        .into_bytes();
-        if !head_only {
-            bytes.extend_from_slice(&body);
+        let mut response = tiny_http::Response::from_data(body).with_status_code(self.status);
+        for (name, value) in headers.into_iter().chain(encoding).chain(allow) {
+            // Both are written here: there is nothing in them that a header cannot hold.
+            if let Ok(header) = tiny_http::Header::from_bytes(name, value) {
+                response.add_header(header);
+            }
         }
+        let mut bytes = Vec::new();
+        // An answer of HTTP/1.0 is one after which the connection is closed. Writing to memory cannot fail.
+        let _ = response.raw_print(&mut bytes, tiny_http::HTTPVersion(1, 0), &[], head_only, None);
         bytes
     }
 }
@@ -173,17 +153,17 @@ mod tests {
     #[test]
     fn what_is_not_http_and_what_is_endless_are_refused() {
         for bytes in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
-            assert!(matches!(parse(bytes), Head::Refused(Response { status: Status::BadRequest, .. })));
+            assert!(matches!(parse(bytes), Head::Refused(Response { status: 400, .. })));
         }
         let endless = [b"GET / HTTP/1.1\r\nA: ".as_slice(), &[b'a'; MAX_HEAD]].concat();
-        assert!(matches!(parse(&endless), Head::Refused(Response { status: Status::HeadTooLarge, .. })));
+        assert!(matches!(parse(&endless), Head::Refused(Response { status: 431, .. })));
         let headers = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(MAX_HEADERS + 1));
-        assert!(matches!(parse(headers.as_bytes()), Head::Refused(Response { status: Status::HeadTooLarge, .. })));
+        assert!(matches!(parse(headers.as_bytes()), Head::Refused(Response { status: 431, .. })));
     }
 
     #[test]
     fn an_answer_to_head_has_the_length_of_its_body_and_no_body() {
-        let bytes = Response::text(Status::Ok, "four").encode(false, true);
+        let bytes = Response::text(200, "four").encode(false, true);
         let text = String::from_utf8(bytes).unwrap();
         assert!(text.contains("Content-Length: 4\r\n") && text.ends_with("\r\n\r\n"), "{text}");
     }

@@ -3,7 +3,7 @@
 use opentelemetry_prometheus::PrometheusExporter;
 use prometheus::{Registry, TextEncoder};
 
-use crate::http::{Method, Request, Response, Status};
+use crate::http::{Method, Request, Response};
 
 /// Text format 0.0.4, the one that every Prometheus reads.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -25,10 +25,10 @@ pub(crate) fn exporter() -> Option<(PrometheusExporter, Registry)> {
 pub(crate) fn answer(registry: &Registry, request: &Request) -> Response {
     match (request.path.as_str(), request.method) {
         ("/metrics", Method::Get | Method::Head) => match TextEncoder::new().encode_to_string(&registry.gather()) {
-            Ok(text) => Response::new(Status::Ok, CONTENT_TYPE, text.into_bytes()),
-            Err(error) => Response::text(Status::InternalError, &format!("{error}\n")),
+            Ok(text) => Response::new(200, CONTENT_TYPE, text.into_bytes()),
+            Err(error) => Response::text(500, &format!("{error}\n")),
         },
-        ("/metrics", Method::Other) => Response::text(Status::MethodNotAllowed, "use GET\n"),
-        _ => Response::text(Status::NotFound, "metrics are at /metrics\n"),
+        ("/metrics", Method::Other) => Response::text(405, "use GET\n"),
+        _ => Response::text(404, "metrics are at /metrics\n"),
     }
 }
