@@ -217,7 +217,7 @@ fn text_format_0_0_4_is_served_whatever_the_client_accepts() {
     let endpoint = Endpoint::start("127.0.7.7");
     for accept in ["", "Accept: application/openmetrics-text; version=1.0.0\r\n", "Accept: text/html\r\n"] {
         let answer = request(endpoint.address, "GET", "/metrics?debug=1", accept);
-        assert!(answer.head.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert!(answer.head.starts_with("HTTP/1.0 200 OK\r\n"));
         assert!(answer.head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
         assert!(!answer.head.contains("Content-Encoding"));
         assert!(answer.body.starts_with(b"# HELP "));
@@ -248,7 +248,7 @@ fn other_paths_methods_and_protocols_get_a_plain_answer() {
         ("GET nonsense", "/metrics", "400 Bad Request"),
     ] {
         let answer = request(endpoint.address, method, path, "");
-        assert!(answer.head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{method} {path}: {}", answer.head);
+        assert!(answer.head.starts_with(&format!("HTTP/1.0 {status}\r\n")), "{method} {path}: {}", answer.head);
         assert!(method != "HEAD" || answer.body.is_empty());
     }
     endpoint.stop();

@@ -126,7 +126,7 @@ pub struct Scrape {
 
 pub fn scrape(address: SocketAddr) -> Scrape {
     let answer = request(address, "GET", "/metrics", "");
-    assert!(answer.head.starts_with("HTTP/1.1 200 OK\r\n"), "{}", answer.head);
+    assert!(answer.head.starts_with("HTTP/1.0 200 OK\r\n"), "{}", answer.head);
     let mut scrape = Scrape { types: BTreeMap::new(), values: BTreeMap::new() };
     for line in String::from_utf8(answer.body).unwrap().lines() {
         if let Some(family) = line.strip_prefix("# TYPE ") {
