@@ -5,6 +5,7 @@
 
 mod command;
 mod direct;
+mod output;
 mod step;
 
 use async_channel::Receiver;

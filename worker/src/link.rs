@@ -268,7 +268,8 @@ impl<R: Runtime> Up<R> {
         Ok(match message {
             Message::Text(text) => LinkEvent::Text(text),
             Message::Binary(bytes) => LinkEvent::Binary(bytes.len()),
-            Message::Ping(_) => LinkEvent::Ping,
+            // A raw frame is never read, only written.
+            Message::Ping(_) | Message::Frame(_) => LinkEvent::Ping,
             Message::Pong(payload) => LinkEvent::Pong(payload),
             Message::Close(frame) => {
                 // The answer is queued already. A server that never hangs up is not waited for.
@@ -280,7 +281,6 @@ impl<R: Runtime> Up<R> {
                 };
                 return Err(End::silent(format!("the server closed the connection {said}")));
             }
-            Message::Frame(_) => LinkEvent::Ping,
         })
     }
 }

@@ -121,7 +121,7 @@ pub enum Signal {
 }
 
 /// A child process, leader of its own process group. Dropping it reaps it once it has ended; it does not end it.
-pub trait Process: Send + 'static {
+pub trait Process: Send + Sync + 'static {
     /// The pipe to its standard input.
     type Input: AsyncWrite + Unpin + Send + 'static;
     /// The pipe that carries both its standard output and standard error, in the order of the writes.

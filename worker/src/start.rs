@@ -77,7 +77,10 @@ fn serve<R: Runtime>(
     start: impl FnOnce() -> io::Result<R>,
     drive: impl FnOnce(Pin<Box<dyn Future<Output = ()> + '_>>),
 ) -> ExitCode {
-    logs::init(settings.log_level, settings.log_format);
+    if let Err(error) = logs::init(settings.log_level, settings.log_format) {
+        let _ = writeln!(io::stderr(), "oz-agent-worker: cannot start the log: {error}");
+        return ExitCode::FAILURE;
+    }
     let worker_id = settings.worker_id.as_str();
     let backend = settings.backend.name();
     info!(version = VERSION, runtime = about.runtime, worker_id, backend, "oz-agent-worker starts");
@@ -184,11 +187,16 @@ fn make_backend<R: Runtime>(runtime: &R, settings: &Settings, owner: &Owner) -> 
 fn workspaces(root: &Path, owner: &Owner) -> Workspaces {
     let workspaces = Workspaces::new(root, owner.clone());
     let cleaned = workspaces.clean_leftovers();
-    for path in cleaned.removed {
-        warn!("removed {}, which a crashed worker with this id had left behind", path.display());
+    let shown = |name: &OsString| root.join(name).display().to_string();
+    for name in cleaned.removed {
+        warn!("removed {}, which a crashed worker with this id had left behind", shown(&name));
     }
-    for (path, problem) in cleaned.failed {
-        warn!("cannot remove {}, which a crashed worker with this id left behind: {problem}", path.display());
+    for (name, problem) in cleaned.failed {
+        warn!("cannot remove {}, which a crashed worker with this id left behind: {problem}", shown(&name));
+    }
+    if let Ok(false) = workspaces.supports_marks() {
+        let root = root.display();
+        warn!("the file system of {root} has no extended attributes: what a crash leaves there will not be cleaned up");
     }
     workspaces
 }

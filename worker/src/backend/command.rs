@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::step::{InWords, beside, forward};
 use super::{Stop, ended, failed};
-use crate::logs::TaskOutput;
+use super::output::TaskOutput;
 use crate::runtime::{Command, Exit, Process, Runtime, Signal};
 use crate::settings::duration;
 

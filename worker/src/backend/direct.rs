@@ -11,7 +11,7 @@ use oz_worker_core::{Failure, Outcome, TaskEnd};
 use super::step::{InWords, Limits, StepEnd, run};
 use super::{Stop, ended, failed};
 use crate::host::{Origin, Workspace, Workspaces};
-use crate::logs::TaskOutput;
+use super::output::TaskOutput;
 use crate::runtime::{Command, Exit, Runtime};
 
 /// What the agent gets from the worker's own environment.
@@ -80,7 +80,11 @@ impl<R: Runtime> DirectBackend<R> {
     }
 
     fn place(&self, task_id: &str) -> Result<Place, String> {
-        let own = self.workspaces.create(task_id).map_err(|error| error.to_string())?;
+        let own = match self.target_dir {
+            None => self.workspaces.create(task_id),
+            Some(_) => self.workspaces.create_private(),
+        };
+        let own = own.map_err(|error| error.to_string())?;
         if own.origin() == Origin::Foreign {
             let path = own.path().display();
             tracing::warn!(task_id, "workspace {path} was there before: it is used, and will not be removed");
@@ -189,12 +193,16 @@ impl<R: Runtime> DirectBackend<R> {
     }
 
     async fn remove(&self, place: Place) -> Result<(), Failure> {
-        // The private directory beside a shared one holds nothing that anybody would want to look at.
-        if (!self.cleanup && self.target_dir.is_none()) || place.own.remove_if_empty() {
-            return Ok(());
-        }
         let path = place.own.path().to_owned();
-        let removed = self.runtime.unblock(move || place.own.remove()).await;
+        // The private directory beside a shared one holds nothing that anybody would want to look at.
+        let removed = if !self.cleanup && self.target_dir.is_none() {
+            place.own.keep()
+        } else if place.own.origin() != Origin::Foreign && std::fs::remove_dir(&path).is_ok() {
+            // Empty, as most are: no need to ask another thread.
+            Ok(())
+        } else {
+            self.runtime.unblock(move || place.own.remove()).await
+        };
         removed.map_err(|error| Failure {
             reason: FailureReason::Cleanup,
             exit_code: 0,

@@ -12,7 +12,7 @@ use futures_lite::FutureExt;
 use futures_lite::future::poll_fn;
 
 use super::Stop;
-use crate::logs::TaskOutput;
+use super::output::TaskOutput;
 use crate::runtime::{Command, Exit, Process, Runtime, Signal, Tree};
 
 /// How much output is read at once. One buffer per thread, not per task: most tasks are silent most of the time.

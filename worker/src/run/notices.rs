@@ -6,6 +6,8 @@ use oz_worker_core::metrics::TaskResult;
 use oz_worker_core::{BadFrame, Notice};
 use tracing::{error, info, warn};
 
+use crate::settings::duration;
+
 /// Writes a notice to the log.
 pub(super) fn log(notice: Notice) {
     match notice {
@@ -70,7 +72,22 @@ pub(super) fn log(notice: Notice) {
     }
 }
 
-fn rounded(duration: Duration) -> humantime::FormattedDuration {
-    let nanos = if duration < Duration::from_secs(10) { duration.subsec_nanos() / 1_000_000 * 1_000_000 } else { 0 };
-    humantime::format_duration(Duration::new(duration.as_secs(), nanos))
+/// A duration in one word, as a person wants to read it: `1.2s`, `2h5m10s`.
+fn rounded(exact: Duration) -> String {
+    if exact < Duration::from_secs(60) {
+        return format!("{:.1}s", exact.as_secs_f64());
+    }
+    duration::show(Duration::from_secs(exact.as_secs())).replace(' ', "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_one_word() {
+        for (millis, word) in [(0, "0.0s"), (1234, "1.2s"), (59_900, "59.9s"), (7_510_400, "2h5m10s")] {
+            assert_eq!(rounded(Duration::from_millis(millis)), word);
+        }
+    }
 }

@@ -1,0 +1,20 @@
+//! Processes and directories of this Linux host: how tasks are started, found again and ended, whatever they did to hide.
+//!
+//! Nothing here is asynchronous and nothing names a runtime. What may take long says so, and a runtime that can await
+//! the readability of a file descriptor has all it needs: [`Child`] is one (see its documentation).
+
+mod cgroup;
+mod leftovers;
+mod owner;
+mod proc;
+mod process;
+mod removal;
+mod spawn;
+mod tree;
+mod workspaces;
+
+pub use owner::Owner;
+pub use process::{Child, Options, Processes};
+pub use spawn::StartError;
+pub use tree::{TOKEN_VARIABLE, Tree};
+pub use workspaces::{Cleaned, Origin, Workspace, WorkspaceError, Workspaces};

@@ -1,0 +1,108 @@
+//! What `/proc` says about processes (proc(5)).
+
+use std::fs;
+
+/// The part of `/proc/<pid>/stat` that identifies a process and its relations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stat {
+    pub pid: i32,
+    /// One letter: `R`, `S`, `Z`, …
+    pub state: u8,
+    pub parent: i32,
+    pub group: i32,
+    pub session: i32,
+    /// Clock ticks since the machine started. Together with the pid it names a process for good.
+    pub start: u64,
+}
+
+impl Stat {
+    /// Of a process, unless there is none with this pid.
+    pub fn of(pid: i32) -> Option<Self> {
+        Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// From the file's content. The program's name stands in parentheses and may hold anything, spaces and parentheses
+    /// included: what counts begins after the last one.
+    fn parse(content: &[u8]) -> Option<Self> {
+        let open = content.iter().position(|byte| *byte == b'(')?;
+        let close = content.iter().rposition(|byte| *byte == b')')?;
+        let pid = str::from_utf8(content.get(..open)?).ok()?.trim().parse().ok()?;
+        // The first field here is number 3 of proc(5), the state.
+        let mut fields = str::from_utf8(content.get(close + 1..)?).ok()?.split_ascii_whitespace();
+        Some(Self {
+            pid,
+            state: *fields.next()?.as_bytes().first()?,
+            parent: fields.next()?.parse().ok()?,
+            group: fields.next()?.parse().ok()?,
+            session: fields.next()?.parse().ok()?,
+            start: fields.nth(22 - 7)?.parse().ok()?,
+        })
+    }
+
+    /// Whether it is a zombie, or about to vanish.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+/// Whether `/proc` is there to be asked at all.
+pub(super) fn is_readable() -> bool {
+    fs::exists("/proc/self/stat").unwrap_or(false)
+}
+
+/// Every process there is.
+pub(super) fn all() -> impl Iterator<Item = i32> {
+    fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// The value of an environment variable that a process was started with, when it has one and we may look.
+pub(super) fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    value_of(&environment, name).map(<[u8]>::to_vec)
+}
+
+fn value_of<'a>(environment: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn reads_a_stat_line_whatever_the_program_is_called() {
+        for name in ["cat", "a b", "x) R 1 1 1", "((", "))) ((", ") ", "\u{fffd}\n)"] {
+            let line = format!("42 ({name}) S 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654321 1000 10 18446\n");
+            let stat = Stat::parse(line.as_bytes());
+            let expected = Stat { pid: 42, state: b'S', parent: 7, group: 42, session: 40, start: 987_654_321 };
+            assert_eq!(stat, Some(expected), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_torn_stat_line_is_no_stat() {
+        let line = b"42 (cat) S 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 9";
+        assert!(Stat::parse(line).is_some());
+        for length in 0..line.len() - 1 {
+            assert_eq!(Stat::parse(line.get(..length).unwrap()), None, "{length}");
+        }
+        assert_eq!(Stat::parse(b"42 )cat( S 7 42"), None);
+    }
+
+    #[test]
+    fn finds_itself() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let stat = Stat::of(pid).unwrap();
+        assert_eq!(stat.pid, pid);
+        assert!(!stat.has_ended());
+        assert!(all().any(|other| other == pid));
+    }
+
+    #[test]
+    fn a_variable_is_found_only_as_a_whole() {
+        let environment = b"XTOKEN=1\0TOKENS=2\0A=TOKEN=3\0TOKEN=4=5\0";
+        assert_eq!(value_of(environment, "TOKEN"), Some(&b"4=5"[..]));
+        assert_eq!(value_of(b"TOKEN\0", "TOKEN"), None);
+    }
+}

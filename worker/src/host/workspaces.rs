@@ -1,0 +1,512 @@
+//! One private directory per task, which the worker knows again after a crash and only then removes.
+//!
+//! A workspace is marked with an extended attribute, because that costs no file and lives and dies with the directory. It
+//! is made under a hidden name that holds the mark too, and only gets the task's name once it is marked: at no moment
+//! can a crash leave a directory that the next worker would not know for its own.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::{fs, io};
+
+use rustix::fs::{CWD, RenameFlags, XattrFlags};
+use rustix::io::Errno;
+
+use super::owner::{self, Owner};
+use super::removal;
+
+/// The extended attribute whose value is the mark of the worker that made the directory.
+const ATTRIBUTE: &str = "user.oz-agent-worker";
+
+/// What the names of directories begin with that have no task's name (yet); mark and number follow.
+const HIDDEN: &str = ".oz-agent-worker.";
+
+/// The longest name of a file on Linux (`NAME_MAX`).
+const LONGEST_NAME: usize = 255;
+
+/// Numbers the hidden names of this process.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// Makes workspaces in one root directory. All methods block on the file system; only [`Workspace::remove`] and
+/// [`clean_leftovers`](Self::clean_leftovers) may take long.
+#[derive(Debug, Clone)]
+pub struct Workspaces {
+    root: PathBuf,
+    owner: Owner,
+}
+
+/// Why there is no workspace for a task.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkspaceError {
+    /// The task id cannot be the name of a directory.
+    #[error("the task id cannot name a directory: {0}")]
+    TaskId(&'static str),
+    /// The operating system refused to make anything in the root.
+    #[error("cannot create a directory in {}: {source}", root.display())]
+    Root {
+        /// The root.
+        root: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The operating system refused.
+    #[error("cannot create {}: {source}", path.display())]
+    Create {
+        /// What could not be created.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something that is no directory is in the way.
+    #[error("{} exists and is not a directory; remove it, or choose another workspace root", .0.display())]
+    NotADirectory(PathBuf),
+    /// The directory belongs to another user.
+    #[error(
+        "{} exists and belongs to another user (uid {uid}); remove it, or choose another workspace root",
+        path.display()
+    )]
+    OtherUser {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
+}
+
+/// Where a workspace comes from, which decides whether it is ever removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It was made for this task.
+    New,
+    /// It was there already, and a worker with our key had made it.
+    Reused,
+    /// It was there already, and is not ours: it is used, but never removed.
+    Foreign,
+}
+
+/// A task's directory. Dropping it leaves it where it is.
+#[derive(Debug)]
+pub struct Workspace {
+    path: PathBuf,
+    origin: Origin,
+    key: String,
+}
+
+/// What [`Workspaces::clean_leftovers`] did.
+#[derive(Debug, Default)]
+pub struct Cleaned {
+    /// The names of the directories that were removed.
+    pub removed: Vec<OsString>,
+    /// The names of those that could not be removed, and why.
+    pub failed: Vec<(OsString, io::Error)>,
+}
+
+impl Workspaces {
+    /// Workspaces of `owner` in the directory `root`, which is made when it is first needed.
+    pub fn new(root: impl Into<PathBuf>, owner: Owner) -> Self {
+        Self { root: root.into(), owner }
+    }
+
+    /// The directory that holds the workspaces.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether the file system of the root can hold marks. Without them workspaces work, but what a crash leaves behind
+    /// is not known again.
+    ///
+    /// # Errors
+    /// When no directory can be made in the root.
+    pub fn supports_marks(&self) -> Result<bool, WorkspaceError> {
+        let (path, marked) = self.create_hidden()?;
+        // An empty directory of ours that is not removed is removed by the next start.
+        let _ = fs::remove_dir(path);
+        Ok(marked)
+    }
+
+    /// The directory of the task `task_id`, with mode 0700 when it is ours.
+    ///
+    /// # Errors
+    /// When the task id is not one plain path component, when something else has the name, or when the operating system
+    /// refuses.
+    pub fn create(&self, task_id: &str) -> Result<Workspace, WorkspaceError> {
+        check_name(task_id)?;
+        let path = self.root.join(task_id);
+        let (hidden, marked) = self.create_hidden()?;
+        let renamed = match rustix::fs::renameat_with(CWD, &hidden, CWD, &path, RenameFlags::NOREPLACE) {
+            // A file system that cannot rename without replacing (NFS, some of FUSE): mkdir replaces nothing either.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                let _ = fs::remove_dir(&hidden);
+                make_private(&path).and_then(|()| if marked { self.mark(&path) } else { Ok(()) })
+            }
+            other => other.map_err(io::Error::from),
+        };
+        match renamed {
+            Ok(()) => Ok(self.workspace(path, Origin::New)),
+            Err(error) => {
+                let _ = fs::remove_dir(&hidden);
+                if error.kind() == io::ErrorKind::AlreadyExists {
+                    self.take_existing(path)
+                } else {
+                    Err(WorkspaceError::Create { path, source: error })
+                }
+            }
+        }
+    }
+
+    /// A directory that belongs to no task by name, with mode 0700, for use beside a workspace that is shared.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn create_private(&self) -> Result<Workspace, WorkspaceError> {
+        let (path, _) = self.create_hidden()?;
+        Ok(self.workspace(path, Origin::New))
+    }
+
+    /// Removes what crashed workers with our key left in the root. Only directories directly in it, which belong to our
+    /// user and bear a mark of a worker that is no longer alive; nothing else is touched.
+    pub fn clean_leftovers(&self) -> Cleaned {
+        let mut cleaned = Cleaned::default();
+        for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            if !self.is_leftover(&path, &name) {
+                continue;
+            }
+            match removal::remove_directory(&path) {
+                Ok(()) => cleaned.removed.push(name),
+                Err(error) => cleaned.failed.push((name, error)),
+            }
+        }
+        cleaned
+    }
+
+    fn is_leftover(&self, path: &Path, name: &OsStr) -> bool {
+        let ours = removal::owner_of_directory(path).is_ok_and(|uid| uid == Some(rustix::process::geteuid().as_raw()));
+        if !ours {
+            return false;
+        }
+        let hidden = name.to_str().and_then(|name| owner::split_numbered(name.strip_prefix(HIDDEN)?));
+        match hidden {
+            Some((mark, _)) => self.owner.is_stale(mark),
+            None => read_mark(path).is_some_and(|mark| self.owner.is_stale(&mark)),
+        }
+    }
+
+    /// Makes a directory with a hidden name, and says whether it could be marked. Makes the root too if need be.
+    fn create_hidden(&self) -> Result<(PathBuf, bool), WorkspaceError> {
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = self.root.join(format!("{HIDDEN}{}.{number}", self.owner.mark()));
+            let made = match make_private(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::create_dir_all(&self.root)
+                        .map_err(|source| WorkspaceError::Create { path: self.root.clone(), source })?;
+                    make_private(&path)
+                }
+                other => other,
+            };
+            match made {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(source) => return Err(WorkspaceError::Root { root: self.root.clone(), source }),
+            }
+            return match self.mark(&path) {
+                Ok(()) => Ok((path, true)),
+                Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => Ok((path, false)),
+                Err(source) => {
+                    let _ = fs::remove_dir(&path);
+                    Err(WorkspaceError::Root { root: self.root.clone(), source })
+                }
+            };
+        }
+    }
+
+    /// Uses the directory that has the task's name already.
+    fn take_existing(&self, path: PathBuf) -> Result<Workspace, WorkspaceError> {
+        let uid = match removal::owner_of_directory(&path) {
+            Ok(Some(uid)) => uid,
+            Ok(None) => return Err(WorkspaceError::NotADirectory(path)),
+            Err(source) => return Err(WorkspaceError::Create { path, source }),
+        };
+        if uid != rustix::process::geteuid().as_raw() {
+            return Err(WorkspaceError::OtherUser { path, uid });
+        }
+        // A mark of a living worker with our key means that somebody runs two of them: hands off.
+        let ours = read_mark(&path).is_some_and(|mark| {
+            mark == self.owner.mark() || mark == kept(self.owner.key()) || self.owner.is_stale(&mark)
+        });
+        if !ours {
+            return Ok(self.workspace(path, Origin::Foreign));
+        }
+        let taken = fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).and_then(|()| self.mark(&path));
+        match taken {
+            Ok(()) => Ok(self.workspace(path, Origin::Reused)),
+            Err(source) => Err(WorkspaceError::Create { path, source }),
+        }
+    }
+
+    fn mark(&self, path: &Path) -> io::Result<()> {
+        write_mark(path, self.owner.mark())
+    }
+
+    fn workspace(&self, path: PathBuf, origin: Origin) -> Workspace {
+        Workspace { path, origin, key: self.owner.key().to_owned() }
+    }
+}
+
+impl Workspace {
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where it comes from.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Removes the directory and what is in it, unless it is [foreign](Origin::Foreign). Fast when it is empty.
+    ///
+    /// # Errors
+    /// The first thing that could not be removed.
+    pub fn remove(self) -> io::Result<()> {
+        if self.origin == Origin::Foreign { Ok(()) } else { removal::remove_directory(&self.path) }
+    }
+
+    /// Leaves the directory to the operator, so that no later start takes it for what a crash left behind.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn keep(self) -> io::Result<()> {
+        if self.origin == Origin::Foreign || read_mark(&self.path).is_none() {
+            return Ok(());
+        }
+        write_mark(&self.path, &kept(&self.key))
+    }
+}
+
+/// The mark of a directory that a worker made and the operator wanted kept: ours, but never stale.
+fn kept(key: &str) -> String {
+    format!("{key}.kept")
+}
+
+/// Makes a directory with mode 0700 whatever the umask is.
+fn make_private(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)?;
+    if fs::symlink_metadata(path)?.mode() & 0o777 != 0o700 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+fn write_mark(path: &Path, mark: &str) -> io::Result<()> {
+    Ok(rustix::fs::lsetxattr(path, ATTRIBUTE, mark.as_bytes(), XattrFlags::empty())?)
+}
+
+fn read_mark(path: &Path) -> Option<String> {
+    // No mark of ours is longer; a longer one is somebody else's.
+    let mut value = [0; 128];
+    let length = rustix::fs::lgetxattr(path, ATTRIBUTE, &mut value[..]).ok()?;
+    String::from_utf8(value.get(..length)?.to_vec()).ok()
+}
+
+fn check_name(task_id: &str) -> Result<(), WorkspaceError> {
+    let bytes = OsStr::new(task_id).as_bytes();
+    Err(WorkspaceError::TaskId(match bytes {
+        b"" => "it is empty",
+        b"." | b".." => "it is `.` or `..`",
+        _ if bytes.contains(&b'/') => "it contains `/`",
+        _ if bytes.contains(&0) => "it contains a NUL byte",
+        _ if bytes.len() > LONGEST_NAME => "it is longer than 255 bytes",
+        _ => return Ok(()),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    struct Scratch(Workspaces);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let root = std::env::temp_dir().join(format!("oz-worker-workspaces-{}-{name}", std::process::id()));
+            let _ = fs::remove_dir_all(&root);
+            Self(Workspaces::new(root.join("deep/root"), Owner::new("worker")))
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(self.0.root.parent().unwrap().parent().unwrap());
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    /// The mark of a worker with our key that is long gone.
+    fn stale(workspaces: &Workspaces) -> String {
+        format!("{}.2147483647.1", workspaces.owner.key())
+    }
+
+    fn names(workspaces: &Workspaces) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(workspaces.root())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_workspace_is_private_marked_and_gone_when_removed() {
+        let scratch = Scratch::new("plain");
+        let workspace = scratch.0.create("task-1").unwrap();
+        assert_eq!(workspace.origin(), Origin::New);
+        assert_eq!(workspace.path(), scratch.0.root().join("task-1"));
+        assert_eq!(mode(workspace.path()), 0o700);
+        assert_eq!(names(&scratch.0), ["task-1"]);
+        if scratch.0.supports_marks().unwrap() {
+            assert_eq!(read_mark(workspace.path()).unwrap(), scratch.0.owner.mark());
+        }
+        fs::create_dir(workspace.path().join("sub")).unwrap();
+        fs::write(workspace.path().join("sub/file"), "x").unwrap();
+        workspace.remove().unwrap();
+        assert!(names(&scratch.0).is_empty());
+    }
+
+    #[test]
+    fn a_task_id_that_is_not_one_path_component_is_refused() {
+        let scratch = Scratch::new("ids");
+        let long = "x".repeat(256);
+        for id in ["", ".", "..", "a/b", "/", "../x", "a\0b", &long] {
+            assert!(matches!(scratch.0.create(id), Err(WorkspaceError::TaskId(_))), "{id:?}");
+        }
+        assert!(!scratch.0.root().exists());
+        let longest = "x".repeat(255);
+        for id in ["...", "-rf", "a b", "ä\n\u{1b}", "~", "%2e%2e", "\\", &longest] {
+            scratch.0.create(id).unwrap().remove().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_foreign_directory_is_used_but_never_removed() {
+        let scratch = Scratch::new("foreign");
+        let path = scratch.0.root().join("task");
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let workspace = scratch.0.create("task").unwrap();
+        assert_eq!(workspace.origin(), Origin::Foreign);
+        workspace.remove().unwrap();
+        scratch.0.create("task").unwrap().keep().unwrap();
+        assert_eq!(mode(&path), 0o755);
+        assert_eq!(read_mark(&path), None);
+        assert_eq!(names(&scratch.0), ["task"]);
+    }
+
+    #[test]
+    fn a_directory_of_a_living_worker_with_our_key_is_foreign() {
+        let scratch = Scratch::new("living");
+        let path = scratch.0.root().join("task");
+        fs::create_dir_all(&path).unwrap();
+        let mut other = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        let start = super::super::proc::Stat::of(i32::try_from(other.id()).unwrap()).unwrap().start;
+        write_mark(&path, &format!("{}.{}.{start}", scratch.0.owner.key(), other.id())).unwrap();
+        assert_eq!(scratch.0.create("task").unwrap().origin(), Origin::Foreign);
+        assert!(scratch.0.clean_leftovers().removed.is_empty());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert_eq!(scratch.0.clean_leftovers().removed, ["task"]);
+    }
+
+    #[test]
+    fn a_kept_workspace_is_reused_and_then_removed() {
+        let scratch = Scratch::new("kept");
+        let workspace = scratch.0.create("task").unwrap();
+        fs::write(workspace.path().join("file"), "kept").unwrap();
+        workspace.keep().unwrap();
+        assert!(scratch.0.clean_leftovers().removed.is_empty());
+        let workspace = scratch.0.create("task").unwrap();
+        assert_eq!(workspace.origin(), Origin::Reused);
+        assert!(workspace.path().join("file").exists());
+        workspace.remove().unwrap();
+        assert!(names(&scratch.0).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_directory_is_in_the_way() {
+        let scratch = Scratch::new("file");
+        let root = scratch.0.root();
+        fs::create_dir_all(root.join("real")).unwrap();
+        fs::write(root.join("file"), "").unwrap();
+        symlink(root.join("real"), root.join("link")).unwrap();
+        symlink("/nowhere", root.join("dangling")).unwrap();
+        for id in ["file", "link", "dangling"] {
+            assert!(matches!(scratch.0.create(id), Err(WorkspaceError::NotADirectory(_))), "{id}");
+        }
+        assert_eq!(names(&scratch.0), ["dangling", "file", "link", "real"]);
+    }
+
+    #[test]
+    fn only_leftovers_of_our_own_crash_are_cleaned() {
+        let scratch = Scratch::new("leftovers");
+        let (workspaces, root) = (&scratch.0, scratch.0.root().to_owned());
+        let running = workspaces.create("running").unwrap();
+        let hidden = format!("{HIDDEN}{}.7", stale(workspaces));
+        let other = format!("{HIDDEN}ffffffffffffffff.2147483647.1.7");
+        for name in ["crashed", "foreign", "other-worker", "odd-mark", &hidden, &other, ".oz-agent-worker.x"] {
+            fs::create_dir_all(root.join(name).join("content")).unwrap();
+        }
+        write_mark(&root.join("crashed"), &stale(workspaces)).unwrap();
+        write_mark(&root.join("other-worker"), "ffffffffffffffff.2147483647.1").unwrap();
+        write_mark(&root.join("odd-mark"), &"x".repeat(500)).unwrap();
+        fs::write(root.join("file"), "").unwrap();
+        symlink(root.join("crashed"), root.join("link")).unwrap();
+
+        let cleaned = workspaces.clean_leftovers();
+        let mut removed: Vec<_> = cleaned.removed.iter().map(|name| name.to_str().unwrap()).collect();
+        removed.sort_unstable();
+        assert_eq!(removed, [hidden.as_str(), "crashed"]);
+        assert!(cleaned.failed.is_empty());
+        let left = names(workspaces);
+        assert_eq!(
+            left,
+            sorted([".oz-agent-worker.x", &other, "file", "foreign", "link", "odd-mark", "other-worker", "running"])
+        );
+        assert!(root.join("foreign/content").exists());
+        running.remove().unwrap();
+    }
+
+    fn sorted<const N: usize>(mut names: [&str; N]) -> [&str; N] {
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn a_private_directory_needs_no_attribute_to_be_known_again() {
+        let scratch = Scratch::new("private");
+        let private = scratch.0.create_private().unwrap();
+        assert_eq!(mode(private.path()), 0o700);
+        assert!(scratch.0.clean_leftovers().removed.is_empty());
+        private.remove().unwrap();
+        assert!(names(&scratch.0).is_empty());
+    }
+
+    #[test]
+    fn a_root_that_cannot_be_written_is_named() {
+        // Neither root nor anybody else can make a directory in /proc.
+        let workspaces = Workspaces::new("/proc/self", Owner::new("worker"));
+        let error = workspaces.create("task").unwrap_err();
+        assert!(error.to_string().starts_with("cannot create a directory in /proc/self: "), "{error}");
+        let workspaces = Workspaces::new("/proc/self/no/such", Owner::new("worker"));
+        let error = workspaces.create("task").unwrap_err();
+        assert!(error.to_string().starts_with("cannot create /proc/self/no/such: "), "{error}");
+    }
+}

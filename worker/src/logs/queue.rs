@@ -1,0 +1,170 @@
+//! The bounded queue between those who log and the thread that writes.
+
+use std::io::Write;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What may be queued altogether, in bytes, including what is being written.
+pub const CAPACITY: usize = 1024 * 1024;
+/// What all tasks' output together may take of that; the rest is the worker's own.
+const OUTPUT_CAPACITY: usize = CAPACITY / 4 * 3;
+/// What one task's output may take of that, in bytes: half of it waiting and half of it being written.
+pub const TASK_SHARE: u32 = 64 * 1024;
+/// Buffers above this size are given back once they are written.
+const KEPT: usize = 16 * 1024;
+
+/// How much of the log's queue one task's output holds, and how many of its lines were dropped. A few bytes and no
+/// allocation.
+#[derive(Debug, Default)]
+pub struct OutputBudget(Mutex<Share>);
+
+#[derive(Debug, Default)]
+struct Share {
+    /// The batch that `used` is about.
+    batch: u64,
+    /// Bytes in it.
+    used: u32,
+    /// Lines dropped since this was last said in the log.
+    dropped: u64,
+}
+
+impl OutputBudget {
+    /// A task that has not written anything.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many lines were dropped since this was last said in the log; said now.
+    pub(super) fn take_dropped(&self) -> u64 {
+        std::mem::take(&mut self.share().dropped)
+    }
+
+    fn share(&self) -> MutexGuard<'_, Share> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lines that wait to be written, in batches: everything that came while the previous batch was written is the next one.
+#[derive(Default)]
+pub struct Queue {
+    state: Mutex<State>,
+    /// Something is waiting.
+    filled: Condvar,
+    /// Nothing is waiting, and nothing is being written.
+    drained: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<u8>,
+    /// Bytes that are being written.
+    writing: usize,
+    /// Which batch is waiting.
+    batch: u64,
+    /// Lines dropped since this was last logged; those of tasks are counted by their budgets.
+    dropped: u64,
+}
+
+impl State {
+    fn held(&self) -> usize {
+        self.waiting.len() + self.writing
+    }
+}
+
+impl Queue {
+    /// Adds what `format` writes, one line or none, or drops it when there is no room.
+    pub fn push(&self, format: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.lock();
+        let before = state.waiting.len();
+        if state.held() < CAPACITY {
+            format(&mut state.waiting);
+        }
+        if state.held() >= CAPACITY {
+            state.waiting.truncate(before);
+            state.dropped += 1;
+        }
+        self.wake(before, &state);
+    }
+
+    /// Adds what `format` writes for a task, or drops it when the task's share or the tasks' part is used up. `format` is
+    /// told how many lines of the task were dropped before, and must say so.
+    pub fn push_output(&self, budget: &OutputBudget, format: impl FnOnce(&mut Vec<u8>, u64)) {
+        let mut share = budget.share();
+        let mut state = self.lock();
+        if share.batch != state.batch {
+            (share.batch, share.used) = (state.batch, 0);
+        }
+        let before = state.waiting.len();
+        if share.used < TASK_SHARE / 2 && state.held() < OUTPUT_CAPACITY {
+            format(&mut state.waiting, share.dropped);
+            let added = u32::try_from(state.waiting.len() - before).unwrap_or(u32::MAX);
+            let used = share.used.saturating_add(added);
+            if used <= TASK_SHARE / 2 && state.held() < OUTPUT_CAPACITY {
+                (share.used, share.dropped) = (used, 0);
+                self.wake(before, &state);
+                return;
+            }
+            state.waiting.truncate(before);
+        }
+        // The share counts as used up even if a shorter line would still fit: the log has one gap then and not many.
+        share.used = TASK_SHARE / 2;
+        share.dropped += 1;
+    }
+
+    /// Waits until everything is written, for at most `timeout`; false when it was not.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.lock();
+        while state.held() > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.drained.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Writes batch after batch to `sink`, for ever. `note` writes the line that says how many lines were dropped.
+    pub fn write_out(&self, mut sink: impl Write, note: impl Fn(&mut Vec<u8>, u64)) {
+        let mut batch = Vec::new();
+        loop {
+            let mut state = self.lock();
+            while state.waiting.is_empty() {
+                state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            std::mem::swap(&mut batch, &mut state.waiting);
+            state.batch += 1;
+            state.writing = batch.len();
+            let dropped = std::mem::take(&mut state.dropped);
+            drop(state);
+
+            if dropped > 0 {
+                note(&mut batch, dropped);
+            }
+            // Nobody can be told that standard error is gone.
+            let _ = sink.write_all(&batch);
+            batch.clear();
+            if batch.capacity() > KEPT {
+                batch = Vec::new();
+            }
+
+            let mut state = self.lock();
+            state.writing = 0;
+            if state.waiting.is_empty() {
+                self.drained.notify_all();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The writer sleeps only when nothing waits.
+    fn wake(&self, before: usize, state: &State) {
+        if before == 0 && !state.waiting.is_empty() {
+            self.filled.notify_one();
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! URLs in settings: checked with the parser that will dial them, so that a bad one is found before anything starts.
+
+use tungstenite::http::Uri;
+
+/// Why a text cannot be used as the URL that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// The text has another scheme, or none.
+    #[error("must begin with {}", .0.iter().map(|s| format!("{s}://")).collect::<Vec<_>>().join(" or "))]
+    Scheme(&'static [&'static str]),
+    /// No host between the scheme and the path.
+    #[error("names no host")]
+    NoHost,
+    /// The port is not 1 to 65535.
+    #[error("the port must be a number from 1 to 65535")]
+    Port,
+    /// A user name or password in front of the host.
+    #[error("must not hold a user name or password; the API key is what the worker signs in with")]
+    Credentials,
+    /// A `#` part, which a WebSocket URL cannot have (RFC 6455, section 3).
+    #[error("must not have a fragment (#…)")]
+    Fragment,
+    /// A character that must be percent-encoded, or another flaw of the syntax.
+    #[error("is not a URL: {0}")]
+    Syntax(String),
+}
+
+/// Checks that `text` is an absolute URL with a host and one of `schemes`.
+///
+/// # Errors
+/// What is wrong with the text; the text itself is left to the caller to show.
+pub fn check(text: &str, schemes: &'static [&'static str]) -> Result<(), UrlError> {
+    let (scheme, rest) = text.split_once("://").ok_or(UrlError::Scheme(schemes))?;
+    if !schemes.iter().any(|known| known.eq_ignore_ascii_case(scheme)) {
+        return Err(UrlError::Scheme(schemes));
+    }
+    if text.contains('#') {
+        return Err(UrlError::Fragment);
+    }
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return Err(UrlError::Credentials);
+    }
+    if authority.is_empty() || authority.starts_with(':') {
+        return Err(UrlError::NoHost);
+    }
+    // What follows the colon after the host; an IPv6 address has its own colons inside brackets.
+    let after_host = authority.rsplit_once(']').map_or(authority, |(_, after)| after);
+    if let Some((_, port)) = after_host.split_once(':')
+        && !port.parse::<u16>().is_ok_and(|port| port > 0)
+    {
+        return Err(UrlError::Port);
+    }
+    text.parse::<Uri>().map(drop).map_err(|error| UrlError::Syntax(error.to_string()))
+}
+
+/// `url` with the query parameter `name` set to `value`, percent-encoded: the first one already there is replaced in its
+/// place and any further one removed; other parameters stay exactly as they are (`docs/protocol.md`, Connecting).
+pub fn with_query_parameter(url: &str, name: &str, value: &str) -> String {
+    let pair = format!("{name}={}", percent_encoded(value));
+    let (base, query) = url.split_once('?').unwrap_or((url, ""));
+    let mut pairs: Vec<&str> = Vec::new();
+    let mut placed = false;
+    for old in query.split('&').filter(|old| !old.is_empty()) {
+        let key = old.split('=').next().unwrap_or_default();
+        if percent_decoded(key) != name.as_bytes() {
+            pairs.push(old);
+        } else if !placed {
+            pairs.push(&pair);
+            placed = true;
+        }
+    }
+    if !placed {
+        pairs.push(&pair);
+    }
+    // A URL without a path gets one: `?` straight after the host is legal, but not every server's router thinks so.
+    let has_path = base.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
+    format!("{base}{}?{}", if has_path { "" } else { "/" }, pairs.join("&"))
+}
+
+/// Everything but the unreserved characters of RFC 3986 (section 2.3) as `%XX`.
+fn percent_encoded(text: &str) -> String {
+    use std::fmt::Write;
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+fn percent_decoded(text: &str) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(value) if byte == b'%' => {
+                decoded.push(value);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            _ => {
+                decoded.push(byte);
+                rest = after;
+            }
+        }
+    }
+    decoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WS: &[&str] = &["ws", "wss"];
+
+    #[test]
+    fn accepts_web_socket_urls() {
+        for url in [
+            "wss://oz.warp.dev/api/v1/selfhosted/worker/ws",
+            "ws://127.0.0.1:8080",
+            "ws://localhost:8080/?a=b",
+            "WSS://host",
+            "ws://[::1]:9000/ws",
+            "ws://[::1]",
+        ] {
+            assert_eq!(check(url, WS), Ok(()), "{url}");
+        }
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_a_bad_one() {
+        for (url, error) in [
+            ("", UrlError::Scheme(WS)),
+            ("oz.warp.dev", UrlError::Scheme(WS)),
+            ("https://oz.warp.dev", UrlError::Scheme(WS)),
+            ("wss://", UrlError::NoHost),
+            ("wss:///path", UrlError::NoHost),
+            ("wss://?x", UrlError::NoHost),
+            ("wss://:8080/", UrlError::NoHost),
+            ("wss://host:0", UrlError::Port),
+            ("wss://host:70000/", UrlError::Port),
+            ("wss://host:http/", UrlError::Port),
+            ("wss://host:", UrlError::Port),
+            ("wss://[::1]:x", UrlError::Port),
+            ("wss://user:secret@host/", UrlError::Credentials),
+            ("wss://host/#top", UrlError::Fragment),
+        ] {
+            assert_eq!(check(url, WS), Err(error), "{url}");
+        }
+        for url in ["wss://ho st/", "wss://host/a b", "wss://host/\n", "wss://hôst/"] {
+            assert!(matches!(check(url, WS), Err(UrlError::Syntax(_))), "{url:?}");
+        }
+    }
+
+    #[test]
+    fn sets_one_parameter_and_leaves_the_others() {
+        for (url, expected) in [
+            ("wss://h/ws", "wss://h/ws?worker_id=w%201%2F%C3%A4"),
+            ("wss://h/ws?", "wss://h/ws?worker_id=w%201%2F%C3%A4"),
+            ("wss://h", "wss://h/?worker_id=w%201%2F%C3%A4"),
+            ("wss://h?a=1", "wss://h/?a=1&worker_id=w%201%2F%C3%A4"),
+            ("wss://h/ws?b=%20x&a", "wss://h/ws?b=%20x&a&worker_id=w%201%2F%C3%A4"),
+            ("wss://h/ws?worker_id=old&a=1", "wss://h/ws?worker_id=w%201%2F%C3%A4&a=1"),
+            ("wss://h/ws?a=1&worker_id=x&worker_id", "wss://h/ws?a=1&worker_id=w%201%2F%C3%A4"),
+            ("wss://h/ws?worker%5Fid=x", "wss://h/ws?worker_id=w%201%2F%C3%A4"),
+            ("wss://h/ws?my_worker_id=x%", "wss://h/ws?my_worker_id=x%&worker_id=w%201%2F%C3%A4"),
+        ] {
+            assert_eq!(with_query_parameter(url, "worker_id", "w 1/ä"), expected);
+        }
+    }
+}
