@@ -205,6 +205,7 @@ impl<R: Runtime> RunLoop<R> {
             }
         };
         cleaning.or(runtime.sleep_until(runtime.now().plus(LEAVE_LIMIT))).await;
+        runtime.release();
     }
 }
 

@@ -66,6 +66,9 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// What the operating system says; the worker can go on, but descendants may survive their task.
     fn adopt(&self, owner: &Owner) -> io::Result<usize>;
 
+    /// Gives back to this machine what [`adopt`](Self::adopt) took from it. Called once, when all tasks have ended.
+    fn release(&self);
+
     /// A place for the processes of one task, empty.
     fn tree(&self) -> Self::Tree;
 

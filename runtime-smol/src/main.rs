@@ -1,0 +1,9 @@
+//! `oz-agent-worker`, the default build: the worker over smol.
+
+use std::process::ExitCode;
+
+use oz_worker_runtime_smol::Smol;
+
+fn main() -> ExitCode {
+    oz_worker::main("smol", Smol::new, |worker| Smol::drive(worker))
+}
