@@ -8,11 +8,12 @@ mod process;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread;
-use std::time::{Duration, Instant as Monotonic};
+use std::time::Duration;
 
 use futures_lite::StreamExt;
 use futures_lite::future::block_on;
@@ -21,15 +22,19 @@ use oz_worker::host::{Owner, Processes, Tree};
 use oz_worker::runtime::{Command, StopSignals};
 use oz_worker_core::time::Instant;
 use rustix::time::{ClockId, clock_gettime};
-use smol::lock::Semaphore;
 use smol::{Async, Executor, Timer};
 
 pub use process::Process;
 
 /// The threads that run tasks: one that is busy starting a process must not hold up all others.
 const THREADS: usize = 2;
-/// How much work that may block runs at once; smol's pool for it would grow to 500 threads.
+/// The threads for work that may block; smol's pool for it would grow to 500.
 const BLOCKING: usize = 2;
+/// How long a wait may go on without a look at the clock: how late the end of one is noticed that fell into a suspend of
+/// the machine.
+const LOOK: Duration = Duration::from_secs(5);
+/// How often orphans that ended while no task did are reaped.
+const REAP_INTERVAL: Duration = Duration::from_secs(15);
 /// Enough for the deepest future of the worker many times over.
 const STACK: usize = 512 << 10;
 
@@ -37,24 +42,18 @@ const STACK: usize = 512 << 10;
 #[derive(Debug, Clone)]
 pub struct Smol {
     executor: Arc<Executor<'static>>,
-    blocking: Arc<Semaphore>,
+    blocking: Arc<Executor<'static>>,
     processes: Processes,
 }
 
 impl Smol {
-    /// Starts the threads that run tasks.
+    /// Starts the threads that run tasks, and those for work that may block.
     ///
     /// # Errors
     /// When the operating system gives no thread.
     pub fn new() -> io::Result<Self> {
-        let executor = Arc::new(Executor::new());
-        for number in 1..=THREADS {
-            let executor = Arc::clone(&executor);
-            // Parks instead of waiting on the reactor: that is the calling thread's, see `drive`.
-            let run = move || block_on(executor.run(std::future::pending::<()>()));
-            thread::Builder::new().name(format!("oz-tasks-{number}")).stack_size(STACK).spawn(run)?;
-        }
-        Ok(Self { executor, blocking: Arc::new(Semaphore::new(BLOCKING)), processes: Processes::default() })
+        let (executor, blocking) = (start_threads("oz-tasks", THREADS)?, start_threads("oz-blocking", BLOCKING)?);
+        Ok(Self { executor, blocking, processes: Processes::default() })
     }
 
     /// Runs `future` on the calling thread, which waits on the reactor for everybody meanwhile.
@@ -74,8 +73,7 @@ impl Runtime for Smol {
     }
 
     fn sleep_until(&self, at: Instant) -> impl Future<Output = ()> + Send + Unpin + 'static {
-        // Reactor timers stand still while the machine sleeps, so what is left is counted anew each time.
-        Sleep { at, timer: Timer::after(at.since(now())) }
+        Sleep { at, timer: Timer::after(at.since(now()).min(LOOK)) }
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -86,11 +84,7 @@ impl Runtime for Smol {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = T> + Send + 'static {
-        let blocking = Arc::clone(&self.blocking);
-        async move {
-            let _permit = blocking.acquire().await;
-            smol::unblock(work).await
-        }
+        self.blocking.spawn(async move { work() })
     }
 
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -110,6 +104,13 @@ impl Runtime for Smol {
     }
 
     fn adopt(&self, owner: &Owner) -> io::Result<usize> {
+        let processes = self.processes.clone();
+        self.spawn(async move {
+            loop {
+                Timer::after(REAP_INTERVAL).await;
+                processes.reap();
+            }
+        });
         self.processes.adopt(owner)
     }
 
@@ -126,6 +127,21 @@ impl Runtime for Smol {
     }
 }
 
+/// An executor, and the threads that run it.
+fn start_threads(name: &str, count: usize) -> io::Result<Arc<Executor<'static>>> {
+    let executor = Arc::new(Executor::new());
+    for number in 1..=count {
+        let executor = Arc::clone(&executor);
+        // Parks instead of waiting on the reactor: that is the calling thread's, see `Smol::drive`. A task that panics
+        // takes no other with it.
+        let run = move || {
+            while catch_unwind(AssertUnwindSafe(|| block_on(executor.run(std::future::pending::<()>())))).is_err() {}
+        };
+        thread::Builder::new().name(format!("{name}-{number}")).stack_size(STACK).spawn(run)?;
+    }
+    Ok(executor)
+}
+
 /// The time since boot, suspends included.
 fn now() -> Instant {
     let time = clock_gettime(ClockId::Boottime);
@@ -133,7 +149,7 @@ fn now() -> Instant {
     Instant::new(Duration::new(seconds, nanos))
 }
 
-/// Ends at its moment.
+/// Ends at its moment. The reactor's timers stand still while the machine is suspended, so none is trusted for long.
 struct Sleep {
     at: Instant,
     timer: Timer,
@@ -147,7 +163,7 @@ impl Future for Sleep {
             if left.is_zero() {
                 return Poll::Ready(());
             }
-            self.timer.set_at(Monotonic::now() + left);
+            self.timer.set_after(left.min(LOOK));
         }
         Poll::Pending
     }

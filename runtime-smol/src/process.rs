@@ -1,6 +1,7 @@
 //! Child processes, awaited on smol's reactor.
 
 use std::io::{self, PipeReader, PipeWriter};
+use std::sync::Arc;
 
 use oz_worker::host::Child;
 use oz_worker::runtime::{self, Exit, Signal};
@@ -11,14 +12,23 @@ use smol::Async;
 pub struct Process {
     input: Option<Async<PipeWriter>>,
     output: Option<Async<PipeReader>>,
-    child: Async<Child>,
+    child: Async<Arc<Child>>,
 }
 
 impl Process {
+    /// Makes a process that was just started known to the reactor.
+    ///
+    /// # Errors
+    /// When the reactor has no room for it. The process is killed then, since nobody would know of it.
     pub(crate) fn new(mut child: Child) -> io::Result<Self> {
-        let input = child.input().map(Async::new_nonblocking).transpose()?;
-        let output = child.output().map(Async::new_nonblocking).transpose()?;
-        Ok(Self { input, output, child: Async::new_nonblocking(child)? })
+        let (input, output) = (child.input(), child.output());
+        let child = Arc::new(child);
+        let known = || {
+            let input = input.map(Async::new_nonblocking).transpose()?;
+            let output = output.map(Async::new_nonblocking).transpose()?;
+            Ok(Self { input, output, child: Async::new_nonblocking(Arc::clone(&child))? })
+        };
+        known().inspect_err(|_| child.signal_group(Signal::Kill))
     }
 }
 

@@ -47,8 +47,9 @@ pub fn main<R: Runtime>(
     let checked = invocation.and_then(|invocation| match invocation {
         Invocation::Print(text) => Ok(Err(text)),
         Invocation::Check(settings) => {
-            let metrics = env("OTEL_METRICS_EXPORTER").unwrap_or_default();
-            check::report(&settings, path.as_deref(), &metrics).map(Err)
+            let metrics = env("OTEL_METRICS_EXPORTER").filter(|exporters| !exporters.trim().is_empty());
+            let metrics = metrics.as_deref().unwrap_or("otlp (the default of OTEL_METRICS_EXPORTER)");
+            check::report(&settings, path.as_deref(), metrics).map(Err)
         }
         Invocation::Run(settings) => settings.unavailable().map_or(Ok(Ok(settings)), Err),
     });

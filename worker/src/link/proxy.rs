@@ -1,5 +1,6 @@
 //! Which proxy a dial goes through: `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, as other programs read them.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use data_encoding::BASE64;
@@ -14,6 +15,12 @@ pub struct Proxy {
     pub port: u16,
     /// The value of `Proxy-Authorization`, when its URL holds a user. A secret.
     pub authorization: Option<String>,
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Proxy({}:{})", self.host, self.port)
+    }
 }
 
 /// The value of the variable cannot be used.

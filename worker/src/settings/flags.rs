@@ -229,6 +229,7 @@ pub fn help() -> String {
             let _ = writeln!(text, "  {name:<29} {}", flag.description);
         }
     }
+    let _ = writeln!(text, "  {:<29} print this, and exit", "-h, --help");
     text.push_str(
         "\nDurations (D) are written 1h30m, 45s or 0s. What stands in [brackets] holds without the flag.\n\
          \nEnvironment:\n  \

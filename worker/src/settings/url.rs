@@ -1,6 +1,10 @@
 //! URLs in settings: checked with the parser that will dial them, so that a bad one is found before anything starts.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tungstenite::http::Uri;
+
+/// Everything but the unreserved characters of RFC 3986, section 2.3.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Why a text cannot be used as the URL that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,13 +61,13 @@ pub fn check(text: &str, schemes: &'static [&'static str]) -> Result<(), UrlErro
 /// `url` with the query parameter `name` set to `value`, percent-encoded: the first one already there is replaced in its
 /// place and any further one removed; other parameters stay exactly as they are (`docs/protocol.md`, Connecting).
 pub fn with_query_parameter(url: &str, name: &str, value: &str) -> String {
-    let pair = format!("{name}={}", percent_encoded(value));
+    let pair = format!("{name}={}", utf8_percent_encode(value, RESERVED));
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let mut pairs: Vec<&str> = Vec::new();
     let mut placed = false;
     for old in query.split('&').filter(|old| !old.is_empty()) {
         let key = old.split('=').next().unwrap_or_default();
-        if percent_decoded(key) != name.as_bytes() {
+        if percent_decode_str(key).ne(name.bytes()) {
             pairs.push(old);
         } else if !placed {
             pairs.push(&pair);
@@ -76,39 +80,6 @@ pub fn with_query_parameter(url: &str, name: &str, value: &str) -> String {
     // A URL without a path gets one: `?` straight after the host is legal, but not every server's router thinks so.
     let has_path = base.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
     format!("{base}{}?{}", if has_path { "" } else { "/" }, pairs.join("&"))
-}
-
-/// Everything but the unreserved characters of RFC 3986 (section 2.3) as `%XX`.
-fn percent_encoded(text: &str) -> String {
-    use std::fmt::Write;
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            encoded.push(char::from(byte));
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
-}
-
-fn percent_decoded(text: &str) -> Vec<u8> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(value) if byte == b'%' => {
-                decoded.push(value);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            _ => {
-                decoded.push(byte);
-                rest = after;
-            }
-        }
-    }
-    decoded
 }
 
 #[cfg(test)]

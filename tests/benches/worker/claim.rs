@@ -1,0 +1,88 @@
+//! From an assignment's last byte written to its claim read, beside a round trip on the same kind of socket.
+
+use std::{
+    io::{self, Read, Write},
+    net::{TcpListener, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Effort,
+    report::{self, Report, Row, Samples, micros, times},
+    scene::{Agents, Launch, Scene},
+    wire::{assignment_frames, is_claim, is_success},
+};
+
+/// Bytes there and back: about an assignment.
+const ECHOED: usize = 512;
+/// Claims and round trips take turns, so that both see the same machine.
+const PER_TURN: usize = 25;
+
+pub fn measure(report: &mut Report, effort: Effort) {
+    report::subject("claim: assignment written, claim read");
+    let agents = Agents::new();
+    let mut scene = Launch::new(&agents.exits_at_once(), 0).start();
+    let mut echo = echo().unwrap();
+    let turns = effort.pick(40, 8);
+    let (mut claims, mut trips) = (Vec::new(), Vec::new());
+    for turn in 0..=turns {
+        let new_claims = claim(&mut scene, turn * PER_TURN);
+        let new_trips = (0..PER_TURN).map(|_| round_trip(&mut echo).unwrap());
+        // The first turn warms up.
+        if turn > 0 {
+            claims.extend(new_claims);
+            trips.extend(new_trips);
+        }
+    }
+    scene.stop(|| ());
+
+    let (claims, trips) = (Samples::new(claims), Samples::new(trips));
+    let trip = trips.median();
+    for (percent, limit) in [(50, 3.0), (99, 10.0)] {
+        let claim = claims.percentile(percent);
+        let ratio = times(claim, trip);
+        Row::new(&format!("p{percent}"), micros(claim))
+            .beside("p50 of a 512-byte TCP round trip", &micros(trip), ratio)
+            .at_most(ratio, limit, " ×")
+            .print(report);
+    }
+    let p99 = trips.percentile(99);
+    report::note(&format!("{} samples each; p99 of the round trip {}", turns * PER_TURN, micros(p99)));
+}
+
+/// Times some claims, each when nothing is left to do for the task before.
+fn claim(scene: &mut Scene, first: usize) -> Vec<Duration> {
+    let one = |frame: Vec<u8>| {
+        let start = Instant::now();
+        scene.peer.write(&frame);
+        assert!(is_claim(scene.peer.text()), "no claim came");
+        let took = start.elapsed();
+        assert!(is_success(scene.peer.text()), "the task did not end well");
+        scene.peer.settle();
+        took
+    };
+    assignment_frames(first..first + PER_TURN).into_iter().map(one).collect()
+}
+
+/// The near end of a connection whose far end sends back what it gets.
+fn echo() -> io::Result<TcpStream> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let near = TcpStream::connect(listener.local_addr()?)?;
+    let (mut far, _) = listener.accept()?;
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    thread::spawn(move || {
+        let mut bytes = [0; ECHOED];
+        while far.read_exact(&mut bytes).and_then(|()| far.write_all(&bytes)).is_ok() {}
+    });
+    Ok(near)
+}
+
+fn round_trip(near: &mut TcpStream) -> io::Result<Duration> {
+    let mut bytes = [b'x'; ECHOED];
+    let start = Instant::now();
+    near.write_all(&bytes)?;
+    near.read_exact(&mut bytes)?;
+    Ok(start.elapsed())
+}

@@ -1,0 +1,61 @@
+//! A worker that has nothing to do: memory, processor time, threads, and the size of its file.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use oz_worker_tests::worker::http_get;
+
+use crate::{
+    Effort, proc,
+    report::{self, Report, Row, mebibytes},
+    scene::{Agents, Launch},
+};
+
+pub fn measure(report: &mut Report, effort: Effort, worker: &Path) {
+    report::subject("idle, with the Prometheus exporter");
+    let agents = Agents::new();
+    let mut scene = Launch::new(&agents.exits_at_once(), 0).start();
+    scene.peer.sync();
+    let least = Sleeping::start();
+    let least_memory = proc::resident(least.0.id());
+
+    assert_eq!(http_get(&scene.metrics, "/metrics").0, 200);
+    let (pid, over) = (scene.pid(), Duration::from_secs(effort.pick(20, 10)));
+    let before = proc::cpu(pid);
+    scene.peer.idle(over);
+    let cpu = proc::cpu(pid).saturating_sub(before).as_secs_f64() * 1e3 / over.as_secs_f64();
+    let memory = proc::memory(pid);
+    let threads = proc::threads(pid);
+    scene.stop(|| ());
+
+    Row::new("resident memory, after a scrape", mebibytes(memory.rss))
+        .beside("a sleeping `sleep`", &mebibytes(least_memory), memory.rss / least_memory)
+        .at_most(memory.rss / f64::from(1 << 20), 6.0, " MiB")
+        .print(report);
+    let (anonymous, proportional) = (mebibytes(memory.anonymous), mebibytes(memory.proportional));
+    report::note(&format!("not backed by a file: {anonymous}; shared pages counted in part (Pss): {proportional}"));
+    Row::new("processor time per second", format!("{cpu:.3} ms")).at_most(cpu, 1.0, " ms").print(report);
+    Row::new("threads", threads.to_string()).at_most(threads as f64, 12.0, "").print(report);
+    let size = fs::metadata(worker).unwrap().len() as f64;
+    Row::new("release binary", mebibytes(size)).at_most(size / f64::from(1 << 20), 8.0, " MiB").print(report);
+}
+
+/// About the least that a process can be.
+struct Sleeping(Child);
+
+impl Sleeping {
+    fn start() -> Self {
+        Self(Command::new("sleep").arg("100000").stdin(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Sleeping {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

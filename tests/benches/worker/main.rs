@@ -1,0 +1,98 @@
+//! How fast and how small the worker is, each figure beside what this machine can do at all, measured in the same run.
+//!
+//! `cargo bench -p oz-worker-tests` builds the release worker and measures everything; `-- --quick` takes fewer samples,
+//! and subjects named behind `--` are measured alone. It reports and never fails: a clock is no test. Other work on the
+//! machine spoils the figures, so the load is printed above them.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // measures what it started itself
+#![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // figures for people
+
+mod allocations;
+mod burst;
+mod claim;
+mod core;
+mod idle;
+mod memory;
+mod proc;
+mod report;
+mod scene;
+mod start;
+mod tasks;
+mod wire;
+
+use std::fs;
+
+use argh::FromArgs;
+use oz_worker_tests::binary::worker_binary;
+use report::Report;
+
+/// Measure the worker.
+#[derive(FromArgs)]
+struct Flags {
+    /// fewer samples and a shorter flood: for a first look
+    #[argh(switch)]
+    quick: bool,
+    /// seconds for which a task floods its output (default: 60, quick: 5)
+    #[argh(option)]
+    flood_secs: Option<u64>,
+    /// cargo passes it
+    #[argh(switch, hidden_help)]
+    #[allow(dead_code)]
+    bench: bool,
+    /// what to measure: core, claim, tasks, burst, start, idle, memory, flood (default: everything)
+    #[argh(positional)]
+    subjects: Vec<String>,
+}
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+struct Effort {
+    quick: bool,
+}
+
+impl Effort {
+    /// `full`, or `quick` when a first look is enough.
+    fn pick<T>(self, full: T, quick: T) -> T {
+        if self.quick { quick } else { full }
+    }
+}
+
+fn main() {
+    let flags: Flags = argh::from_env();
+    let effort = Effort { quick: flags.quick };
+    let flood_secs = flags.flood_secs.unwrap_or(effort.pick(60, 5));
+    let wanted = |subject: &str| flags.subjects.is_empty() || flags.subjects.iter().any(|name| name == subject);
+    let mut report = Report::default();
+
+    println!("{} processors, load {}", proc::processors(), fs::read_to_string("/proc/loadavg").unwrap().trim());
+    if wanted("core") {
+        core::measure(&mut report, effort);
+    }
+    if flags.subjects == ["core"] {
+        return report.sum_up();
+    }
+    let worker = worker_binary().unwrap_or_else(|error| panic!("no worker to measure: {error}"));
+    println!("\n{}", worker.display());
+    proc::raise_file_limit();
+    if wanted("claim") {
+        claim::measure(&mut report, effort);
+    }
+    if wanted("tasks") {
+        tasks::measure(&mut report, effort);
+    }
+    if wanted("burst") {
+        burst::measure(&mut report, effort);
+    }
+    if wanted("start") {
+        start::measure(&mut report, effort);
+    }
+    if wanted("idle") {
+        idle::measure(&mut report, effort, &worker);
+    }
+    if wanted("memory") {
+        memory::measure_tasks(&mut report, effort);
+    }
+    if wanted("flood") {
+        memory::measure_flood(&mut report, flood_secs);
+    }
+    report.sum_up();
+}

@@ -1,0 +1,104 @@
+//! Processes as the operating system shows them: alive or gone, whose child, with which arguments and environment.
+
+use std::{
+    fs,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
+};
+
+/// A process held by a descriptor: its number cannot come to mean another one meanwhile.
+pub struct Watch {
+    /// The process id.
+    pub pid: i32,
+    descriptor: Option<OwnedFd>,
+}
+
+impl Watch {
+    /// Watches a process, which may be gone already.
+    pub fn new(pid: i32) -> Self {
+        let descriptor = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        Self { pid, descriptor }
+    }
+
+    /// Waits until the process has ended. False when it still runs after `bound`.
+    pub fn ends_within(&self, bound: Duration) -> bool {
+        let Some(descriptor) = &self.descriptor else { return true };
+        let deadline = Instant::now() + bound;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).expect("a bound of seconds");
+            match poll(&mut [PollFd::new(descriptor, PollFlags::IN)], Some(&timeout)) {
+                Ok(0) => return false,
+                Ok(_) => return true,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Whether it runs now.
+    pub fn is_alive(&self) -> bool {
+        !self.ends_within(Duration::ZERO)
+    }
+}
+
+/// Every descendant of a process, nearest first.
+pub fn descendants(pid: i32) -> Vec<i32> {
+    let parents: Vec<(i32, i32)> = all().into_iter().filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(&of) = found.get(next) {
+        found.extend(parents.iter().filter(|(_, parent)| *parent == of).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    found.remove(0);
+    found
+}
+
+/// Every process whose environment at its start held this text.
+pub fn with_environment(text: &str) -> Vec<i32> {
+    all().into_iter().filter(|pid| contains(&read(*pid, "environ"), text)).collect()
+}
+
+/// A process's arguments, NUL-separated; empty when it is gone.
+pub fn arguments(pid: i32) -> Vec<u8> {
+    read(pid, "cmdline")
+}
+
+/// A process's environment at its start, NUL-separated; empty when it is gone.
+pub fn environment(pid: i32) -> Vec<u8> {
+    read(pid, "environ")
+}
+
+/// Whether bytes hold a text.
+pub fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+/// Sends a signal to a process that the test knows to be its own.
+pub fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        // One that is gone already is as good as signalled.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+fn all() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").expect("/proc is mounted");
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let stat = String::from_utf8_lossy(&read(pid, "stat")).into_owned();
+    // The program's name is in parentheses and may hold anything; state and parent follow it.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn read(pid: i32, file: &str) -> Vec<u8> {
+    fs::read(PathBuf::from(format!("/proc/{pid}/{file}"))).unwrap_or_default()
+}

@@ -1,0 +1,159 @@
+//! The command backend: what a dispatch is told, when it counts as failed, and that dispatched tasks are left alone.
+
+use std::fs;
+
+use oz_worker_tests::{
+    BOUND,
+    agent::Agent,
+    message::{Assignment, Cancellation},
+    process::Watch,
+    worker::Launch,
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::scene::Scene;
+
+/// A dispatch command that keeps its standard input, then does this.
+fn dispatching(script: &str) -> Agent {
+    Agent::running(&format!("record \"$@\"; cat > \"$dir/payload-$task\"; say dispatched\n{script}"))
+}
+
+fn payload(scene: &Scene, task_id: &str) -> Value {
+    serde_json::from_slice(&fs::read(scene.agent.path(&format!("payload-{task_id}"))).unwrap()).unwrap()
+}
+
+#[test]
+fn dispatched_task_frees_its_slot_and_sends_nothing() {
+    let adjust = |launch: Launch| launch.with_metrics().flags(["--max-concurrent-tasks", "1"]);
+    let mut scene = Scene::command(dispatching(""), adjust);
+    for count in 1..=3 {
+        let task_id = format!("T{count}");
+        scene.claim(&Assignment::new(&task_id));
+        scene.agent.wait_for(&task_id, "dispatched");
+        let dispatched = [("result", "dispatched")];
+        scene.worker.wait_for_metric("oz_worker_tasks_completed_total", &dispatched, f64::from(count));
+    }
+    assert_eq!(scene.worker.scrape().value("oz_worker_tasks_active", &[]), 0.0);
+}
+
+#[test]
+fn payload_carries_the_task_and_its_secrets_and_the_environment_does_not() {
+    let mut scene = Scene::command(dispatching(""), |launch| {
+        launch.config(
+            "environment",
+            json!([{"name": "CONFIGURED", "value": "yes"}, {"name": "OZ_RUN_ID", "value": "no"}]),
+        )
+    });
+    let assignment = Assignment::new("T1")
+        .env("SECRET", "canary-of-the-task")
+        .with("docker_image", "image:1".into())
+        .with("not_in_the_protocol", json!(1));
+    scene.claim(&assignment);
+    scene.agent.wait_for("T1", "dispatched");
+    let payload = payload(&scene, "T1");
+    assert_eq!(payload["version"], 1);
+    assert_eq!(payload["env"]["SECRET"], "canary-of-the-task");
+    assert_eq!(payload["docker_image"], "image:1");
+    assert_eq!(payload["sidecars"], json!([]));
+    let environment = scene.agent.record("T1").environment;
+    assert_eq!(environment["CONFIGURED"], "yes");
+    assert_eq!(environment["OZ_RUN_ID"], "T1", "the worker's own variables win");
+    assert!(!environment.values().any(|value| value.contains("canary-of-the-task")));
+}
+
+#[test]
+fn task_is_handed_on_as_it_came() {
+    let mut scene = Scene::command(dispatching(""), |launch| launch);
+    // As text: numbers keep their digits, unknown fields and the order of keys stay.
+    let task = r#"{"id":"T1","zeta":{"b":1.50,"a":[1e3,12345678901234567890]},"owner":{"Id":"odd","Type":"USER"},"task_definition":{"prompt":"é","extra":null}}"#;
+    scene.session.text(&format!(r#"{{"type":"task_assignment","data":{{"task_id":"T1","task":{task}}}}}"#));
+    scene.session.expect("task_claimed");
+    scene.agent.wait_for("T1", "dispatched");
+    let payload = fs::read_to_string(scene.agent.path("payload-T1")).unwrap();
+    assert!(payload.contains(task), "{payload}");
+}
+
+#[test]
+fn timeout_kills_the_whole_group() {
+    let dispatch = dispatching("sleep 600 & say child $!; sleep 600");
+    let mut scene = Scene::command(dispatch, |launch| launch.config("dispatch_timeout", "1s"));
+    scene.claim(&Assignment::new("T1"));
+    let child = Watch::new(scene.agent.hear_pid("T1", "child"));
+    let failed = scene.session.expect("task_failed");
+    assert_eq!(failed["failure_reason"], "dispatch_timeout");
+    assert!(child.ends_within(BOUND));
+}
+
+#[test]
+fn failing_dispatch_is_reported_without_exit_code() {
+    let mut scene = Scene::command(dispatching("echo to-be-seen >&2; exit 4"), |launch| launch);
+    let failed = scene.fail(&Assignment::new("T1"));
+    assert_eq!(failed["failure_reason"], "dispatch_command");
+    assert_eq!(failed.get("exit_code"), None);
+    scene.worker.wait_for_line("to-be-seen");
+}
+
+#[test]
+fn dispatch_that_does_not_read_its_input_is_no_failure() {
+    let mut scene = Scene::command(Agent::running("exec <&-; say dispatched"), Launch::with_metrics);
+    // More than a pipe holds.
+    scene.claim(&Assignment::new("T1").env("BIG", &"x".repeat(200_000)));
+    scene.agent.wait_for("T1", "dispatched");
+    scene.worker.wait_for_metric("oz_worker_tasks_completed_total", &[("result", "dispatched")], 1.0);
+}
+
+#[test]
+fn what_a_dispatch_leaves_running_stays() {
+    let dispatch = dispatching(
+        "(setsid sh -c 'echo \"$1 agent $$\" > \"$0\"; exec sleep 600' \"$dir/events\" \"$task\" >/dev/null 2>&1 &)",
+    );
+    let mut scene = Scene::command(dispatch, Launch::with_metrics);
+    scene.claim(&Assignment::new("T1"));
+    let agent = Watch::new(scene.agent.hear_pid("T1", "agent"));
+    scene.worker.wait_for_metric("oz_worker_tasks_completed_total", &[("result", "dispatched")], 1.0);
+    scene.session.ping(b"later");
+    scene.session.expect_pong(b"later");
+    assert!(agent.is_alive(), "the dispatched agent was killed");
+    scene.worker.signal(Signal::TERM);
+    assert_eq!(scene.session.expect_close(), Some(1000));
+    scene.session.hang_up();
+    assert_eq!(scene.worker.exit().code(), Some(0));
+    assert!(agent.is_alive(), "the worker's shutdown killed a dispatched task");
+    oz_worker_tests::process::signal(agent.pid, Signal::KILL);
+}
+
+#[test]
+fn cancelling_a_dispatched_task_runs_the_cancel_command_and_sends_nothing() {
+    let dispatch = dispatching("");
+    let cancel = format!(
+        "echo \"$OZ_RUN_ID cancelled $OZ_EXECUTION_ID $OZ_WORKER_BACKEND\" > '{}'",
+        dispatch.path("events").display()
+    );
+    let mut scene = Scene::command(dispatch, |launch| launch.with_metrics().config("cancel_command", cancel));
+    scene.claim(&Assignment::new("T1"));
+    scene.worker.wait_for_metric("oz_worker_tasks_completed_total", &[("result", "dispatched")], 1.0);
+    scene.session.send(Cancellation::of("T1"));
+    assert_eq!(scene.agent.hear("T1", "cancelled"), "exec-of-T1 command");
+    // Nothing about T1 comes before the claim of the next.
+    scene.claim(&Assignment::new("T2"));
+}
+
+#[test]
+fn cancel_command_that_fails_is_a_warning() {
+    let mut scene = Scene::command(dispatching(""), |launch| launch.with_metrics().config("cancel_command", "exit 3"));
+    scene.claim(&Assignment::new("T1"));
+    scene.worker.wait_for_metric("oz_worker_tasks_completed_total", &[("result", "dispatched")], 1.0);
+    scene.session.send(Cancellation::of("T1"));
+    scene.worker.wait_for_line("WARN");
+    scene.claim(&Assignment::new("T2"));
+}
+
+#[test]
+fn cancelling_while_the_dispatch_runs_ends_it_as_cancelled() {
+    let mut scene = Scene::command(dispatching("say pid $$; sleep 600"), |launch| launch);
+    scene.claim(&Assignment::new("T1"));
+    let dispatch = Watch::new(scene.agent.hear_pid("T1", "pid"));
+    scene.cancel("T1");
+    assert!(dispatch.ends_within(BOUND));
+}

@@ -1,0 +1,27 @@
+//! End-to-end suites: the real binary against a server that is scripted frame by frame. One module is one subject.
+//!
+//! `cargo test -p oz-worker-tests session::` runs one suite. `OZ_WORKER_BIN` names another worker to run them against.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+// Metrics are floating-point numbers that count: they are compared as whole numbers are.
+#![allow(clippy::float_cmp)]
+
+mod cli;
+mod command;
+mod crash;
+mod daemons;
+mod dials;
+mod direct;
+mod frames;
+mod harness;
+mod metrics;
+mod output;
+mod patience;
+mod programs;
+mod scene;
+mod secrets;
+mod session;
+mod shutdown;
+mod storm;
+mod tasks;
+mod tls;
+mod vectors;

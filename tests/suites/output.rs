@@ -1,0 +1,84 @@
+//! What a task prints: line by line in the worker's log, and no way to hurt the worker.
+
+use oz_worker_tests::message::Assignment;
+
+use crate::scene::Scene;
+
+#[test]
+fn output_and_errors_are_logged_line_by_line_with_the_task() {
+    let mut scene = Scene::new();
+    scene.run(&Assignment::new("the-task").run("echo to-stdout; echo to-stderr >&2; printf 'no newline'"));
+    for text in ["to-stdout", "to-stderr", "no newline"] {
+        let line = scene.worker.wait_for_line(text);
+        assert!(line.contains("the-task"), "{line}");
+    }
+}
+
+#[test]
+fn control_characters_of_a_task_do_not_reach_the_terminal() {
+    let mut scene = Scene::new();
+    scene.run(&Assignment::new("T1").run(r"printf 'before\033[2J\007\r\000after\377\n'"));
+    let line = scene.worker.wait_for_line("before");
+    assert!(line.contains("after"), "{line:?}");
+    assert!(!line.chars().any(char::is_control), "{line:?}");
+}
+
+#[test]
+fn line_over_16_kib_is_cut() {
+    let mut scene = Scene::new();
+    scene
+        .run(&Assignment::new("T1").run("printf 'head-'; head -c 100000 /dev/zero | tr '\\0' x; echo; echo next-line"));
+    scene.worker.wait_for_line("next-line");
+    let line = scene.worker.wait_for_line("head-xxx");
+    assert!((16_000..18_000).contains(&line.len()), "{} bytes", line.len());
+}
+
+#[test]
+fn line_of_100_mb_passes() {
+    let mut scene = Scene::new();
+    let before = resident(&scene);
+    scene.run(&Assignment::new("T1").run("head -c 100000000 /dev/zero | tr '\\0' x; echo; echo next-line"));
+    scene.worker.wait_for_line("next-line");
+    let grown = resident(&scene).saturating_sub(before);
+    assert!(grown < 8 << 20, "{grown} bytes more than before");
+    scene.still_works("T2");
+}
+
+#[test]
+fn ten_thousand_lines_are_all_counted_for() {
+    let mut scene = Scene::new();
+    let end = scene.run(&Assignment::new("T1").run("seq -f 'line-%05.0f' 10000; echo the-end"));
+    assert_eq!(end["type"], "task_completed");
+    // Whether all are logged or some are dropped and said to be: the last line is there.
+    scene.worker.wait_for_line("the-end");
+}
+
+#[test]
+fn flood_of_one_task_does_not_slow_another() {
+    let mut scene = Scene::new();
+    scene.claim(&Assignment::new("flood").run("say started; yes 'a line that never ends to come back'"));
+    scene.agent.wait_for("flood", "started");
+    for count in 0..10 {
+        scene.still_works(&format!("T{count}"));
+    }
+    scene.session.ping(b"still there");
+    scene.session.expect_pong(b"still there");
+    scene.cancel("flood");
+    let grown = resident(&scene);
+    assert!(grown < 64 << 20, "{grown} bytes resident");
+}
+
+#[test]
+fn output_that_stays_open_does_not_hold_the_end() {
+    let mut scene = Scene::new();
+    // The descendant keeps the pipe; it goes with the task, and the end does not wait for it.
+    scene.claim(&Assignment::new("T1").run("sleep 600 & say started; exit 0"));
+    assert_eq!(scene.end_of("T1")["type"], "task_completed");
+}
+
+/// Resident memory of the worker, in bytes.
+fn resident(scene: &Scene) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", scene.worker.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}

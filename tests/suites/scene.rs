@@ -1,0 +1,101 @@
+//! What most tests begin with: a server, an agent, a worker with the direct backend, and its first session.
+
+use oz_worker_tests::{
+    agent::Agent,
+    connection::Connection,
+    message::{Assignment, Cancellation},
+    server::Server,
+    worker::{Launch, Worker},
+};
+use serde_json::Value;
+
+/// A worker that is connected.
+pub struct Scene {
+    /// Declared first: dropped first, so that a failing test shows the worker's log before all else goes.
+    pub worker: Worker,
+    pub session: Connection,
+    pub server: Server,
+    pub agent: Agent,
+}
+
+impl Scene {
+    /// As plain as it gets.
+    pub fn new() -> Self {
+        Self::with(|launch| launch)
+    }
+
+    /// With more flags, keys or variables.
+    pub fn with(adjust: impl FnOnce(Launch) -> Launch) -> Self {
+        let (server, agent) = (Server::start(), Agent::new());
+        Self::started(&adjust(Launch::direct(&server, &agent)), server, agent)
+    }
+
+    /// With the command backend; the agent is the dispatch command.
+    pub fn command(dispatch: Agent, adjust: impl FnOnce(Launch) -> Launch) -> Self {
+        let server = Server::start();
+        Self::started(&adjust(Launch::command(&server, &dispatch)), server, dispatch)
+    }
+
+    fn started(launch: &Launch, server: Server, agent: Agent) -> Self {
+        let worker = launch.start();
+        let session = server.accept();
+        Self { worker, session, server, agent }
+    }
+
+    /// Assigns a task and waits for its claim.
+    pub fn claim(&mut self, assignment: &Assignment) {
+        let task_id = assignment.as_ref()["data"]["task_id"].clone();
+        self.session.send(assignment);
+        let claimed = self.session.expect("task_claimed");
+        assert_eq!(claimed["task_id"], task_id);
+        assert_eq!(claimed["worker_id"], "w1");
+    }
+
+    /// Assigns a task and gives its terminal message, envelope and all.
+    pub fn run(&mut self, assignment: &Assignment) -> Value {
+        self.claim(assignment);
+        self.end_of(assignment.as_ref()["data"]["task_id"].as_str().unwrap())
+    }
+
+    /// Assigns a task that must fail; gives the data of `task_failed`.
+    pub fn fail(&mut self, assignment: &Assignment) -> Value {
+        self.claim(assignment);
+        self.session.expect("task_failed")
+    }
+
+    /// Cancels a task that runs, and waits until the worker says so.
+    pub fn cancel(&mut self, task_id: &str) {
+        self.session.send(Cancellation::of(task_id));
+        let end = self.session.expect("task_completed");
+        assert_eq!(
+            end,
+            serde_json::json!({
+                "task_id": task_id, "message": "Task cancelled by user request.", "task_state": "CANCELLED"
+            })
+        );
+    }
+
+    /// The next frame, which must be this task's terminal message.
+    pub fn end_of(&mut self, task_id: &str) -> Value {
+        let frame = self.session.recv();
+        assert!(frame["type"] == "task_completed" || frame["type"] == "task_failed", "no end of {task_id}: {frame}");
+        assert_eq!(frame["data"]["task_id"], task_id);
+        frame
+    }
+
+    /// The worker still does its main job: a good task runs and its end is reported.
+    pub fn still_works(&mut self, task_id: &str) {
+        let end = self.run(&Assignment::new(task_id));
+        assert_eq!(
+            end,
+            serde_json::json!({
+                "type": "task_completed", "data": {"task_id": task_id, "message": "Task completed successfully"}
+            })
+        );
+    }
+
+    /// Takes the worker's next dial as the session.
+    pub fn accept_again(&mut self) {
+        self.session = self.server.accept();
+    }
+}
