@@ -1,6 +1,6 @@
 //! The one connection to the server: dialled, written in batches, read frame by frame.
 //!
-//! It decides nothing. Frames wait here only while the socket takes no more; then nothing is read either, so that a
+//! It decides nothing. Frames wait here while the socket takes no more. When many do, nothing is read either, so that a
 //! server that does not read cannot fill the memory.
 
 mod dial;
@@ -32,6 +32,9 @@ use dial::Transport;
 
 /// After how many frames read what is written meanwhile is flushed, even though more can be read.
 const FRAMES_PER_FLUSH: u32 = 64;
+/// How many bytes of messages may wait for the socket before nothing more is read: enough to answer a burst of twenty
+/// thousand assignments to a server that writes all of them before it reads.
+const LARGEST_BACKLOG: usize = 4 << 20;
 /// How long a connection that breaks the rules is still read after its Close, so that the server can read that.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -76,6 +79,8 @@ struct Up<R: Runtime> {
     socket: Socket<R>,
     /// What the socket did not take yet.
     waiting: VecDeque<Message>,
+    /// The bytes of those.
+    backlog: usize,
     /// Whether something was handed to the socket since it was last flushed.
     unflushed: bool,
     /// Whether something was handed to the socket since [`LinkEvent::Written`] was last given.
@@ -102,7 +107,7 @@ impl<R: Runtime> Link<R> {
     /// Sends a frame behind those before it; without a connection it is lost.
     pub fn send(&mut self, frame: Frame) {
         if let State::Up(up) = &mut self.state {
-            up.waiting.push_back(match frame {
+            up.push(match frame {
                 Frame::Text(text) => Message::text(text),
                 Frame::Ping(payload) => Message::Ping(Bytes::copy_from_slice(&payload)),
             });
@@ -112,7 +117,7 @@ impl<R: Runtime> Link<R> {
     /// Sends a Close with code 1000 behind everything else.
     pub fn close(&mut self) {
         if let State::Up(up) = &mut self.state {
-            up.waiting.push_back(Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() })));
+            up.push(Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() })));
         }
     }
 
@@ -135,9 +140,7 @@ impl<R: Runtime> Link<R> {
                 let Poll::Ready(result) = dialing.as_mut().poll(cx) else { return Poll::Pending };
                 Poll::Ready(match result {
                     Ok(socket) => {
-                        let waiting = VecDeque::new();
-                        let up = Up { socket, waiting, unflushed: false, owes_written: false, read_since_flush: 0 };
-                        self.state = State::Up(Box::new(up));
+                        self.state = State::Up(Box::new(Up::new(socket)));
                         LinkEvent::Connected
                     }
                     Err(error) => {
@@ -215,15 +218,26 @@ impl From<Error> for End {
 }
 
 impl<R: Runtime> Up<R> {
+    const fn new(socket: Socket<R>) -> Self {
+        let waiting = VecDeque::new();
+        Self { socket, waiting, backlog: 0, unflushed: false, owes_written: false, read_since_flush: 0 }
+    }
+
+    fn push(&mut self, message: Message) {
+        self.backlog += message.len();
+        self.waiting.push_back(message);
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<LinkEvent, End>> {
-        if self.poll_write(cx)?.is_pending() {
+        let blocked = self.poll_write(cx)?.is_pending();
+        if blocked && self.backlog > LARGEST_BACKLOG {
             return Poll::Pending;
         }
-        if self.unflushed && self.read_since_flush >= FRAMES_PER_FLUSH {
+        if !blocked && self.unflushed && self.read_since_flush >= FRAMES_PER_FLUSH {
             self.read_since_flush = 0;
             let _ = self.poll_flush(cx)?;
         }
-        if self.owes_written && !self.unflushed {
+        if !blocked && self.owes_written && !self.unflushed {
             self.owes_written = false;
             return Poll::Ready(Ok(LinkEvent::Written));
         }
@@ -234,7 +248,7 @@ impl<R: Runtime> Up<R> {
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Err(error.into())),
             Poll::Ready(None) => Poll::Ready(Err(End::silent("the connection is closed".into()))),
-            Poll::Pending if self.unflushed && self.poll_flush(cx)?.is_ready() => {
+            Poll::Pending if !blocked && self.unflushed && self.poll_flush(cx)?.is_ready() => {
                 self.read_since_flush = 0;
                 self.owes_written = false;
                 Poll::Ready(Ok(LinkEvent::Written))
@@ -250,6 +264,7 @@ impl<R: Runtime> Up<R> {
                 return Poll::Pending;
             }
             if let Some(message) = self.waiting.pop_front() {
+                self.backlog -= message.len();
                 self.unflushed = true;
                 self.owes_written = true;
                 Pin::new(&mut self.socket).start_send(message)?;
