@@ -12,10 +12,12 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::owner::{self, Owner};
 
@@ -27,7 +29,7 @@ const MOST_KEPT: usize = 64;
 
 /// How long to wait until the processes of a killed cgroup are gone. They are killed already, so only a process that is
 /// stuck in the kernel takes longer.
-const WAIT_AFTER_KILL: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
+const WAIT_AFTER_KILL: Duration = Duration::from_secs(2);
 
 /// The cgroups of this worker.
 #[derive(Debug)]
@@ -188,11 +190,15 @@ impl Cgroup {
 
     fn events(&self) -> Events {
         let mut content = [0; 128];
-        self.open_file("cgroup.events", OFlags::RDONLY)
-            .and_then(|file| Ok(rustix::io::read(file, &mut content[..])?))
-            .ok()
-            .and_then(|length| Some(Events::parse(content.get(..length)?)))
-            .unwrap_or(Events { populated: true, frozen: true })
+        let length = self
+            .open_file("cgroup.events", OFlags::RDONLY)
+            .and_then(|file| Ok(rustix::io::read(file, &mut content[..])?));
+        match length {
+            Ok(length) => Events::parse(content.get(..length).unwrap_or_default()),
+            // It is gone (another worker that starts may clean up at the same time), and nothing is in it.
+            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::NODEV)) => Events::default(),
+            Err(_) => Events { populated: true, frozen: true },
+        }
     }
 
     fn open_file(&self, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
@@ -211,10 +217,12 @@ impl Cgroup {
 
     fn wait_until_empty(&self) {
         let Ok(events) = self.open_file("cgroup.events", OFlags::RDONLY) else { return };
+        let limit = Instant::now() + WAIT_AFTER_KILL;
         while self.is_populated() {
+            let left = Timespec::try_from(limit.saturating_duration_since(Instant::now())).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
             // The kernel announces every change of the file as an exceptional condition.
             let mut watched = [PollFd::new(&events, PollFlags::PRI)];
-            if rustix::event::poll(&mut watched, Some(&WAIT_AFTER_KILL)).unwrap_or(0) == 0 {
+            if rustix::event::poll(&mut watched, Some(&left)).unwrap_or(0) == 0 {
                 return;
             }
             // Reading through this very descriptor arms the next announcement.

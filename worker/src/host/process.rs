@@ -121,7 +121,7 @@ impl Processes {
     }
 
     /// Makes this process ready for tasks of `owner`: it adopts their orphans from now on, may have as many files open as
-    /// the system allows it (its children get back the limit that it was started with), puts each tree into a cgroup
+    /// the system allows it (its children get back the limit that it was started with, if `clone3` is to be had), puts each tree into a cgroup
     /// where it can, and ends what a crashed worker with the same key left running. Gives the number of processes that
     /// were ended. Reads through all processes of the machine, so it takes some milliseconds.
     ///

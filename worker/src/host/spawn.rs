@@ -321,7 +321,6 @@ unsafe fn clone3(clone: *const CloneArgs, plan: *mut Plan) -> libc::c_long {
             "svc #0",
             "cbnz x0, 2f",
             "mov x29, xzr",
-            "mov x30, xzr",
             "mov x0, {plan}",
             "blr {child}",
             "brk #1",

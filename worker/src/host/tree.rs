@@ -60,10 +60,18 @@ impl Tree {
         self.cgroups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The living orphans that do not bear the token of another tree.
+    /// The living orphans that do not bear the token of another tree of this worker.
     fn orphans(&self) -> Vec<i32> {
-        let is_anothers = |pid| proc::variable(pid, TOKEN_VARIABLE).is_some_and(|token| token != self.token.as_bytes());
-        self.shared.orphans().into_iter().filter(|pid| !is_anothers(*pid)).collect()
+        let mut orphans = self.shared.orphans();
+        orphans.retain(|pid| proc::variable(*pid, TOKEN_VARIABLE).is_none_or(|token| !self.is_anothers(&token)));
+        orphans
+    }
+
+    /// Whether `token` is that of another tree of this worker. (A worker that ran in the task may have left its own.)
+    fn is_anothers(&self, token: &[u8]) -> bool {
+        let mark = self.token.rsplit_once('.').map(|(mark, _)| mark);
+        let number = mark.and_then(|mark| token.strip_prefix(mark.as_bytes())?.strip_prefix(b"."));
+        number.is_some() && token != self.token.as_bytes()
     }
 
     /// The living descendants of this process that belong to the tree, as far as they hang below an orphan, or below a
@@ -109,14 +117,13 @@ impl runtime::Tree for Tree {
     fn kill(&self) {
         // Only what holds something: a killed cgroup cannot be used again.
         self.cgroups().iter().filter(|cgroup| cgroup.is_populated()).for_each(|cgroup| cgroup.kill());
-        let children = self.shared.children_of(self.number);
+        // What hangs below the children that are killed here becomes an orphan, which the next round finds. Reading
+        // through all processes at once for every one of a thousand tasks would take longer.
         let orphans = self.orphans();
-        if !orphans.is_empty() || children.iter().any(|(_, running)| *running) {
-            // Found before anything is killed, while it still hangs together.
-            let members = self.members(&orphans, &children);
-            self.shared.kill_groups_of(self.number);
-            members.iter().for_each(kill_process);
-        }
+        let members =
+            if orphans.is_empty() { Vec::new() } else { self.members(&orphans, &self.shared.children_of(self.number)) };
+        self.shared.kill_groups_of(self.number);
+        members.iter().for_each(kill_process);
     }
 }
 
