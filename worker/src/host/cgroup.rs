@@ -196,7 +196,9 @@ impl Cgroup {
         match length {
             Ok(length) => Events::parse(content.get(..length).unwrap_or_default()),
             // It is gone (another worker that starts may clean up at the same time), and nothing is in it.
-            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::NODEV)) => Events::default(),
+            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::NODEV)) => {
+                Events::default()
+            }
             Err(_) => Events { populated: true, frozen: true },
         }
     }
@@ -219,7 +221,8 @@ impl Cgroup {
         let Ok(events) = self.open_file("cgroup.events", OFlags::RDONLY) else { return };
         let limit = Instant::now() + WAIT_AFTER_KILL;
         while self.is_populated() {
-            let left = Timespec::try_from(limit.saturating_duration_since(Instant::now())).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
+            let left = Timespec::try_from(limit.saturating_duration_since(Instant::now()))
+                .unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
             // The kernel announces every change of the file as an exceptional condition.
             let mut watched = [PollFd::new(&events, PollFlags::PRI)];
             if rustix::event::poll(&mut watched, Some(&left)).unwrap_or(0) == 0 {
