@@ -53,6 +53,10 @@ impl runtime::Process for Process {
         }
     }
 
+    fn group_is_alive(&self) -> bool {
+        self.child.get_ref().group_is_alive()
+    }
+
     fn signal_group(&self, signal: Signal) {
         self.child.get_ref().signal_group(signal);
     }

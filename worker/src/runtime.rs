@@ -143,6 +143,9 @@ pub trait Process: Send + Sync + 'static {
     /// What the operating system says.
     fn wait(&mut self) -> impl Future<Output = io::Result<Exit>> + Send;
 
+    /// Whether any process in its group is alive. Reads through all processes: not for the usual case.
+    fn group_is_alive(&self) -> bool;
+
     /// Sends `signal` to every process in its group. That nobody is left to receive it is not an error.
     fn signal_group(&self, signal: Signal);
 }

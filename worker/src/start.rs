@@ -155,7 +155,7 @@ fn make_backend<R: Runtime>(runtime: &R, settings: &Settings, owner: &Owner) -> 
             Ok(Backend::Direct(DirectBackend {
                 runtime: runtime.clone(),
                 oz,
-                workspaces: workspaces(root, owner),
+                workspaces: workspaces(root, owner, settings.cleanup),
                 target_dir: direct.target_dir.clone(),
                 setup_command: direct.setup_command.clone(),
                 teardown_command: direct.teardown_command.clone(),
@@ -184,9 +184,12 @@ fn make_backend<R: Runtime>(runtime: &R, settings: &Settings, owner: &Owner) -> 
     }
 }
 
-/// The workspaces below `root`, those that a crash left behind removed.
-fn workspaces(root: &Path, owner: &Owner) -> Workspaces {
+/// The workspaces below `root`; with `cleanup`, those that a crash left behind are removed.
+fn workspaces(root: &Path, owner: &Owner, cleanup: bool) -> Workspaces {
     let workspaces = Workspaces::new(root, owner.clone());
+    if !cleanup {
+        return workspaces;
+    }
     let cleaned = workspaces.clean_leftovers();
     let shown = |name: &OsString| root.join(name).display().to_string();
     for name in cleaned.removed {

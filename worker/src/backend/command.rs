@@ -2,7 +2,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::future::Future;
-use std::pin::pin;
 use std::time::Duration;
 
 use futures_lite::{AsyncWriteExt, FutureExt};
@@ -12,9 +11,8 @@ use oz_worker_core::{Outcome, TaskEnd};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::step::{InWords, beside, forward};
+use super::step::{InWords, forward};
 use super::{Stop, ended, failed};
-use super::output::TaskOutput;
 use crate::runtime::{Command, Exit, Process, Runtime, Signal};
 use crate::settings::duration;
 
@@ -184,15 +182,13 @@ impl<R: Runtime> CommandBackend<R> {
         };
         drop(command);
         let (input, pipe) = (process.input(), process.output());
-        let mut output = TaskOutput::new(task_id);
-        self.runtime.spawn(async move { forward(pipe, &mut output).await });
-        // A command that does not read its input is no error; one that reads it slowly must not hold up its exit.
-        let feeding = pin!(async move {
-            if let (Some(mut input), Some(payload)) = (input, payload) {
+        forward(&self.runtime, pipe, task_id);
+        if let (Some(mut input), Some(payload)) = (input, payload) {
+            // A command that does not read its input is no error; one that reads it slowly must not hold up its exit.
+            self.runtime.spawn(async move {
                 let _ = input.write_all(&payload).await;
-                let _ = input.close().await;
-            }
-        });
+            });
+        }
         let deadline = self.runtime.sleep_until(self.runtime.now().plus(limit));
         let exited = async {
             match process.wait().await {
@@ -208,7 +204,7 @@ impl<R: Runtime> CommandBackend<R> {
             stop.await;
             End::Stopped
         };
-        let end = beside(&mut false, feeding, exited.or(timed_out).or(stopped)).await;
+        let end = exited.or(timed_out).or(stopped).await;
         if matches!(end, End::TimedOut | End::Stopped) {
             process.signal_group(Signal::Kill);
             let _ = process.wait().await;

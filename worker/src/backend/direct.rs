@@ -8,10 +8,9 @@ use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome, TaskEnd};
 
-use super::step::{InWords, Limits, StepEnd, run};
+use super::step::{InWords, Step, StepEnd, Steps};
 use super::{Stop, ended, failed};
 use crate::host::{Origin, Workspace, Workspaces};
-use super::output::TaskOutput;
 use crate::runtime::{Command, Exit, Runtime};
 
 /// What the agent gets from the worker's own environment.
@@ -60,19 +59,19 @@ impl<R: Runtime> DirectBackend<R> {
             Ok(place) => place,
             Err(message) => return ended(failed(FailureReason::WorkspaceSetup, message)),
         };
-        let tree = self.runtime.tree();
-        let mut output = TaskOutput::new(&spec.task_id);
+        let mut steps = Steps::new(&self.runtime, &spec.task_id, self.cancel_grace_period, &stop);
         let teardown = self.teardown_command.as_ref().map(|script| self.script(script, &place, &spec));
 
-        let outcome = self.set_up_and_run(spec, &place, &tree, &mut output, &stop).await;
+        let outcome = self.set_up_and_run(spec, &place, &mut steps, &stop).await;
 
         let mut cleanup = Vec::new();
         if let Some(command) = teardown
-            && let Err(failure) = self.tear_down(command, &tree, &mut output, &stop).await
+            && !stop.is_abandoned()
+            && let Err(failure) = tear_down(command, &mut steps).await
         {
             cleanup.push(failure);
         }
-        drop(tree);
+        steps.clear().await;
         if let Err(failure) = self.remove(place).await {
             cleanup.push(failure);
         }
@@ -97,15 +96,13 @@ impl<R: Runtime> DirectBackend<R> {
         &self,
         spec: TaskSpec,
         place: &Place,
-        tree: &R::Tree,
-        output: &mut TaskOutput,
+        steps: &mut Steps<'_, R>,
         stop: &Stop,
     ) -> Outcome {
-        let limits = || Limits { grace: Some(self.cancel_grace_period), stop };
         let mut from_setup = Env::new();
         if let Some(script) = &self.setup_command {
             let command = self.script(script, place, &spec);
-            match run(&self.runtime, command, tree, output, limits()).await {
+            match steps.run(Step::Setup, command).await {
                 StepEnd::Exited(Exit::Code(0)) => {}
                 StepEnd::Exited(exit) => {
                     let message = format!("the setup command {}", InWords(exit));
@@ -125,7 +122,7 @@ impl<R: Runtime> DirectBackend<R> {
             return Outcome::Stopped;
         }
         let command = self.agent(spec, from_setup, place);
-        match run(&self.runtime, command, tree, output, limits()).await {
+        match steps.run(Step::Agent, command).await {
             StepEnd::Exited(Exit::Code(0)) => Outcome::Completed,
             StepEnd::Exited(exit) => Outcome::Failed(Failure {
                 reason: FailureReason::AgentInvocation,
@@ -174,24 +171,6 @@ impl<R: Runtime> DirectBackend<R> {
         }
     }
 
-    async fn tear_down(
-        &self,
-        command: Command,
-        tree: &R::Tree,
-        output: &mut TaskOutput,
-        stop: &Stop,
-    ) -> Result<(), Failure> {
-        if stop.is_abandoned() {
-            return Ok(());
-        }
-        let message = match run(&self.runtime, command, tree, output, Limits { grace: None, stop }).await {
-            StepEnd::Exited(Exit::Code(0)) | StepEnd::Stopped => return Ok(()),
-            StepEnd::Exited(exit) => format!("the teardown command {}", InWords(exit)),
-            StepEnd::Error(error) => format!("cannot run the teardown command: {error}"),
-        };
-        Err(Failure { reason: FailureReason::TeardownCommand, exit_code: 0, message })
-    }
-
     async fn remove(&self, place: Place) -> Result<(), Failure> {
         let path = place.own.path().to_owned();
         // The private directory beside a shared one holds nothing that anybody would want to look at.
@@ -209,6 +188,15 @@ impl<R: Runtime> DirectBackend<R> {
             message: format!("cannot remove {}: {error}", path.display()),
         })
     }
+}
+
+async fn tear_down<R: Runtime>(command: Command, steps: &mut Steps<'_, R>) -> Result<(), Failure> {
+    let message = match steps.run(Step::Teardown, command).await {
+        StepEnd::Exited(Exit::Code(0)) | StepEnd::Stopped => return Ok(()),
+        StepEnd::Exited(exit) => format!("the teardown command {}", InWords(exit)),
+        StepEnd::Error(error) => format!("cannot run the teardown command: {error}"),
+    };
+    Err(Failure { reason: FailureReason::TeardownCommand, exit_code: 0, message })
 }
 
 /// The variables that keep what a task does away from the operator's own settings; nothing overrides them.

@@ -1,12 +1,14 @@
-//! One process of a task, from its start until nothing of it is left: output to the log, stopping, what it leaves behind.
+//! The processes of a task, from the start of the first until nothing is left of any: their output in the log, stopping
+//! them, what they leave running.
 
+use std::cell::RefCell;
 use std::fmt;
-use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use async_channel::Receiver;
 use futures_io::AsyncRead;
 use futures_lite::FutureExt;
 use futures_lite::future::poll_fn;
@@ -27,42 +29,56 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 pub(super) enum StepEnd {
     /// The process ended by itself.
     Exited(Exit),
-    /// It was stopped because the task is to stop.
+    /// It was stopped.
     Stopped,
     /// It could not be started, or not be awaited.
     Error(io::Error),
 }
 
-/// How long a step may run and how it is stopped.
-pub(super) struct Limits<'a> {
-    /// The request to stop, and how long after SIGTERM comes SIGKILL; `None` for a step that only the worker's end stops.
-    pub(super) grace: Option<Duration>,
-    /// The task's stop.
-    pub(super) stop: &'a Stop,
+/// Which step of a task a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Before the agent. What it leaves running (a database, say) is there for the agent and for teardown.
+    Setup,
+    /// The agent. When it has ended, what it left running is ended too.
+    Agent,
+    /// After the agent. Only the worker's end stops it.
+    Teardown,
 }
 
-/// Runs `command` in `tree`; afterwards nothing in the tree is alive.
-pub(super) async fn run<R: Runtime>(
-    runtime: &R,
-    command: Command,
-    tree: &R::Tree,
-    output: &mut TaskOutput,
-    limits: Limits<'_>,
-) -> StepEnd {
-    let mut process = match runtime.start(&command, Some(tree)) {
-        Ok(process) => process,
-        Err(error) => return StepEnd::Error(error),
-    };
-    drop(command);
-    let pipe = process.output();
-    let mut forwarding = pin!(forward(pipe, output));
-    let mut forwarded = false;
-    let end = beside(&mut forwarded, forwarding.as_mut(), async {
+/// The processes of one task, step by step.
+pub(super) struct Steps<'a, R: Runtime> {
+    runtime: &'a R,
+    task_id: String,
+    grace: Duration,
+    stop: &'a Stop,
+    tree: R::Tree,
+    /// The processes of the steps that are over. Kept, because the tree knows descendants by their groups.
+    over: Vec<R::Process>,
+    /// Closed when the output of a step has been read to its end.
+    outputs: Vec<Receiver<()>>,
+}
+
+impl<'a, R: Runtime> Steps<'a, R> {
+    /// No step yet. `grace` is how long after SIGTERM comes SIGKILL when `stop` asks to stop.
+    pub(super) fn new(runtime: &'a R, task_id: &str, grace: Duration, stop: &'a Stop) -> Self {
+        let (task_id, tree) = (task_id.to_owned(), runtime.tree());
+        Self { runtime, task_id, grace, stop, tree, over: Vec::new(), outputs: Vec::new() }
+    }
+
+    /// Runs `command` to its end, or until the task is to stop.
+    pub(super) async fn run(&mut self, step: Step, command: Command) -> StepEnd {
+        let mut process = match self.runtime.start(&command, Some(&self.tree)) {
+            Ok(process) => process,
+            Err(error) => return StepEnd::Error(error),
+        };
+        drop(command);
+        self.outputs.push(forward(self.runtime, process.output(), &self.task_id));
         let exited = async { Some(process.wait().await) };
         let stopped = async {
-            match limits.grace {
-                Some(_) => limits.stop.asked().await,
-                None => limits.stop.abandoned().await,
+            match step {
+                Step::Setup | Step::Agent => self.stop.asked().await,
+                Step::Teardown => self.stop.abandoned().await,
             }
             None
         };
@@ -70,55 +86,74 @@ pub(super) async fn run<R: Runtime>(
             Some(Ok(exit)) => StepEnd::Exited(exit),
             Some(Err(error)) => StepEnd::Error(error),
             None => {
-                let grace = limits.grace.unwrap_or_default();
-                terminate(runtime, &process, tree, grace, limits.stop).await;
+                self.terminate(&process).await;
                 StepEnd::Stopped
             }
         };
-        process.signal_group(Signal::Kill);
-        clear(runtime, tree).await;
-        end
-    });
-    let end = end.await;
-    if !forwarded {
-        forwarding.or(runtime.sleep_until(runtime.now().plus(LAST_OUTPUT_LIMIT))).await;
-    }
-    end
-}
-
-/// Asks a process group to end and waits until the whole tree has, for `grace` at most.
-async fn terminate<R: Runtime>(runtime: &R, process: &R::Process, tree: &R::Tree, grace: Duration, stop: &Stop) {
-    process.signal_group(Signal::Terminate);
-    let until = runtime.now().plus(grace);
-    let mut pause = Duration::from_millis(2);
-    while !tree.is_empty() && runtime.now() < until && !stop.is_abandoned() {
-        let next = runtime.now().plus(pause).min(until);
-        runtime.sleep_until(next).or(stop.abandoned()).await;
-        pause = (pause * 2).min(Duration::from_millis(100));
-    }
-}
-
-/// Kills whatever is left in a tree and waits until it is gone.
-async fn clear<R: Runtime>(runtime: &R, tree: &R::Tree) {
-    let until = runtime.now().plus(KILL_LIMIT);
-    let mut pause = Duration::from_micros(500);
-    while !tree.is_empty() {
-        if runtime.now() >= until {
-            tracing::warn!("a process of the task did not die of SIGKILL within 5 s; going on without it");
-            return;
+        if step != Step::Setup || matches!(end, StepEnd::Stopped) {
+            process.signal_group(Signal::Kill);
         }
-        tree.kill();
-        runtime.sleep_until(runtime.now().plus(pause)).await;
-        pause = (pause * 2).min(Duration::from_millis(50));
+        self.over.push(process);
+        end
+    }
+
+    /// Asks a process group to end and waits until it has, for as long as the grace period lasts.
+    async fn terminate(&self, process: &R::Process) {
+        process.signal_group(Signal::Terminate);
+        let until = self.runtime.now().plus(self.grace);
+        let mut pause = Duration::from_millis(1);
+        while process.group_is_alive() && self.runtime.now() < until && !self.stop.is_abandoned() {
+            let next = self.runtime.now().plus(pause).min(until);
+            self.runtime.sleep_until(next).or(self.stop.abandoned()).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+    }
+
+    /// Kills whatever is left of the task, and waits until it is gone and its last output is read.
+    pub(super) async fn clear(self) {
+        let until = self.runtime.now().plus(KILL_LIMIT);
+        let mut pause = Duration::from_micros(500);
+        while !self.tree.is_empty() {
+            if self.runtime.now() >= until {
+                let task_id = self.task_id.as_str();
+                tracing::warn!(task_id, "a process of the task did not die of SIGKILL within 5 s; going on without it");
+                break;
+            }
+            self.tree.kill();
+            self.runtime.sleep_until(self.runtime.now().plus(pause)).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+        let read = async {
+            for output in &self.outputs {
+                let _ = output.recv().await;
+            }
+        };
+        read.or(self.runtime.sleep_until(self.runtime.now().plus(LAST_OUTPUT_LIMIT))).await;
     }
 }
 
-/// Writes what comes out of a pipe to the log until its other ends are closed.
-pub(super) async fn forward(pipe: Option<impl AsyncRead + Unpin>, output: &mut TaskOutput) {
-    thread_local! {
-        static BUFFER: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+/// Writes what comes out of a pipe to the log until its other ends are closed, beside the caller. What is given back is
+/// closed then.
+pub(super) fn forward<R: Runtime>(
+    runtime: &R,
+    pipe: Option<<R::Process as Process>::Output>,
+    task_id: &str,
+) -> Receiver<()> {
+    let (open, closed) = async_channel::bounded(1);
+    if let Some(pipe) = pipe {
+        let output = TaskOutput::new(task_id);
+        runtime.spawn(async move {
+            read_lines(pipe, output).await;
+            open.close();
+        });
     }
-    let Some(mut pipe) = pipe else { return };
+    closed
+}
+
+async fn read_lines(mut pipe: impl AsyncRead + Unpin, mut output: TaskOutput) {
+    thread_local! {
+        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
     loop {
         let read = poll_fn(|cx| {
             BUFFER.with_borrow_mut(|buffer| {
@@ -134,22 +169,6 @@ pub(super) async fn forward(pipe: Option<impl AsyncRead + Unpin>, output: &mut T
         futures_lite::future::yield_now().await;
     }
     output.finish();
-}
-
-/// Runs `main` to its end and `side` as far as it gets meanwhile; `side_done` says whether that was its end.
-pub(super) async fn beside<T>(
-    side_done: &mut bool,
-    mut side: Pin<&mut impl Future<Output = ()>>,
-    main: impl Future<Output = T>,
-) -> T {
-    let mut main = pin!(main);
-    poll_fn(|cx| {
-        if !*side_done {
-            *side_done = side.as_mut().poll(cx).is_ready();
-        }
-        main.as_mut().poll(cx)
-    })
-    .await
 }
 
 /// An exit in words.

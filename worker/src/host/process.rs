@@ -233,6 +233,12 @@ impl Child {
         }))
     }
 
+    /// Whether any process in its group is alive. Reads through all processes of the machine.
+    pub fn group_is_alive(&self) -> bool {
+        let group = self.pid.as_raw_nonzero().get();
+        proc::all().filter_map(Stat::of).any(|stat| stat.group == group && !stat.has_ended())
+    }
+
     /// Sends `signal` to every process in its group.
     pub fn signal_group(&self, signal: Signal) {
         // By number, which is safe here: as long as `self` lives the child is not reaped, so that neither its number nor
