@@ -251,8 +251,8 @@ fn diagnose_assignment(data: &str) -> DecodeError<'_> {
         execution_id: Option<&'a RawValue>,
     }
     let problem = problem::<Object<Assignment<'_>>>(data);
-    match serde_json::from_str::<Ids<'_>>(data) {
-        Ok(ids) => DecodeError::MalformedAssignment {
+    match serde_json::from_str::<Object<Ids<'_>>>(data) {
+        Ok(Object(ids)) => DecodeError::MalformedAssignment {
             task_id: ids.task_id.0,
             execution_id: ids.execution_id.and_then(|raw| serde_json::from_str::<Str<'_>>(raw.get()).ok()).map(|s| s.0),
             problem,
@@ -336,6 +336,13 @@ mod tests {
                     task_id: "T".into(),
                     execution_id: Some("E".into()),
                     problem: "invalid type: string, expected an object at line 1 column 61".into(),
+                },
+            ),
+            (
+                r#"{"type":"task_assignment","data":["T"]}"#,
+                DecodeError::Malformed {
+                    message_type: ASSIGNMENT,
+                    problem: "invalid type: sequence, expected an object at line 1 column 0".into(),
                 },
             ),
             (

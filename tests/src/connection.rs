@@ -19,7 +19,7 @@ use serde_json::Value;
 use tungstenite::{
     Error,
     protocol::frame::{
-        CloseFrame, Frame, FrameSocket,
+        CloseFrame, Frame, FrameHeader, FrameSocket,
         coding::{CloseCode, Control, Data, OpCode},
     },
 };
@@ -310,7 +310,8 @@ impl Connection {
     /// Sends one frame as given, sensible or not.
     pub fn frame(&mut self, payload: Vec<u8>, opcode: OpCode, is_final: bool) {
         self.note(&format!("-> {opcode} {}", preview(&payload)));
-        let frame = Frame::message(payload, opcode, is_final);
+        let header = FrameHeader { is_final, opcode, ..FrameHeader::default() };
+        let frame = Frame::from_payload(header, payload.into());
         self.try_write(frame).unwrap_or_else(|error| self.fail(&format!("could not write: {error}")));
     }
 

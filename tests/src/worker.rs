@@ -9,7 +9,10 @@ use std::{
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -53,9 +56,13 @@ impl Launch {
         launch.env("PATH", &path).env("HOME", &home).env("OTEL_METRICS_EXPORTER", "none")
     }
 
-    /// A worker `w1` with an API key that dials this URL.
+    /// A worker with an API key that dials this URL. Its id is its own: a worker cleans up after a crashed one that had
+    /// the same id, and tests crash workers beside each other.
     pub fn dialling(url: &str) -> Self {
-        Self::bare().env("WARP_API_KEY", API_KEY).worker_id("w1").flags(["--web-socket-url", url])
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let worker_id = format!("w-{}-{count}", std::process::id());
+        Self::bare().env("WARP_API_KEY", API_KEY).worker_id(&worker_id).flags(["--web-socket-url", url])
     }
 
     /// A worker with the direct backend and this agent.
@@ -73,6 +80,11 @@ impl Launch {
     /// A worker with the command backend, whose dispatch command is this program.
     pub fn command(server: &Server, dispatch: &Agent) -> Self {
         Self::dialling(&server.url()).backend("command", &json!({"dispatch_command": dispatch.program()}))
+    }
+
+    /// The worker's id, empty when it is left out.
+    pub fn id(&self) -> &str {
+        self.worker_id.as_deref().unwrap_or_default()
     }
 
     /// Sets `--worker-id`, which may be given once only.
@@ -344,11 +356,15 @@ impl Drop for Worker {
             self.signal(Signal::STOP);
             let descendants = process::descendants(self.pid());
             self.signal(Signal::KILL);
-            for pid in descendants {
-                process::signal(pid, Signal::KILL);
+            let descendants: Vec<Watch> = descendants.into_iter().map(Watch::new).collect();
+            for descendant in &descendants {
+                process::signal(descendant.pid, Signal::KILL);
             }
             let _ = self.child.wait();
+            // One that is stuck is no reason to be stuck as well.
+            descendants.iter().all(|descendant| descendant.ends_within(BOUND));
         }
+        process::remove_cgroups_of(self.pid());
         if thread::panicking() {
             let lines = self.log();
             eprintln!("--- the worker's log, last {} of {} lines ---", lines.len().min(80), lines.len());

@@ -63,7 +63,7 @@ fn version_names_program_and_runtime() {
 fn bad_flags_are_one_line_and_exit_2() {
     let (server, agent) = (Server::start(), Agent::new());
     refused(&good(&server, &agent).flag("--worker-ids"), &["--worker-ids", "--worker-id"]);
-    refused(&good(&server, &agent).flag("stray"), &["stray"]);
+    refused(&good(&server, &agent).flag("stray"), &["not a flag"]);
     refused(&good(&server, &agent).flag("--log-level"), &["--log-level"]);
     refused(&good(&server, &agent).flags(["--log-level", "loud"]), &["--log-level", "loud", "debug"]);
     refused(&good(&server, &agent).flags(["--log-format", "xml"]), &["--log-format", "xml", "json"]);
@@ -104,7 +104,7 @@ fn flag_wins_over_environment_and_file() {
         .with_metrics()
         .start();
     let request = server.request();
-    assert_eq!(request.query(), [("worker_id", "w1")]);
+    assert_eq!(request.query(), [("worker_id", worker.launch.id())]);
     assert_eq!(request.header("authorization"), Some("Bearer from-flag"));
     request.upgrade();
     worker.wait_for_metric("oz_worker_tasks_max_concurrent", &[], 3.0);
@@ -145,7 +145,7 @@ fn check_says_what_would_run_and_connects_to_nothing() {
     let launch = good(&server, &agent).flag("--check");
     let ended = launch.run();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert!(ended.stdout.contains("direct") && ended.stdout.contains("w1"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("direct") && ended.stdout.contains(launch.id()), "{}", ended.stdout);
     assert!(ended.stdout.contains(&agent.program().display().to_string()), "{}", ended.stdout);
     assert!(server.accept_tcp(std::time::Duration::ZERO).is_err());
     assert_eq!(launch.left_in_workspaces(), [""; 0]);

@@ -19,6 +19,28 @@ fn dispatching(script: &str) -> Agent {
     Agent::running(&format!("record \"$@\"; cat > \"$dir/payload-$task\"; say dispatched\n{script}"))
 }
 
+/// An agent that a dispatch left running, which outlives the worker: the test ends it.
+struct Dispatched(Watch);
+
+impl Dispatched {
+    /// A dispatch command that leaves one.
+    fn leaving() -> Agent {
+        dispatching(
+            "(setsid sh -c 'echo \"$1 agent $$\" > \"$0\"; exec sleep 600' \"$dir/events\" \"$task\" >/dev/null 2>&1 &)",
+        )
+    }
+
+    fn of(scene: &Scene, task_id: &str) -> Self {
+        Self(Watch::new(scene.agent.hear_pid(task_id, "agent")))
+    }
+}
+
+impl Drop for Dispatched {
+    fn drop(&mut self) {
+        oz_worker_tests::process::signal(self.0.pid, Signal::KILL);
+    }
+}
+
 fn payload(scene: &Scene, task_id: &str) -> Value {
     serde_json::from_slice(&fs::read(scene.agent.path(&format!("payload-{task_id}"))).unwrap()).unwrap()
 }
@@ -105,22 +127,33 @@ fn dispatch_that_does_not_read_its_input_is_no_failure() {
 
 #[test]
 fn what_a_dispatch_leaves_running_stays() {
-    let dispatch = dispatching(
-        "(setsid sh -c 'echo \"$1 agent $$\" > \"$0\"; exec sleep 600' \"$dir/events\" \"$task\" >/dev/null 2>&1 &)",
-    );
-    let mut scene = Scene::command(dispatch, Launch::with_metrics);
+    let mut scene = Scene::command(Dispatched::leaving(), Launch::with_metrics);
     scene.claim(&Assignment::new("T1"));
-    let agent = Watch::new(scene.agent.hear_pid("T1", "agent"));
+    let agent = Dispatched::of(&scene, "T1");
     scene.worker.wait_for_metric("oz_worker_tasks_completed_total", &[("result", "dispatched")], 1.0);
     scene.session.ping(b"later");
     scene.session.expect_pong(b"later");
-    assert!(agent.is_alive(), "the dispatched agent was killed");
+    assert!(agent.0.is_alive(), "the dispatched agent was killed");
     scene.worker.signal(Signal::TERM);
     assert_eq!(scene.session.expect_close(), Some(1000));
     scene.session.hang_up();
     assert_eq!(scene.worker.exit().code(), Some(0));
-    assert!(agent.is_alive(), "the worker's shutdown killed a dispatched task");
-    oz_worker_tests::process::signal(agent.pid, Signal::KILL);
+    assert!(agent.0.is_alive(), "the worker's shutdown killed a dispatched task");
+}
+
+#[test]
+fn what_a_dispatch_left_running_survives_a_crash_of_the_worker() {
+    let mut scene = Scene::command(Dispatched::leaving(), Launch::with_metrics);
+    let launch = scene.worker.launch.clone();
+    scene.claim(&Assignment::new("T1"));
+    let agent = Dispatched::of(&scene, "T1");
+    scene.worker.wait_for_metric("oz_worker_tasks_completed_total", &[("result", "dispatched")], 1.0);
+    scene.worker.kill();
+    scene.worker = launch.start();
+    scene.accept_again();
+    scene.claim(&Assignment::new("T2"));
+    let _second = Dispatched::of(&scene, "T2");
+    assert!(agent.0.is_alive(), "a worker that starts again killed a dispatched task");
 }
 
 #[test]

@@ -15,7 +15,7 @@ const CHILD: &str = "sh -c 'echo \"$0 child $$\" > \"$1\"; exec sleep 600' \"$TA
 
 /// Starts a descendant by `start` (in which CHILD stands for it) and gives its watch. The task's agent waits at the gate.
 fn with_descendant(scene: &mut Scene, task_id: &str, start: &str) -> Watch {
-    let script = format!("{}; say started; gate", start.replace("CHILD", CHILD));
+    let script = format!("{}\nsay started; gate", start.replace("CHILD", CHILD));
     scene.claim(&Assignment::new(task_id).run(&script));
     let child = Watch::new(scene.agent.hear_pid(task_id, "child"));
     scene.agent.wait_for(task_id, "started");

@@ -119,13 +119,15 @@ fn message_over_16_mib_in_fragments_closes_with_1009() {
 
 #[test]
 fn broken_frames_cost_the_connection_and_nothing_else() {
+    let mut long_ping = [0; 130];
+    long_ping[..4].copy_from_slice(&[0x89, 126, 0, 126]);
     let breaks: [(&str, &[u8], Option<u16>); 6] = [
         ("text that is not UTF-8", &[0x81, 2, 0xc3, 0x28], Some(1007)),
         ("a reserved opcode", &[0x83, 0], Some(1002)),
         ("a reserved bit", &[0xc1, 2, b'{', b'}'], Some(1002)),
         ("a fragmented Ping", &[0x09, 0], Some(1002)),
         ("a continuation of nothing", &[0x80, 0], Some(1002)),
-        ("a Ping of 126 bytes", &[0x89, 126, 0, 126], Some(1002)),
+        ("a Ping of 126 bytes", &long_ping, Some(1002)),
     ];
     std::thread::scope(|scope| {
         for (what, bytes, code) in breaks {

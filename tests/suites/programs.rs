@@ -137,7 +137,7 @@ fn control_plane_assigns_cancels_and_tells() {
     assert_eq!(body.lines().count(), 1);
 
     let agent = Agent::new();
-    let _worker = Launch::direct_to(&plane.url, &agent).start();
+    let _worker = Launch::direct_to(&plane.url, &agent).worker_id("w1").start();
     plane.prints("worker w1 connected");
     let task =
         r#"{"task_id": "T1", "task": {"id": "T1"}, "env_vars": {"SCRIPT": "say started; gate", "TOKEN": "canary"}}"#;

@@ -48,7 +48,7 @@ impl Scene {
         self.session.send(assignment);
         let claimed = self.session.expect("task_claimed");
         assert_eq!(claimed["task_id"], task_id);
-        assert_eq!(claimed["worker_id"], "w1");
+        assert_eq!(claimed["worker_id"], self.worker.launch.id());
     }
 
     /// Assigns a task and gives its terminal message, envelope and all.
@@ -83,6 +83,18 @@ impl Scene {
         frame
     }
 
+    /// This task's terminal message on a session that is not the one of its claim: a claim that is not proven to have
+    /// arrived comes once more before it.
+    pub fn end_on_next_session(&mut self, task_id: &str) -> Value {
+        loop {
+            let frame = self.session.recv();
+            assert_eq!(frame["data"]["task_id"], task_id, "{frame}");
+            if frame["type"] != "task_claimed" {
+                return frame;
+            }
+        }
+    }
+
     /// The worker still does its main job: a good task runs and its end is reported.
     pub fn still_works(&mut self, task_id: &str) {
         let end = self.run(&Assignment::new(task_id));
@@ -92,6 +104,15 @@ impl Scene {
                 "type": "task_completed", "data": {"task_id": task_id, "message": "Task completed successfully"}
             })
         );
+    }
+
+    /// Lets the worker know that the end it reported last has arrived, and waits until it does.
+    pub fn settle(&mut self) {
+        let serial = self.session.expect_ping_within(oz_worker_tests::BOUND);
+        assert!(!serial.is_empty(), "the Ping after an end carries a serial number");
+        // Our Pong is on its way; an answer to what we send after it proves that it was read.
+        self.session.ping(b"after the Pong");
+        self.session.expect_pong(b"after the Pong");
     }
 
     /// Takes the worker's next dial as the session.

@@ -14,8 +14,8 @@ use crate::scene::Scene;
 
 #[test]
 fn dials_with_worker_id_and_api_key() {
-    let server = Server::start();
-    let _worker = Launch::direct(&server, &Agent::new()).start();
+    let (server, agent) = (Server::start(), Agent::new());
+    let _worker = Launch::direct(&server, &agent).worker_id("w1").start();
     let request = server.request();
     assert_eq!(request.path(), oz_worker_tests::server::PATH);
     assert_eq!(request.query(), [("worker_id", "w1")]);
@@ -82,6 +82,7 @@ fn lost_connection_is_dialled_again_and_counted() {
         scene.accept_again();
         scene.worker.wait_for_metric("oz_worker_connected", &[], 1.0);
         scene.still_works(&format!("T{lost}"));
+        scene.settle();
     }
     assert_eq!(scene.worker.scrape().total("oz_worker_websocket_reconnects_total"), 2.0);
 }
@@ -124,8 +125,7 @@ fn tasks_go_on_while_the_connection_is_down() {
     scene.session.reset();
     scene.agent.open_gate();
     scene.accept_again();
-    let end = scene.session.expect("task_failed");
-    assert_eq!((end["task_id"].as_str(), end["exit_code"].as_u64()), (Some("T1"), Some(5)));
+    assert_eq!(scene.end_on_next_session("T1")["data"]["exit_code"], 5);
 }
 
 #[test]
@@ -133,18 +133,14 @@ fn unproven_end_is_sent_again_on_the_next_session_and_a_proven_one_is_not() {
     let mut scene = Scene::new();
     // Proven: its Ping is answered before the connection ends.
     scene.still_works("proven");
-    let serial = scene.session.expect_ping_within(oz_worker_tests::BOUND);
-    assert!(!serial.is_empty(), "the Ping after an end carries a serial number");
-    // The Pong is on its way; a Ping of ours that is answered proves that it was read.
-    scene.session.ping(b"after the pong");
-    scene.session.expect_pong(b"after the pong");
+    scene.settle();
     // Unproven: the message arrives, the Ping stays unanswered.
     scene.session.answer_pings(false);
     scene.still_works("unproven");
     scene.session.hang_up();
 
     scene.accept_again();
-    let again = scene.end_of("unproven");
+    let again = scene.end_on_next_session("unproven");
     assert_eq!(again["type"], "task_completed");
     // Nothing but what a new task causes comes after it.
     scene.still_works("next");

@@ -151,7 +151,7 @@ fn end_that_was_lost_with_its_connection_is_delivered_before_the_worker_goes() {
     scene.session.reset();
     scene.agent.open_gate();
     scene.accept_again();
-    assert_eq!(scene.session.expect("task_failed")["failure_reason"], "graceful_shutdown");
+    assert_eq!(scene.end_on_next_session("T1")["data"]["failure_reason"], "graceful_shutdown");
     goes_cleanly(&mut scene);
 }
 

@@ -134,24 +134,24 @@ fn second_cancellation_changes_nothing() {
 fn assignment_that_cannot_be_understood_is_failed() {
     let mut scene = Scene::with(Launch::with_metrics);
     for (count, data) in [
-        json!({"task_id": "T"}),
-        json!({"task_id": "T", "task": "no object"}),
-        json!({"task_id": "T", "task": {"id": "T"}, "env_vars": ["A=1"]}),
-        json!({"task_id": "T", "task": {"id": "T"}, "additional_oz_args": "--x"}),
+        json!({"task_id": "T0"}),
+        json!({"task_id": "T1", "task": "no object"}),
+        json!({"task_id": "T2", "task": {"id": "T"}, "env_vars": ["A=1"]}),
+        json!({"task_id": "T3", "task": {"id": "T"}, "additional_oz_args": "--x"}),
     ]
     .iter()
     .enumerate()
     {
         scene.session.send(Assignment::of(data));
         let failed = scene.session.expect("task_failed");
-        assert_eq!((&failed["task_id"], &failed["failure_reason"]), (&json!("T"), &json!("unknown")));
+        assert_eq!((&failed["task_id"], &failed["failure_reason"]), (&data["task_id"], &json!("unknown")));
         assert!(failed["message"].as_str().is_some_and(|message| !message.is_empty()));
         assert_eq!(failed.get("exit_code"), None);
         let failure = [("phase", "assignment"), ("reason", "unknown")];
         let expected = f64::from(u32::try_from(count).unwrap() + 1);
         scene.worker.wait_for_metric("oz_worker_task_failures_total", &failure, expected);
     }
-    scene.still_works("T2");
+    scene.still_works("T9");
 }
 
 #[test]

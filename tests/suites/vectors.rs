@@ -50,6 +50,7 @@ fn differences(case: &Value) -> Vec<String> {
 
     let server = Server::start();
     let mut launch = if is_direct { Launch::direct(&server, &agent) } else { Launch::command(&server, &agent) };
+    launch = launch.worker_id("w1");
     for (name, value) in HOST {
         launch = launch.env(name, value);
     }
@@ -177,7 +178,7 @@ fn any_private_directory(path: &str, dir: &str) -> String {
 #[test]
 fn the_first_scrape_has_every_recorded_series() {
     let recorded: BTreeMap<String, Value> = serde_json::from_str(FIRST_SCRAPE).unwrap();
-    let scene = Scene::with(|launch| launch.with_metrics().flags(["--max-concurrent-tasks", "1"]));
+    let scene = Scene::with(|launch| launch.with_metrics().worker_id("w1").flags(["--max-concurrent-tasks", "1"]));
     let scrape = scene.worker.wait_for_metric("oz_worker_connected", &[], 1.0);
     for (name, expected) in &recorded {
         let family = scrape.families.get(name).unwrap_or_else(|| panic!("no family {name}"));

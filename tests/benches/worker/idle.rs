@@ -21,7 +21,6 @@ pub fn measure(report: &mut Report, effort: Effort, worker: &Path) {
     let mut scene = Launch::new(&agents.exits_at_once(), 0).start();
     scene.peer.sync();
     let least = Sleeping::start();
-    let least_memory = proc::resident(least.0.id());
 
     assert_eq!(http_get(&scene.metrics, "/metrics").0, 200);
     let (pid, over) = (scene.pid(), Duration::from_secs(effort.pick(20, 10)));
@@ -29,6 +28,7 @@ pub fn measure(report: &mut Report, effort: Effort, worker: &Path) {
     scene.peer.idle(over);
     let cpu = proc::cpu(pid).saturating_sub(before).as_secs_f64() * 1e3 / over.as_secs_f64();
     let memory = proc::memory(pid);
+    let least_memory = proc::resident(least.0.id());
     let threads = proc::threads(pid);
     scene.stop(|| ());
 

@@ -91,6 +91,7 @@ impl Playground {
 
         let agent = Agent::new();
         let worker = Launch::direct_to(&plane.url(), &agent)
+            .worker_id("playground")
             .env("WARP_API_KEY", "any-key-will-do")
             .flags(["--max-concurrent-tasks", SLOTS])
             .with_metrics()
