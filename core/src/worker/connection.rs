@@ -1,0 +1,158 @@
+//! The connection: dialling, backoff, keepalive, and what is sent again on the next one.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::Worker;
+use super::io::{Frame, Output};
+use super::shutdown::Phase;
+use crate::message::WorkerMessage;
+use crate::metrics::{MetricEvent, ReconnectReason};
+use crate::notice::Notice;
+use crate::time::Instant;
+
+// The times of `docs/protocol.md`.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(45);
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
+
+/// The connection, as the worker knows it.
+#[derive(Debug)]
+pub(super) enum Connection {
+    /// None; the next dial is due at this moment.
+    Waiting(Instant),
+    /// Being dialled until this moment.
+    Dialing(Instant),
+    /// Established.
+    Open(Session),
+    /// Closing at the worker's end, until this moment.
+    Closing(Instant),
+}
+
+/// An established connection.
+#[derive(Debug)]
+pub(super) struct Session {
+    last_received: Instant,
+    next_ping: Instant,
+    /// Until when what was handed out must be written, when something is still unwritten.
+    write_limit: Option<Instant>,
+}
+
+impl Session {
+    /// When something is due on it.
+    pub(super) fn deadline(&self) -> Instant {
+        let silence = self.last_received.plus(SILENCE_LIMIT);
+        self.write_limit.map_or(silence, |limit| limit.min(silence)).min(self.next_ping)
+    }
+}
+
+impl Worker {
+    pub(super) fn on_connected(&mut self, now: Instant) {
+        if !matches!(self.connection, Connection::Dialing(_)) {
+            return;
+        }
+        self.backoff.reset();
+        self.connection =
+            Connection::Open(Session { last_received: now, next_ping: now.plus(PING_INTERVAL), write_limit: None });
+        self.metric(MetricEvent::Connected);
+        self.notice(Notice::Connected { unproven_ends: self.outbox.unproven_ends() });
+        self.outbox.reconnected();
+        let again: Vec<Frame> = self.outbox.messages().map(|message| Frame::Text(message.encode())).collect();
+        for frame in again {
+            self.send(now, frame);
+        }
+    }
+
+    pub(super) fn on_dial_failed(&mut self, now: Instant, cause: String) {
+        let wait = self.backoff.next();
+        self.connection = Connection::Waiting(now.plus(wait));
+        self.metric(MetricEvent::Reconnect(ReconnectReason::DialFailed));
+        self.notice(Notice::DialFailed { cause, retry_in: wait });
+    }
+
+    pub(super) fn on_disconnected(&mut self, now: Instant, cause: String) {
+        match self.connection {
+            Connection::Open(_) => {
+                let wait = self.backoff.next();
+                self.connection = Connection::Waiting(now.plus(wait));
+                self.metric(MetricEvent::Disconnected);
+                self.metric(MetricEvent::Reconnect(ReconnectReason::RemoteClose));
+                self.notice(Notice::Disconnected { cause, retry_in: wait });
+            }
+            Connection::Closing(_) => self.exit(),
+            Connection::Waiting(_) | Connection::Dialing(_) => {}
+        }
+    }
+
+    pub(super) const fn on_written(&mut self) {
+        if let Connection::Open(session) = &mut self.connection {
+            session.write_limit = None;
+        }
+    }
+
+    /// Anything that arrives proves life. Gives whether there is a connection on which it can have arrived.
+    pub(super) const fn on_received(&mut self, now: Instant) -> bool {
+        let Connection::Open(session) = &mut self.connection else { return false };
+        session.last_received = now;
+        true
+    }
+
+    pub(super) fn check_connection(&mut self, now: Instant) {
+        match &mut self.connection {
+            Connection::Waiting(until) if now >= *until && self.phase != Phase::Gone => {
+                self.connection = Connection::Dialing(now.plus(DIAL_TIMEOUT));
+                self.outputs.push_back(Output::Dial);
+            }
+            Connection::Dialing(until) if now >= *until => {
+                self.outputs.push_back(Output::Drop);
+                self.on_dial_failed(now, "not connected after 45 s".into());
+            }
+            Connection::Open(session) => {
+                if session.write_limit.is_some_and(|limit| now >= limit) {
+                    self.outputs.push_back(Output::Drop);
+                    self.on_disconnected(now, "a write took longer than 10 s".into());
+                } else if now >= session.last_received.plus(SILENCE_LIMIT) {
+                    self.outputs.push_back(Output::Drop);
+                    self.on_disconnected(now, "nothing was received for 60 s".into());
+                } else if now >= session.next_ping {
+                    session.next_ping = now.plus(PING_INTERVAL);
+                    let serial = self.outbox.last_serial();
+                    self.ping(now, serial);
+                }
+            }
+            Connection::Closing(until) if now >= *until => self.exit(),
+            _ => {}
+        }
+    }
+
+    pub(super) fn send(&mut self, now: Instant, frame: Frame) {
+        if let Connection::Open(session) = &mut self.connection {
+            session.write_limit.get_or_insert(now.plus(WRITE_LIMIT));
+            self.outputs.push_back(Output::Send(frame));
+        }
+    }
+
+    pub(super) fn ping(&mut self, now: Instant, serial: u64) {
+        self.outbox.pinged(serial);
+        self.send(now, Frame::Ping(serial.to_be_bytes()));
+    }
+
+    /// Asks the server to prove what it was sent, when there is something worth it.
+    pub(super) fn prove(&mut self, now: Instant) {
+        if self.is_connected()
+            && let Some(serial) = self.outbox.ping_due(self.phase != Phase::Running)
+        {
+            self.ping(now, serial);
+        }
+    }
+
+    /// Sends a message, and keeps it until it is proven.
+    pub(super) fn post(&mut self, now: Instant, execution_id: Option<&str>, message: WorkerMessage) {
+        if self.is_connected() {
+            self.send(now, Frame::Text(message.encode()));
+        }
+        self.outbox.push(execution_id, message);
+    }
+}
