@@ -22,6 +22,9 @@ use crate::BOUND;
 ///
 /// Its script may use three functions of the harness: `say WORD…` tells the test something ([`Agent::wait_for`]),
 /// `gate` waits for [`Agent::open_gate`], and `record` keeps arguments, environment and directory ([`Agent::record`]).
+///
+/// A script that must hear a signal waits with `sleep 600 & wait`: a shell runs its trap during `wait`, but may enter
+/// `read` or a program with a signal pending and notice it only afterwards.
 pub struct Agent {
     dir: TempDir,
     events: Mutex<Events>,

@@ -238,7 +238,9 @@ fn agent_that_ignores_sigterm_is_killed_after_the_grace_period() {
 #[test]
 fn agent_gets_the_grace_period_to_clean_up() {
     let mut scene = Scene::new();
-    scene.claim(&Assignment::new("T1").run("trap 'say cleaned; exit 0' TERM; say started; while :; do gate; done"));
+    scene.claim(
+        &Assignment::new("T1").run("trap 'say cleaned; exit 0' TERM; say started; while :; do sleep 600 & wait; done"),
+    );
     scene.agent.wait_for("T1", "started");
     scene.cancel("T1");
     assert_eq!(scene.agent.said(), ["T1 started", "T1 cleaned"]);

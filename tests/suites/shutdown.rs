@@ -56,7 +56,10 @@ fn running_tasks_are_stopped_and_reported() {
 #[test]
 fn assignments_that_still_arrive_are_rejected() {
     let mut scene = Scene::new();
-    scene.claim(&Assignment::new("T1").run("trap 'say asked; gate; exit 0' TERM; say started; while :; do gate; done"));
+    scene.claim(
+        &Assignment::new("T1")
+            .run("trap 'say asked; gate; exit 0' TERM; say started; while :; do sleep 600 & wait; done"),
+    );
     scene.agent.wait_for("T1", "started");
     scene.worker.signal(Signal::TERM);
     scene.agent.wait_for("T1", "asked");
@@ -144,7 +147,10 @@ fn unacknowledged_end_holds_the_worker_no_longer_than_its_bound() {
 #[test]
 fn end_that_was_lost_with_its_connection_is_delivered_before_the_worker_goes() {
     let mut scene = Scene::new();
-    scene.claim(&Assignment::new("T1").run("trap 'say asked; gate; exit 0' TERM; say started; while :; do gate; done"));
+    scene.claim(
+        &Assignment::new("T1")
+            .run("trap 'say asked; gate; exit 0' TERM; say started; while :; do sleep 600 & wait; done"),
+    );
     scene.agent.wait_for("T1", "started");
     scene.worker.signal(Signal::TERM);
     scene.agent.wait_for("T1", "asked");

@@ -121,7 +121,7 @@ fn cancellation_of_nothing_is_one_warning() {
 #[test]
 fn second_cancellation_changes_nothing() {
     let mut scene = Scene::with(|launch| launch.flags(["--cancel-grace-period", "1s"]));
-    scene.claim(&Assignment::new("T1").run("trap 'say asked' TERM; say started; while :; do gate; done"));
+    scene.claim(&Assignment::new("T1").run("trap 'say asked' TERM; say started; while :; do sleep 600 & wait; done"));
     scene.agent.wait_for("T1", "started");
     scene.session.send(Cancellation::of("T1"));
     scene.agent.wait_for("T1", "asked");
