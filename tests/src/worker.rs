@@ -277,11 +277,6 @@ impl Worker {
         });
     }
 
-    /// Everything on standard output so far, a line each.
-    pub fn output(&self) -> Vec<String> {
-        self.stdout.lines()
-    }
-
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         process::signal(self.pid(), signal);

@@ -130,7 +130,7 @@ fn teardown_that_fails_is_a_warning_and_a_metric_only() {
     let failure = [("phase", "cleanup"), ("reason", "teardown_command")];
     let scrape = scene.worker.wait_for_metric("oz_worker_task_failures_total", &failure, 1.0);
     assert_eq!(scrape.value("oz_worker_tasks_completed_total", &[("result", "succeeded")]), 1.0);
-    assert_eq!(scene.worker.lines_with("WARN").len(), 1);
+    assert_eq!(scene.warnings_before("T1").len(), 1);
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn directory_that_is_there_already_is_used_and_not_removed() {
     let end = scene.run(&Assignment::new("T1").run("test -e file"));
     assert_eq!(end["type"], "task_completed");
     assert_eq!(fs::read_to_string(foreign.join("file")).unwrap(), "stays");
-    let warnings = scene.worker.lines_with("WARN");
+    let warnings = scene.warnings_before("T1");
     assert!(warnings.len() == 1 && warnings[0].contains(foreign.to_str().unwrap()), "{warnings:#?}");
 }
 

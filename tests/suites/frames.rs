@@ -12,10 +12,6 @@ const CANARY: &str = "payload-canary-3c1f";
 /// Largest frame that the protocol allows (`docs/protocol.md`).
 const MAX_FRAME: usize = 16 << 20;
 
-fn warnings(scene: &Scene) -> Vec<String> {
-    scene.worker.lines_with("WARN")
-}
-
 #[test]
 fn text_that_is_no_message_is_one_warning_without_the_payload() {
     let mut scene = Scene::new();
@@ -41,8 +37,9 @@ fn text_that_is_no_message_is_one_warning_without_the_payload() {
     ];
     for (count, text) in texts.iter().enumerate() {
         scene.session.text(text);
-        scene.still_works(&format!("after-{count}"));
-        let warnings = warnings(&scene);
+        let task_id = format!("after-{count}");
+        scene.still_works(&task_id);
+        let warnings = scene.warnings_before(&task_id);
         assert_eq!(warnings.len(), count + 1, "after {text:.100}: {warnings:#?}");
     }
     assert!(scene.worker.lines_with(CANARY).is_empty(), "a payload is in the log");
@@ -53,7 +50,7 @@ fn binary_frame_is_one_warning() {
     let mut scene = Scene::new();
     scene.session.binary(Assignment::new("T0").as_ref().to_string().as_bytes());
     scene.still_works("T1");
-    assert_eq!(warnings(&scene).len(), 1);
+    assert_eq!(scene.warnings_before("T1").len(), 1);
 }
 
 #[test]
@@ -271,10 +268,11 @@ fn task_id_of_any_other_type_is_one_warning() {
     let mut scene = Scene::new();
     for (count, value) in [json!(null), json!(7), json!(["T"]), json!({"T": 1}), json!(true)].into_iter().enumerate() {
         scene.session.send(Assignment::new("T").with("task_id", value));
-        scene.still_works(&format!("after-{count}"));
-        assert_eq!(warnings(&scene).len(), count + 1);
+        let task_id = format!("after-{count}");
+        scene.still_works(&task_id);
+        assert_eq!(scene.warnings_before(&task_id).len(), count + 1);
     }
     scene.session.send(Assignment::new("T").without("task_id"));
     scene.still_works("last");
-    assert_eq!(warnings(&scene).len(), 6);
+    assert_eq!(scene.warnings_before("last").len(), 6);
 }

@@ -54,6 +54,7 @@ fn port_in_use_is_named_and_the_worker_goes_on() {
 fn unknown_exporter_is_one_error_and_the_worker_goes_on() {
     let mut scene = Scene::with(|launch| launch.env("OTEL_METRICS_EXPORTER", "carrier-pigeon"));
     scene.still_works("T1");
+    scene.warnings_before("T1");
     let lines = scene.worker.lines_with("carrier-pigeon");
     assert_eq!(lines.len(), 1, "{lines:#?}");
     assert!(["otlp", "prometheus", "console", "none"].iter().all(|name| lines[0].contains(name)), "{}", lines[0]);
@@ -66,9 +67,9 @@ fn console_exporter_writes_to_standard_output_at_exit() {
     scene.worker.signal(rustix::process::Signal::TERM);
     scene.session.expect_close();
     scene.session.hang_up();
-    scene.worker.exit();
-    assert!(scene.worker.output().join("\n").contains("oz_worker_tasks_claimed_total"));
-    assert!(scene.worker.lines_with("oz_worker_tasks_claimed_total").is_empty());
+    let ended = scene.worker.ended();
+    assert!(ended.stdout.contains("oz_worker_tasks_claimed_total"), "{}", ended.stdout);
+    assert!(!ended.stderr.contains("oz_worker_tasks_claimed_total"), "{}", ended.stderr);
 }
 
 #[test]

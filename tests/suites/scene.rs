@@ -38,7 +38,10 @@ impl Scene {
 
     fn started(launch: &Launch, server: Server, agent: Agent) -> Self {
         let worker = launch.start();
-        let session = server.accept();
+        let mut session = server.accept();
+        // Our 101 is written; that the worker has read it too is known from an answer.
+        session.ping(b"established");
+        session.expect_pong(b"established");
         Self { worker, session, server, agent }
     }
 
@@ -104,6 +107,12 @@ impl Scene {
                 "type": "task_completed", "data": {"task_id": task_id, "message": "Task completed successfully"}
             })
         );
+    }
+
+    /// Warnings in the log up to the end of this task, which succeeded. (The log is written in order, but later than frames.)
+    pub fn warnings_before(&self, task_id: &str) -> Vec<String> {
+        self.worker.wait_for_line(&format!("task succeeded task_id={task_id}"));
+        self.worker.lines_with("WARN")
     }
 
     /// Lets the worker know that the end it reported last has arrived, and waits until it does.

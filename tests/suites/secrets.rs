@@ -89,9 +89,9 @@ fn no_secret_leaves_its_place() {
         while scene.session.recv()["data"]["task_id"] != "other" {}
         scene.session.expect_close();
         scene.session.hang_up();
-        scene.worker.exit();
-        assert_silent(&scene.worker.log().join("\n"), "the log");
-        assert_silent(&scene.worker.output().join("\n"), "standard output");
+        let ended = scene.worker.ended();
+        assert_silent(&ended.stderr, "the log");
+        assert_silent(&ended.stdout, "standard output");
     }
 }
 

@@ -115,7 +115,7 @@ fn cancellation_of_nothing_is_one_warning() {
     scene.still_works("T1");
     scene.session.send(Cancellation::of("T1"));
     scene.still_works("T2");
-    assert_eq!(scene.worker.lines_with("WARN").len(), 2);
+    assert_eq!(scene.warnings_before("T2").len(), 2);
 }
 
 #[test]

@@ -122,6 +122,7 @@ fn answering_peer() -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (mut far, _) = listener.accept().unwrap();
+    far.set_nodelay(true).unwrap();
     thread::spawn(move || {
         // A mask of zeros leaves the text as it is.
         let text = [BEFORE_ID, &task_id(0), AFTER_ID].concat();

@@ -1,7 +1,7 @@
 //! A control plane for one machine: enough of a server to try a worker's configuration against, without an account.
 //!
 //! Workers dial it over WebSocket and may bring any API key; a person assigns and cancels tasks over HTTP ([`http`]), or a
-//! program does through [`ControlPlane`]. Everything that happens is an [`Event`]; [`print`] makes a line of each.
+//! program does through [`ControlPlane`]. Everything that happens is an [`Event`]; [`mod@print`] makes a line of each.
 
 use std::{
     io,
