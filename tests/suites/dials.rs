@@ -29,8 +29,10 @@ fn refused(refuse: impl FnOnce(Request)) -> Refused {
 impl Refused {
     /// The one line about the dial.
     fn line(&self, status: &str) -> String {
-        self.worker.wait_for_line(status);
-        let lines = self.worker.lines_with(status);
+        // A status alone may stand in a time or a port as well.
+        let status = format!("HTTP {status}");
+        self.worker.wait_for_line(&status);
+        let lines = self.worker.lines_with(&status);
         assert_eq!(lines.len(), 1, "one line with {status:?}, not {lines:#?}");
         assert!(self.worker.lines_with(API_KEY).is_empty(), "the API key is in the log");
         lines[0].clone()

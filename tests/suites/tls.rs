@@ -124,7 +124,7 @@ fn proxy_that_refuses_is_one_line_and_another_dial() {
     let proxy = Proxy::refusing("407 Proxy Authentication Required");
     let url = format!("wss://oz.invalid{}", oz_worker_tests::server::PATH);
     let worker = Launch::direct_to(&url, &agent).env("HTTPS_PROXY", &proxy.url()).with_metrics().start();
-    let line = worker.wait_for_line("407");
+    let line = worker.wait_for_line("HTTP 407");
     assert!(line.to_lowercase().contains("proxy"), "{line}");
     worker.wait_for_metric("oz_worker_websocket_reconnects_total", &[("reason", "dial_failed")], 2.0);
     assert!(worker.lines_with(API_KEY).is_empty());

@@ -54,13 +54,13 @@ impl Row {
 
     /// The figure must not exceed a limit.
     pub fn at_most(mut self, figure: f64, limit: f64, unit: &str) -> Self {
-        self.target = Some((format!("≤ {limit}{unit}"), figure <= limit));
+        self.target = Some((format!("≤ {}{unit}", thousands(limit)), figure <= limit));
         self
     }
 
     /// The figure must reach a limit.
     pub fn at_least(mut self, figure: f64, limit: f64, unit: &str) -> Self {
-        self.target = Some((format!("≥ {limit}{unit}"), figure >= limit));
+        self.target = Some((format!("≥ {}{unit}", thousands(limit)), figure >= limit));
         self
     }
 
@@ -118,12 +118,15 @@ pub fn millis(duration: Duration) -> String {
     format!("{:.2} ms", duration.as_secs_f64() * 1e3)
 }
 
-/// Something per second, with separated thousands.
 pub fn per_second(rate: f64) -> String {
-    let digits = format!("{rate:.0}");
-    let groups: Vec<&str> =
-        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap()).collect();
-    format!("{}/s", groups.join(","))
+    format!("{}/s", thousands(rate))
+}
+
+/// A whole number whose thousands are told apart.
+fn thousands(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| str::from_utf8(group).unwrap()).collect();
+    groups.join(",")
 }
 
 pub fn mebibytes(bytes: f64) -> String {
