@@ -240,13 +240,14 @@ impl Worker {
         let task = Task { run, execution_id: spec.execution_id.clone(), since: now, stopping: None };
         self.tasks.insert(spec.task_id.clone(), task);
         self.metric(MetricEvent::TaskClaimed);
-        self.notice(Notice::Claimed {
+        let claimed = Notice::Claimed {
             task_id: spec.task_id.clone(),
             execution_id: spec.execution_id.clone(),
             title: spec.title.clone(),
             active: self.tasks.len(),
-        });
+        };
         self.outputs.push_back(Output::StartTask { run, spec });
+        self.notice(claimed);
     }
 
     fn claimed(&self, task_id: &str) -> WorkerMessage {

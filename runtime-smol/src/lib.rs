@@ -4,6 +4,7 @@
 //! the server reaches it without a change of threads. Tasks run on two threads of their own, whatever their number.
 
 mod process;
+mod relay;
 
 use std::future::Future;
 use std::io;
@@ -15,6 +16,7 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
+use atomic_waker::AtomicWaker;
 use futures_lite::StreamExt;
 use futures_lite::future::block_on;
 use oz_worker::Runtime;
@@ -25,6 +27,7 @@ use rustix::time::{ClockId, clock_gettime};
 use smol::{Async, Executor, Timer};
 
 pub use process::Process;
+use relay::Relayed;
 
 /// The threads that run tasks: one that is busy starting a process must not hold up all others.
 const THREADS: usize = 2;
@@ -44,6 +47,7 @@ pub struct Smol {
     executor: Arc<Executor<'static>>,
     blocking: Arc<Executor<'static>>,
     processes: Processes,
+    run_loop: Arc<AtomicWaker>,
 }
 
 impl Smol {
@@ -53,12 +57,12 @@ impl Smol {
     /// When the operating system gives no thread.
     pub fn new() -> io::Result<Self> {
         let (executor, blocking) = (start_threads("oz-tasks", THREADS)?, start_threads("oz-blocking", BLOCKING)?);
-        Ok(Self { executor, blocking, processes: Processes::default() })
+        Ok(Self { executor, blocking, processes: Processes::default(), run_loop: Arc::default() })
     }
 
     /// Runs `future` on the calling thread, which waits on the reactor for everybody meanwhile.
-    pub fn drive<T>(future: impl Future<Output = T>) -> T {
-        smol::block_on(future)
+    pub fn drive<T>(&self, future: impl Future<Output = T>) -> T {
+        relay::block_on(&self.run_loop, future)
     }
 }
 
@@ -77,7 +81,7 @@ impl Runtime for Smol {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.executor.spawn(task).detach();
+        self.executor.spawn(Relayed::new(Box::pin(task), Arc::clone(&self.run_loop))).detach();
     }
 
     fn unblock<T: Send + 'static>(

@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use oz_worker_runtime_smol::Smol;
 
 fn main() -> ExitCode {
-    oz_worker::main("smol", Smol::new, |worker| Smol::drive(worker))
+    oz_worker::main("smol", Smol::new, |smol, worker| smol.drive(worker))
 }

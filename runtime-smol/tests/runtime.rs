@@ -19,7 +19,7 @@ const BOUND: Duration = Duration::from_secs(20);
 
 fn drive<T>(runtime: &Smol, future: impl Future<Output = T>) -> T {
     let late = runtime.sleep_until(runtime.now().plus(BOUND));
-    Smol::drive(future.or(async {
+    runtime.drive(future.or(async {
         late.await;
         panic!("not in time")
     }))

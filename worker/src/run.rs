@@ -73,9 +73,7 @@ impl<R: Runtime> RunLoop<R> {
     ) -> Self {
         let (sender, receiver) = async_channel::unbounded();
         let on_signal = sender.clone();
-        runtime.spawn(async move {
-            while on_signal.send(Event::Stop(signals.next().await)).await.is_ok() {}
-        });
+        runtime.spawn(async move { while on_signal.send(Event::Stop(signals.next().await)).await.is_ok() {} });
         Self {
             runtime,
             link,

@@ -38,7 +38,7 @@ const LOG_LIMIT: Duration = Duration::from_secs(1);
 pub fn main<R: Runtime>(
     name: &'static str,
     start: impl FnOnce() -> io::Result<R>,
-    drive: impl FnOnce(Pin<Box<dyn Future<Output = ()> + '_>>),
+    drive: impl FnOnce(&R, Pin<Box<dyn Future<Output = ()> + '_>>),
 ) -> ExitCode {
     let about = About { version: VERSION, commit: option_env!("OZ_WORKER_COMMIT"), runtime: name };
     let env = |name: &str| std::env::var(name).ok();
@@ -76,7 +76,7 @@ fn serve<R: Runtime>(
     settings: &Settings,
     about: About,
     start: impl FnOnce() -> io::Result<R>,
-    drive: impl FnOnce(Pin<Box<dyn Future<Output = ()> + '_>>),
+    drive: impl FnOnce(&R, Pin<Box<dyn Future<Output = ()> + '_>>),
 ) -> ExitCode {
     if let Err(error) = logs::init(settings.log_level, settings.log_format) {
         let _ = writeln!(io::stderr(), "oz-agent-worker: cannot start the log: {error}");
@@ -99,9 +99,9 @@ fn serve<R: Runtime>(
         };
         let (recorder, telemetry): (_, Telemetry) =
             oz_worker_telemetry::start(&identity, |name| std::env::var(name).ok());
-        let run_loop = RunLoop::new(runtime, prepared.link, prepared.backend, recorder, prepared.signals);
+        let run_loop = RunLoop::new(runtime.clone(), prepared.link, prepared.backend, recorder, prepared.signals);
         let seed = RandomState::new().build_hasher().finish();
-        drive(Box::pin(run_loop.run(Worker::new(config(settings), seed))));
+        drive(&runtime, Box::pin(run_loop.run(Worker::new(config(settings), seed))));
         telemetry.shutdown(FLUSH_LIMIT);
         Ok(())
     });
@@ -223,7 +223,9 @@ fn config(settings: &Settings) -> Config {
             environment: settings.environment.as_slice().to_vec(),
             default_image: kubernetes.and_then(|kubernetes| kubernetes.default_image.clone()),
             sidecar_image: kubernetes.and_then(|kubernetes| kubernetes.sidecar_image.clone()),
-            coding_cli_sidecars: kubernetes.map(|kubernetes| kubernetes.coding_cli_sidecars.clone()).unwrap_or_default(),
+            coding_cli_sidecars: kubernetes
+                .map(|kubernetes| kubernetes.coding_cli_sidecars.clone())
+                .unwrap_or_default(),
         },
     }
 }

@@ -28,14 +28,14 @@ pub struct Config {
     pub agent: AgentSettings,
 }
 
-/// Tells one run of a task from every other one in the life of a [`Worker`].
+/// Tells one run of a task from every other one in the life of a [`Worker`](super::Worker).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId(pub(super) u64);
 
 /// What happened.
 #[derive(Debug, Clone)]
 pub enum Input<'a> {
-    /// Nothing but time passed: [`Worker::poll_timeout`] may have come.
+    /// Nothing but time passed: [`Worker::poll_timeout`](super::Worker::poll_timeout) may have come.
     Timeout,
     /// The dial succeeded; the connection is established.
     Connected,

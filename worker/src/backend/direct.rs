@@ -92,13 +92,7 @@ impl<R: Runtime> DirectBackend<R> {
         Ok(Place { own, cwd })
     }
 
-    async fn set_up_and_run(
-        &self,
-        spec: TaskSpec,
-        place: &Place,
-        steps: &mut Steps<'_, R>,
-        stop: &Stop,
-    ) -> Outcome {
+    async fn set_up_and_run(&self, spec: TaskSpec, place: &Place, steps: &mut Steps<'_, R>, stop: &Stop) -> Outcome {
         let mut from_setup = Env::new();
         if let Some(script) = &self.setup_command {
             let command = self.script(script, place, &spec);

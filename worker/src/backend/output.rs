@@ -19,6 +19,11 @@ impl TaskOutput {
         Self { task_id: task_id.into(), budget: OutputBudget::new(), begun: Vec::new(), cut: 0 }
     }
 
+    /// Whether the task writes faster than its share of the log can take: its last line was dropped.
+    pub(super) fn is_flooding(&self) -> bool {
+        self.budget.is_used_up()
+    }
+
     /// Logs every line that is complete now.
     pub(super) fn write(&mut self, bytes: &[u8]) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {

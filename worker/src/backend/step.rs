@@ -19,6 +19,8 @@ use crate::runtime::{Command, Exit, Process, Runtime, Signal, Tree};
 
 /// How much output is read at once. One buffer per thread, not per task: most tasks are silent most of the time.
 const CHUNK: usize = 32 << 10;
+/// How long a task that floods its output has to wait until more of it is read: some 6 MiB a second.
+const FLOOD_PAUSE: Duration = Duration::from_millis(5);
 /// How long the last output of a task may take to be read after its last process ended.
 const LAST_OUTPUT_LIMIT: Duration = Duration::from_secs(1);
 /// How long killed processes may take to die before the worker goes on without them.
@@ -86,7 +88,7 @@ impl<'a, R: Runtime> Steps<'a, R> {
             Some(Ok(exit)) => StepEnd::Exited(exit),
             Some(Err(error)) => StepEnd::Error(error),
             None => {
-                self.terminate(&process).await;
+                self.terminate(&mut process).await;
                 StepEnd::Stopped
             }
         };
@@ -98,11 +100,20 @@ impl<'a, R: Runtime> Steps<'a, R> {
     }
 
     /// Asks a process group to end and waits until it has, for as long as the grace period lasts.
-    async fn terminate(&self, process: &R::Process) {
+    async fn terminate(&self, process: &mut R::Process) {
         process.signal_group(Signal::Terminate);
         let until = self.runtime.now().plus(self.grace);
+        let leader = async {
+            let _ = process.wait().await;
+        };
+        leader.or(self.runtime.sleep_until(until)).or(self.stop.abandoned()).await;
+        // The rest of the group has the rest of the time. Usually there is none, which is quick to see.
         let mut pause = Duration::from_millis(1);
-        while process.group_is_alive() && self.runtime.now() < until && !self.stop.is_abandoned() {
+        while !self.tree.is_empty()
+            && process.group_is_alive()
+            && self.runtime.now() < until
+            && !self.stop.is_abandoned()
+        {
             let next = self.runtime.now().plus(pause).min(until);
             self.runtime.sleep_until(next).or(self.stop.abandoned()).await;
             pause = (pause * 2).min(Duration::from_millis(100));
@@ -142,15 +153,16 @@ pub(super) fn forward<R: Runtime>(
     let (open, closed) = async_channel::bounded(1);
     if let Some(pipe) = pipe {
         let output = TaskOutput::new(task_id);
+        let own = runtime.clone();
         runtime.spawn(async move {
-            read_lines(pipe, output).await;
+            read_lines(&own, pipe, output).await;
             open.close();
         });
     }
     closed
 }
 
-async fn read_lines(mut pipe: impl AsyncRead + Unpin, mut output: TaskOutput) {
+async fn read_lines<R: Runtime>(runtime: &R, mut pipe: impl AsyncRead + Unpin, mut output: TaskOutput) {
     thread_local! {
         static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
@@ -165,8 +177,12 @@ async fn read_lines(mut pipe: impl AsyncRead + Unpin, mut output: TaskOutput) {
         if !matches!(read.await, Ok(1..)) {
             break;
         }
-        // A task that floods its output takes turns with the others.
-        futures_lite::future::yield_now().await;
+        if output.is_flooding() {
+            // What it writes is lost already. Reading it slowly makes it write slowly, and leaves the processor to others.
+            runtime.sleep_until(runtime.now().plus(FLOOD_PAUSE)).await;
+        } else {
+            futures_lite::future::yield_now().await;
+        }
     }
     output.finish();
 }

@@ -59,7 +59,11 @@ impl Target {
 
     /// Host and port as they stand in a request.
     fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -287,7 +291,11 @@ async fn open_tunnel(
     }
 }
 
-async fn secure<R: Runtime>(runtime: &R, stream: R::Stream, target: &Target) -> Result<TlsStream<R::Stream>, DialError> {
+async fn secure<R: Runtime>(
+    runtime: &R,
+    stream: R::Stream,
+    target: &Target,
+) -> Result<TlsStream<R::Stream>, DialError> {
     let name = ServerName::try_from(target.host.clone()).map_err(|_| DialError::ServerName(target.host.clone()))?;
     // Read anew for every dial, so that a rotated certificate authority needs no restart.
     let config = runtime.unblock(client_config).await.map_err(DialError::TrustStore)?;
@@ -398,7 +406,9 @@ fn refusal(target: &Target, api_key: &Secret, head: &Head, body: &[u8]) -> DialE
             status,
             location: head
                 .header("location")
-                .map(|location| format!(" with a redirect to {}, which is not followed: check --web-socket-url", safe(location)))
+                .map(|location| {
+                    format!(" with a redirect to {}, which is not followed: check --web-socket-url", safe(location))
+                })
                 .unwrap_or_default(),
             body,
         },

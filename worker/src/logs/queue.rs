@@ -34,6 +34,11 @@ impl OutputBudget {
         Self::default()
     }
 
+    /// Whether the task's last line was dropped.
+    pub fn is_used_up(&self) -> bool {
+        self.share().dropped > 0
+    }
+
     /// How many lines were dropped since this was last said in the log; said now.
     pub(super) fn take_dropped(&self) -> u64 {
         std::mem::take(&mut self.share().dropped)
@@ -83,7 +88,7 @@ impl Queue {
             state.waiting.truncate(before);
             state.dropped += 1;
         }
-        self.wake(before, &state);
+        self.wake(before, state);
     }
 
     /// Adds what `format` writes for a task, or drops it when the task's share or the tasks' part is used up. `format` is
@@ -101,7 +106,7 @@ impl Queue {
             let used = share.used.saturating_add(added);
             if used <= TASK_SHARE / 2 && state.held() < OUTPUT_CAPACITY {
                 (share.used, share.dropped) = (used, 0);
-                self.wake(before, &state);
+                self.wake(before, state);
                 return;
             }
             state.waiting.truncate(before);
@@ -161,9 +166,12 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The writer sleeps only when nothing waits.
-    fn wake(&self, before: usize, state: &State) {
-        if before == 0 && !state.waiting.is_empty() {
+    /// The writer sleeps only when nothing waits. Woken with the lock held it would at once wait for that, and whoever logs
+    /// would wait for the processor.
+    fn wake(&self, before: usize, state: MutexGuard<'_, State>) {
+        let due = before == 0 && !state.waiting.is_empty();
+        drop(state);
+        if due {
             self.filled.notify_one();
         }
     }

@@ -285,17 +285,18 @@ mod tests {
     #[test]
     fn whole_numbers_stay_whole_in_json() {
         let source = "max: 18446744073709551615\nmin: -9223372036854775808\nbig: 9007199254740993\nmode: 0400\nf: 0.5\nl: [1, yes, null]\n";
-        assert_eq!(
-            parse(source).unwrap().to_json().unwrap().to_string(),
-            r#"{"big":9007199254740993,"f":0.5,"l":[1,"yes",null],"max":18446744073709551615,"min":-9223372036854775808,"mode":256}"#
-        );
+        let expected = serde_json::json!({
+            "max": u64::MAX, "min": i64::MIN, "big": 9_007_199_254_740_993_u64, "mode": 256, "f": 0.5,
+            "l": [1, "yes", null],
+        });
+        assert_eq!(parse(source).unwrap().to_json().unwrap(), expected);
     }
 
     #[test]
     fn merge_keys_and_aliases_are_followed() {
         let source = "base: &b {x: 1, y: 2}\nuse: {<<: *b, y: 3}\n";
-        let json = parse(source).unwrap().to_json().unwrap().to_string();
-        assert_eq!(json, r#"{"base":{"x":1,"y":2},"use":{"x":1,"y":3}}"#);
+        let expected = serde_json::json!({"base": {"x": 1, "y": 2}, "use": {"x": 1, "y": 3}});
+        assert_eq!(parse(source).unwrap().to_json().unwrap(), expected);
     }
 
     #[test]
