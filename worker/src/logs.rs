@@ -69,6 +69,12 @@ pub fn output_line(budget: &OutputBudget, task_id: &str, line: &[u8], cut: u64) 
     }
 }
 
+/// Whether [`output_line`] would take a line of this task now. Once it has dropped one, the answer is yes until it takes one
+/// again: whoever waits for room waits once and not for every line.
+pub fn has_room(budget: &OutputBudget) -> bool {
+    LOGGER.get().is_none_or(|logger| logger.queue.has_room(budget))
+}
+
 /// To be called when a task has written its last line for now: says how many lines were dropped, if any.
 pub fn output_end(budget: &OutputBudget, task_id: &str) {
     if let Some(logger) = LOGGER.get() {

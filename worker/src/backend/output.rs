@@ -1,6 +1,6 @@
 //! What a task writes, cut into lines for the log. Nothing is held for a task that is silent.
 
-use crate::logs::{MAX_LINE, OutputBudget, output_end, output_line};
+use crate::logs::{MAX_LINE, OutputBudget, has_room, output_end, output_line};
 
 /// The output of one task.
 #[derive(Debug)]
@@ -19,14 +19,15 @@ impl TaskOutput {
         Self { task_id: task_id.into(), budget: OutputBudget::new(), begun: Vec::new(), cut: 0 }
     }
 
-    /// Whether the task writes faster than its share of the log can take: its last line was dropped.
-    pub(super) fn is_flooding(&self) -> bool {
-        self.budget.is_used_up()
-    }
-
-    /// Logs every line that is complete now.
-    pub(super) fn write(&mut self, bytes: &[u8]) {
+    /// Logs every line that is complete now, as long as the log has room for it, and gives how many bytes that took. With
+    /// `lossy` it takes all, and the log counts what it has no room for.
+    pub(super) fn write(&mut self, bytes: &[u8], lossy: bool) -> usize {
+        let mut taken = 0;
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if !lossy && !has_room(&self.budget) {
+                break;
+            }
+            taken += piece.len();
             match piece.strip_suffix(b"\n") {
                 Some(line) if self.begun.is_empty() && self.cut == 0 => self.log(line, 0),
                 Some(rest) => {
@@ -36,6 +37,7 @@ impl TaskOutput {
                 None => self.begin(piece),
             }
         }
+        taken
     }
 
     /// Logs what stands after the last line break: no more is to come.

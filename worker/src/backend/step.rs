@@ -19,8 +19,13 @@ use crate::runtime::{Command, Exit, Process, Runtime, Signal, Tree};
 
 /// How much output is read at once. One buffer per thread, not per task: most tasks are silent most of the time.
 const CHUNK: usize = 32 << 10;
-/// How long a task that floods its output has to wait until more of it is read: some 6 MiB a second.
-const FLOOD_PAUSE: Duration = Duration::from_millis(5);
+/// How long a task waits when it has used up its share of the log: with that share, some 4 MiB of log a second. More would
+/// fill any disk, and take the processor from others.
+const SHARE_PAUSE: Duration = Duration::from_millis(2);
+/// After how many such waits in a row the log is stuck, and lines are dropped instead.
+const MOST_PAUSES: u32 = 50;
+/// How long a task waits that writes faster than it is read, with or without line breaks: 64 MiB a second at most.
+const CHUNK_PAUSE: Duration = Duration::from_micros(500);
 /// How long the last output of a task may take to be read after its last process ended.
 const LAST_OUTPUT_LIMIT: Duration = Duration::from_secs(1);
 /// How long killed processes may take to die before the worker goes on without them.
@@ -171,15 +176,24 @@ async fn read_lines<R: Runtime>(runtime: &R, mut pipe: impl AsyncRead + Unpin, m
             BUFFER.with_borrow_mut(|buffer| {
                 buffer.resize(CHUNK, 0);
                 let Poll::Ready(read) = Pin::new(&mut pipe).poll_read(cx, buffer) else { return Poll::Pending };
-                Poll::Ready(read.inspect(|length| output.write(buffer.get(..*length).unwrap_or_default())))
+                Poll::Ready(read.map(|length| {
+                    let bytes = buffer.get(..length).unwrap_or_default();
+                    let taken = output.write(bytes, false);
+                    (length, bytes.get(taken..).unwrap_or_default().to_vec())
+                }))
             })
         });
-        if !matches!(read.await, Ok(1..)) {
-            break;
+        let Ok((length @ 1.., mut rest)) = read.await else { break };
+        let mut pauses = 0;
+        while !rest.is_empty() {
+            runtime.sleep_until(runtime.now().plus(SHARE_PAUSE)).await;
+            pauses += 1;
+            let taken = output.write(&rest, pauses > MOST_PAUSES);
+            pauses = if taken > 0 { 0 } else { pauses };
+            rest.drain(..taken);
         }
-        if output.is_flooding() {
-            // What it writes is lost already. Reading it slowly makes it write slowly, and leaves the processor to others.
-            runtime.sleep_until(runtime.now().plus(FLOOD_PAUSE)).await;
+        if length == CHUNK {
+            runtime.sleep_until(runtime.now().plus(CHUNK_PAUSE)).await;
         } else {
             futures_lite::future::yield_now().await;
         }

@@ -34,11 +34,6 @@ impl OutputBudget {
         Self::default()
     }
 
-    /// Whether the task's last line was dropped.
-    pub fn is_used_up(&self) -> bool {
-        self.share().dropped > 0
-    }
-
     /// How many lines were dropped since this was last said in the log; said now.
     pub(super) fn take_dropped(&self) -> u64 {
         std::mem::take(&mut self.share().dropped)
@@ -114,6 +109,15 @@ impl Queue {
         // The share counts as used up even if a shorter line would still fit: the log has one gap then and not many.
         share.used = TASK_SHARE / 2;
         share.dropped += 1;
+    }
+
+    /// Whether the next line of a task would be taken, or one before it was dropped already and nobody waits any more.
+    pub fn has_room(&self, budget: &OutputBudget) -> bool {
+        let share = budget.share();
+        let state = self.lock();
+        let used = if share.batch == state.batch { share.used } else { 0 };
+        // A quarter of what may wait is left for the longest line there is.
+        share.dropped > 0 || (used < TASK_SHARE / 8 && state.held() < OUTPUT_CAPACITY / 4 * 3)
     }
 
     /// Waits until everything is written, for at most `timeout`; false when it was not.
