@@ -16,7 +16,7 @@ pub(super) fn log(notice: Notice) {
             info!(unproven_ends, "connected; sending again what the server may not have received");
         }
         Notice::DialFailed { cause, retry_in } => {
-            warn!(retry_in = %rounded(retry_in), "cannot connect: {cause}");
+            warn!(retry_in = %rounded(retry_in), "dial failed: {cause}");
         }
         Notice::Disconnected { cause, retry_in } => {
             warn!(retry_in = %rounded(retry_in), "disconnected: {cause}");
