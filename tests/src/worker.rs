@@ -330,14 +330,15 @@ impl Worker {
         Scrape::parse(&self.scrape_text())
     }
 
-    /// Scrapes until a series has this value.
+    /// Scrapes until a series has this value. Gives the scrape after that: one is taken series by series, so that the first
+    /// may have seen only the half of what happened together.
     pub fn wait_for_metric(&self, sample: &str, labels: &[(&str, &str)], value: f64) -> Scrape {
         let deadline = Instant::now() + BOUND;
         loop {
             let scrape = self.scrape();
             let now = scrape.value(sample, labels);
             if (now - value).abs() < f64::EPSILON {
-                return scrape;
+                return self.scrape();
             }
             assert!(Instant::now() < deadline, "{sample} {labels:?} is {now}, not {value}");
         }

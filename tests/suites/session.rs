@@ -77,8 +77,7 @@ fn lost_connection_is_dialled_again_and_counted() {
         }
         let reason = [("reason", "remote_close")];
         scene.worker.wait_for_metric("oz_worker_websocket_reconnects_total", &reason, f64::from(lost));
-        // The next dial waits in the listener's backlog: it is not established before it is answered. Another scrape,
-        // because one is taken series by series and may have seen the end of the connection half-way.
+        // The next dial waits in the listener's backlog: it is not established before it is answered.
         scene.worker.wait_for_metric("oz_worker_connected", &[], 0.0);
         scene.accept_again();
         scene.worker.wait_for_metric("oz_worker_connected", &[], 1.0);
