@@ -83,6 +83,14 @@ fn largest_frame_is_taken() {
     scene.session.expect("task_completed");
 }
 
+/// The worker closes with 1009, comes back, and works.
+fn is_closed_as_too_large(scene: &mut Scene) {
+    assert_eq!(scene.session.expect_close(), Some(1009));
+    scene.session.hang_up();
+    scene.accept_again();
+    scene.still_works("T1");
+}
+
 #[test]
 fn frame_over_16_mib_closes_with_1009() {
     let mut scene = Scene::new();
@@ -91,10 +99,7 @@ fn frame_over_16_mib_closes_with_1009() {
     frame.extend((MAX_FRAME as u64 + 1).to_be_bytes());
     frame.extend(vec![b' '; 64 << 10]);
     scene.session.raw(&frame);
-    assert_eq!(scene.session.expect_close(), Some(1009));
-    scene.session.hang_up();
-    scene.accept_again();
-    scene.still_works("T1");
+    is_closed_as_too_large(&mut scene);
 }
 
 #[test]
@@ -108,10 +113,7 @@ fn message_over_16_mib_in_fragments_closes_with_1009() {
         frame.extend(&part);
         scene.session.raw(&frame);
     }
-    assert_eq!(scene.session.expect_close(), Some(1009));
-    scene.session.hang_up();
-    scene.accept_again();
-    scene.still_works("T1");
+    is_closed_as_too_large(&mut scene);
 }
 
 #[test]

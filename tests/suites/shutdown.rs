@@ -22,6 +22,15 @@ fn goes_cleanly(scene: &mut Scene) {
     assert_eq!(scene.worker.exit().code(), Some(0));
 }
 
+/// Asks the worker to stop while T1 runs, which has heard of it and goes on until its gate is opened.
+fn stop_while_a_task_takes_its_time(scene: &mut Scene) {
+    let script = "trap 'say asked; gate; exit 0' TERM; say started; while :; do sleep 600 & wait; done";
+    scene.claim(&Assignment::new("T1").run(script));
+    scene.agent.wait_for("T1", "started");
+    scene.worker.signal(Signal::TERM);
+    scene.agent.wait_for("T1", "asked");
+}
+
 #[test]
 fn idle_worker_closes_with_1000_and_exits_0() {
     for signal in [Signal::TERM, Signal::INT] {
@@ -56,13 +65,7 @@ fn running_tasks_are_stopped_and_reported() {
 #[test]
 fn assignments_that_still_arrive_are_rejected() {
     let mut scene = Scene::new();
-    scene.claim(
-        &Assignment::new("T1")
-            .run("trap 'say asked; gate; exit 0' TERM; say started; while :; do sleep 600 & wait; done"),
-    );
-    scene.agent.wait_for("T1", "started");
-    scene.worker.signal(Signal::TERM);
-    scene.agent.wait_for("T1", "asked");
+    stop_while_a_task_takes_its_time(&mut scene);
     scene.session.send(Assignment::new("T2").run("say started"));
     assert_eq!(scene.session.expect("task_rejected"), json!({"task_id": "T2", "reason": "worker is shutting down"}));
     scene.agent.open_gate();
@@ -147,13 +150,7 @@ fn unacknowledged_end_holds_the_worker_no_longer_than_its_bound() {
 #[test]
 fn end_that_was_lost_with_its_connection_is_delivered_before_the_worker_goes() {
     let mut scene = Scene::new();
-    scene.claim(
-        &Assignment::new("T1")
-            .run("trap 'say asked; gate; exit 0' TERM; say started; while :; do sleep 600 & wait; done"),
-    );
-    scene.agent.wait_for("T1", "started");
-    scene.worker.signal(Signal::TERM);
-    scene.agent.wait_for("T1", "asked");
+    stop_while_a_task_takes_its_time(&mut scene);
     scene.session.reset();
     scene.agent.open_gate();
     scene.accept_again();

@@ -2,6 +2,11 @@
 
 use std::fmt::Write;
 
+/// The text with a question mark for every control character: for a name or a value that is only repeated.
+pub fn masked(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
 /// The text with every control character escaped, so that it stays one line and moves no cursor.
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());

@@ -10,6 +10,7 @@ use super::backend::{Backend, Command, Direct, Docker, Kubernetes};
 use super::program::{ProgramError, find_program};
 use super::secret::ApiKey;
 use super::{Refusal, Settings, duration};
+use crate::text::masked;
 
 /// Why this host cannot run the direct backend.
 #[derive(Debug, thiserror::Error)]
@@ -105,8 +106,7 @@ struct Report(String);
 impl Report {
     fn line(&mut self, name: &str, value: &str) {
         // A value never breaks its line, and never reaches the terminal as a command.
-        let value: String = value.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        let _ = writeln!(self.0, "  {name:<20} {value}");
+        let _ = writeln!(self.0, "  {name:<20} {}", masked(value));
     }
 
     fn detail(&mut self, name: &str, value: Option<&str>) {

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::suggest::{hint, quoted};
 use super::yaml::{Entry, Node, Position, Value};
+use crate::text::masked;
 
 /// A mapping's keys by the path of the mapping: the whole vocabulary of a file.
 pub type Vocabulary = [(&'static str, &'static [&'static str])];
@@ -44,7 +45,7 @@ impl<'a> Findings<'a> {
 
 /// One line about a place in a file, in the form that editors and terminals make clickable.
 pub fn line(path: &Path, at: Option<Position>, text: &str) -> String {
-    let shown: String = path.display().to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    let shown = masked(&path.display().to_string());
     match at {
         Some(Position { line, column }) => format!("{shown}:{line}:{column}: {text}"),
         None => format!("{shown}: {text}"),
