@@ -1,7 +1,5 @@
 //! The catalogue of `docs/metrics.md` as OpenTelemetry instruments, each series bound before the first event.
 
-use std::sync::Arc;
-
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundCounter, BoundGauge, BoundHistogram, BoundUpDownCounter, Counter, Meter};
 use opentelemetry_sdk::metrics::{Aggregation, Instrument, InstrumentKind, Stream};
@@ -16,13 +14,9 @@ const DURATION_BOUNDS: [f64; 16] =
 /// The most series one instrument has. The SDK's own limit of 2,000 makes it reserve 130 KiB per instrument and reader.
 const SERIES_LIMIT: usize = FailurePhase::ALL.len() * FailureReason::ALL.len();
 
-/// Counts events. Cheap to clone; a record is a handful of atomic writes, whoever exports.
-#[derive(Debug, Clone)]
-pub struct Recorder(Option<Arc<Instruments>>);
-
 /// One handle per series. A list is indexed by its label's enum, `task_failures` by phase and then reason.
 #[derive(Debug)]
-struct Instruments {
+pub(crate) struct Instruments {
     connected: BoundGauge<u64>,
     tasks_active: BoundUpDownCounter<i64>,
     tasks_claimed: BoundCounter<u64>,
@@ -33,28 +27,10 @@ struct Instruments {
     reconnects: Box<[BoundCounter<u64>]>,
 }
 
-impl Recorder {
-    /// A recorder that counts nothing.
-    pub const fn disabled() -> Self {
-        Self(None)
-    }
-
+impl Instruments {
     /// Makes every instrument and every one of its series.
     pub(crate) fn new(meter: &Meter, identity: &Identity) -> Self {
         describe_worker(meter, identity);
-        Self(Some(Arc::new(Instruments::new(meter))))
-    }
-
-    /// Counts one event. Takes no lock that an exporter holds for longer than a copy, and never allocates.
-    pub fn record(&self, event: MetricEvent) {
-        if let Some(instruments) = &self.0 {
-            instruments.record(event);
-        }
-    }
-}
-
-impl Instruments {
-    fn new(meter: &Meter) -> Self {
         let connected = meter
             .u64_gauge("oz_worker_connected")
             .with_description("1 while the worker has an established connection to the server, else 0")
@@ -119,7 +95,8 @@ impl Instruments {
         }
     }
 
-    fn record(&self, event: MetricEvent) {
+    /// Counts one event.
+    pub(crate) fn record(&self, event: MetricEvent) {
         match event {
             MetricEvent::Connected => self.connected.record(1),
             MetricEvent::Disconnected => self.connected.record(0),

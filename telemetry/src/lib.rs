@@ -26,13 +26,14 @@ mod http;
 mod instruments;
 mod otlp;
 mod problem;
+mod recorder;
 mod resource;
 mod scrape;
 mod server;
 mod settings;
 
 use std::net::TcpListener;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -43,12 +44,13 @@ use prometheus::Registry;
 use tracing::{error, info, warn};
 
 use crate::console::Console;
+use crate::instruments::Instruments;
 use crate::otlp::Push;
 use crate::problem::Problem;
 use crate::server::Server;
 use crate::settings::{Prometheus, Settings};
 
-pub use crate::instruments::Recorder;
+pub use crate::recorder::Recorder;
 
 /// Who the metrics are about.
 #[derive(Debug, Clone)]
@@ -106,7 +108,8 @@ pub fn start(identity: &Identity, env: impl Fn(&str) -> Option<String>) -> (Reco
     }
 
     let provider = readers.provider.build();
-    let recorder = Recorder::new(&provider.meter("oz-agent-worker"), identity);
+    let instruments = Instruments::new(&provider.meter("oz-agent-worker"), identity);
+    let recorder = Recorder { instruments: Some(Arc::new(instruments)) };
     // Only now, so that the first scrape finds every series.
     let server = endpoint.and_then(|(listener, registry)| serve(listener, registry));
     (recorder, Telemetry { provider: Some(provider), server })

@@ -126,7 +126,10 @@ impl<R: Runtime> RunLoop<R> {
             }
             Output::CancelDispatched { task_id, execution_id } => self.cancel_dispatched(task_id, execution_id),
             Output::Metric(event) => self.recorder.record(event),
-            Output::Notice(notice) => notices::log(notice),
+            Output::Notice(notice) => {
+                self.recorder.note(&notice);
+                notices::log(notice);
+            }
             Output::Exit => {}
         }
     }

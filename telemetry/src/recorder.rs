@@ -1,0 +1,32 @@
+//! What the run loop holds of telemetry: where each event and each notice goes.
+
+use std::sync::Arc;
+
+use oz_worker_core::Notice;
+use oz_worker_core::metrics::MetricEvent;
+
+use crate::instruments::Instruments;
+
+/// Takes down what happens. Cheap to clone, and cheap to tell: whoever exports does so on a thread of its own.
+#[derive(Debug, Clone, Default)]
+pub struct Recorder {
+    pub(crate) instruments: Option<Arc<Instruments>>,
+}
+
+impl Recorder {
+    /// A recorder that takes nothing down.
+    pub const fn disabled() -> Self {
+        Self { instruments: None }
+    }
+
+    /// Counts one event: a handful of atomic writes. Takes no lock that an exporter holds for longer than a copy, and
+    /// never allocates.
+    pub fn record(&self, event: MetricEvent) {
+        if let Some(instruments) = &self.instruments {
+            instruments.record(event);
+        }
+    }
+
+    /// Hears what a person is told, before the log does.
+    pub const fn note(&self, _notice: &Notice) {}
+}
