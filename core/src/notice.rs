@@ -31,6 +31,17 @@ pub enum Notice {
     },
     /// A frame was ignored.
     BadFrame(BadFrame),
+    /// An assignment names its task and cannot be understood otherwise.
+    MalformedAssignment {
+        /// Which task.
+        task_id: String,
+        /// The payload's size in bytes.
+        size: usize,
+        /// What is wrong with it; never any of the payload's values.
+        problem: String,
+        /// Whether the task was answered as failed. It is not when it is active, or was rejected, or its end is on its way.
+        is_answered: bool,
+    },
     /// A task took a slot.
     Claimed {
         /// Which task.
@@ -42,14 +53,18 @@ pub enum Notice {
         /// The number of tasks that hold a slot now.
         active: usize,
     },
-    /// An assignment was declined. For lack of a slot: the first of a row; the metrics count every one.
+    /// An assignment was declined.
     Rejected {
         /// Which task.
         task_id: String,
+        /// Its title; empty when the assignment cannot be understood.
+        title: String,
         /// Why.
         reason: RejectReason,
         /// The number of tasks that hold a slot.
         active: usize,
+        /// Whether it is one more of a row that is declined for lack of a slot. A person is told of the first only.
+        is_repeated: bool,
     },
     /// A task was assigned that the worker has already; it was not started again.
     AssignedAgain {

@@ -178,8 +178,9 @@ impl Worker {
             Ok(ServerMessage::TaskAssignment(assignment)) => return self.on_assignment(now, &assignment, text),
             Ok(ServerMessage::TaskCancellation { task_id }) => return self.on_cancellation(&task_id),
             Err(DecodeError::MalformedAssignment { task_id, execution_id, problem }) => {
-                self.on_malformed_assignment(now, &task_id, execution_id.as_deref(), &problem);
-                (Some("task_assignment".to_owned()), problem)
+                let is_answered = self.on_malformed_assignment(now, &task_id, execution_id.as_deref(), &problem);
+                let (task_id, size) = (task_id.into_owned(), text.len());
+                return self.notice(Notice::MalformedAssignment { task_id, size, problem, is_answered });
             }
             Err(DecodeError::Malformed { message_type, problem }) => (Some(message_type.to_owned()), problem),
             Err(DecodeError::NotJson) => (None, "it is not a JSON object".to_owned()),
@@ -195,7 +196,7 @@ impl Worker {
             return if task.execution_id.as_deref() == execution_id {
                 self.claim_again(now, task_id, execution_id);
             } else {
-                self.reject(now, task_id, RejectReason::AlreadyRunning);
+                self.reject(now, task_id, assignment.title(), RejectReason::AlreadyRunning);
             };
         }
         // A run whose end the server does not have yet, or that a remote runtime has, is the same run assigned again.
@@ -208,7 +209,7 @@ impl Worker {
             return self.claim_again(now, task_id, execution_id);
         }
         if let Some(reason) = self.cannot_take() {
-            return self.reject(now, task_id, reason);
+            return self.reject(now, task_id, assignment.title(), reason);
         }
         if ended == Some(false) {
             // The server has moved on: the old end must not end the new run.
@@ -278,7 +279,7 @@ impl Worker {
         self.notice(Notice::AssignedAgain { task_id: task_id.into() });
     }
 
-    fn reject(&mut self, now: Instant, task_id: &str, reason: RejectReason) {
+    fn reject(&mut self, now: Instant, task_id: &str, title: &str, reason: RejectReason) {
         let text = match reason {
             RejectReason::AtCapacity => "worker at maximum concurrency",
             RejectReason::ShuttingDown => "worker is shutting down",
@@ -288,20 +289,27 @@ impl Worker {
         let message = WorkerMessage::TaskRejected { task_id: task_id.to_owned(), reason: text };
         self.send(now, Frame::Text(message.encode()));
         self.metric(MetricEvent::TaskRejected(reason));
-        let told_already = reason == RejectReason::AtCapacity && self.saturated;
+        let is_repeated = reason == RejectReason::AtCapacity && self.saturated;
         self.saturated |= reason == RejectReason::AtCapacity;
-        if !told_already {
-            self.notice(Notice::Rejected { task_id: task_id.into(), reason, active: self.tasks.len() });
-        }
+        let (task_id, title, active) = (task_id.into(), title.into(), self.tasks.len());
+        self.notice(Notice::Rejected { task_id, title, reason, active, is_repeated });
     }
 
-    fn on_malformed_assignment(&mut self, now: Instant, task_id: &str, execution_id: Option<&str>, problem: &str) {
+    /// Gives whether the task was answered as failed.
+    fn on_malformed_assignment(
+        &mut self,
+        now: Instant,
+        task_id: &str,
+        execution_id: Option<&str>,
+        problem: &str,
+    ) -> bool {
         // An answer would end the run that is active, or the one whose end is on its way.
         if self.tasks.contains_key(task_id) || self.outbox.end_of(task_id).is_some() {
-            return;
+            return false;
         }
         if let Some(reason) = self.cannot_take() {
-            return self.reject(now, task_id, reason);
+            self.reject(now, task_id, "", reason);
+            return false;
         }
         self.metric(MetricEvent::TaskFailure { phase: FailurePhase::Assignment, reason: FailureReason::Unknown });
         let failed = WorkerMessage::TaskFailed {
@@ -311,6 +319,7 @@ impl Worker {
             exit_code: 0,
         };
         self.post(now, execution_id, failed);
+        true
     }
 
     fn on_cancellation(&mut self, task_id: &str) {

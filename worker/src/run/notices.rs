@@ -25,11 +25,18 @@ pub(super) fn log(notice: Notice) {
             warn!(message_type, size, "ignored a frame: {problem}");
         }
         Notice::BadFrame(BadFrame { message_type: None, size, problem }) => warn!(size, "ignored a frame: {problem}"),
+        Notice::MalformedAssignment { task_id, size, problem, is_answered: true } => {
+            warn!(task_id, size, "answered an assignment with task_failed: {problem}");
+        }
+        Notice::MalformedAssignment { task_id, size, problem, is_answered: false } => {
+            warn!(task_id, size, "ignored an assignment: {problem}");
+        }
         Notice::Claimed { task_id, execution_id, title, active } => {
             let execution_id = execution_id.unwrap_or_default();
             info!(task_id, execution_id, title, active, "task claimed");
         }
-        Notice::Rejected { task_id, reason, active } => {
+        Notice::Rejected { is_repeated: true, .. } => {}
+        Notice::Rejected { task_id, reason, active, .. } => {
             info!(task_id, reason = reason.as_str(), active, "task rejected");
         }
         Notice::AssignedAgain { task_id } => {
