@@ -20,7 +20,7 @@ use atomic_waker::AtomicWaker;
 use futures_lite::StreamExt;
 use futures_lite::future::block_on;
 use oz_worker::Runtime;
-use oz_worker::host::{Owner, Processes, Tree};
+use oz_worker::host::{HostFiles, Owner, Processes, Tree};
 use oz_worker::runtime::{Command, StopSignals};
 use oz_worker_core::time::Instant;
 use rustix::time::{ClockId, clock_gettime};
@@ -70,6 +70,7 @@ impl Runtime for Smol {
     type Stream = Async<TcpStream>;
     type Process = Process;
     type Tree = Tree;
+    type Files = HostFiles;
     type StopSignals = Signals;
 
     fn now(&self) -> Instant {
@@ -120,6 +121,10 @@ impl Runtime for Smol {
 
     fn release(&self) {
         self.processes.close();
+    }
+
+    fn files(&self) -> HostFiles {
+        HostFiles
     }
 
     fn tree(&self) -> Tree {

@@ -89,10 +89,7 @@ pub fn start(identity: &Identity, env: impl Fn(&str) -> Option<String>) -> (Reco
     let (resource, problem) = resource::resource(identity, &env);
     problem.unwrap_or_else(|problem| report(&problem));
 
-    let mut readers = Readers {
-        provider: SdkMeterProvider::builder().with_resource(resource).with_view(instruments::view),
-        count: 0,
-    };
+    let mut readers = Readers { provider: SdkMeterProvider::builder().with_resource(resource), count: 0 };
     let endpoint = settings.prometheus.and_then(|prometheus| readers.serve(&prometheus));
     // Before OTLP: readers shut down in this order, and a collector that hangs must not cost the console its last export.
     if settings.console {
@@ -107,12 +104,18 @@ pub fn start(identity: &Identity, env: impl Fn(&str) -> Option<String>) -> (Reco
         return (Recorder::disabled(), Telemetry::default());
     }
 
-    let provider = readers.provider.build();
-    let instruments = Instruments::new(&provider.meter("oz-agent-worker"), identity);
-    let recorder = Recorder { instruments: Some(Arc::new(instruments)) };
+    let (recorder, provider) = recorder(readers.provider, identity);
     // Only now, so that the first scrape finds every series.
     let server = endpoint.and_then(|(listener, registry)| serve(listener, registry));
     (recorder, Telemetry { provider: Some(provider), server })
+}
+
+/// A recorder over instruments of its own, for the readers that `provider` was given: what [`start`] makes, without the
+/// variables and the threads. The instruments live as long as the provider that is given back.
+pub fn recorder(provider: MeterProviderBuilder, identity: &Identity) -> (Recorder, SdkMeterProvider) {
+    let provider = provider.with_view(instruments::view).build();
+    let instruments = Instruments::new(&provider.meter("oz-agent-worker"), identity);
+    (Recorder { instruments: Some(Arc::new(instruments)) }, provider)
 }
 
 impl Telemetry {

@@ -4,6 +4,7 @@
 //! the readability of a file descriptor has all it needs: [`Child`] is one (see its documentation).
 
 mod cgroup;
+mod files;
 mod leftovers;
 mod owner;
 mod proc;
@@ -13,6 +14,7 @@ mod spawn;
 mod tree;
 mod workspaces;
 
+pub use files::HostFiles;
 pub use owner::Owner;
 pub use process::{Child, Options, Processes};
 pub use spawn::StartError;

@@ -1,4 +1,4 @@
-//! What the worker asks of a runtime: byte streams, timers, tasks, processes, signals, blocking work.
+//! What the worker asks of a runtime: byte streams, timers, tasks, processes, files, signals, blocking work.
 //!
 //! It is as low as it can be. TLS, WebSocket, HTTP, the run loop and the backends are written once above it, so that two
 //! runtimes share them and a simulator can carry the same bytes.
@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures_io::{AsyncRead, AsyncWrite};
 use oz_worker_core::time::Instant;
@@ -22,6 +22,8 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     type Process: Process;
     /// All processes of one task.
     type Tree: Tree;
+    /// The file system in which tasks run.
+    type Files: Files;
     /// The signals that ask the worker to stop.
     type StopSignals: StopSignals;
 
@@ -68,6 +70,9 @@ pub trait Runtime: Clone + Send + Sync + 'static {
 
     /// Gives back to this machine what [`adopt`](Self::adopt) took from it. Called once, when all tasks have ended.
     fn release(&self);
+
+    /// The file system in which tasks run.
+    fn files(&self) -> Self::Files;
 
     /// A place for the processes of one task, empty.
     fn tree(&self) -> Self::Tree;
@@ -159,6 +164,59 @@ pub trait Tree: Send + Sync + 'static {
 
     /// Sends SIGKILL to everything in it, once. To be repeated until [`is_empty`](Self::is_empty).
     fn kill(&self);
+}
+
+/// A file system, as far as the worker needs one for its tasks. Every call waits for the disk; only
+/// [`remove`](Self::remove) may take long.
+///
+/// Each method's error is what the operating system says.
+#[allow(clippy::missing_errors_doc)]
+pub trait Files: Clone + Send + Sync + 'static {
+    /// Makes a directory with mode 0700, whatever the umask is.
+    fn make_private(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes a directory and those above it, as far as they are not there.
+    fn make_all(&self, path: &Path) -> io::Result<()>;
+
+    /// Gives an existing directory mode 0700.
+    fn set_private(&self, path: &Path) -> io::Result<()>;
+
+    /// Renames, and replaces nothing: [`io::ErrorKind::AlreadyExists`]. [`io::ErrorKind::Unsupported`] on a file system
+    /// that cannot do so in one step.
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// What is at `path`; no link is followed.
+    fn kind(&self, path: &Path) -> io::Result<PathKind>;
+
+    /// The names in a directory.
+    fn names(&self, path: &Path) -> io::Result<Vec<OsString>>;
+
+    /// What [`set_mark`](Self::set_mark) wrote; none when there is none or it cannot be read.
+    fn mark(&self, path: &Path) -> Option<String>;
+
+    /// Marks a directory as a worker's. [`io::ErrorKind::Unsupported`] on a file system that cannot.
+    fn set_mark(&self, path: &Path, mark: &str) -> io::Result<()>;
+
+    /// Removes a directory that is empty.
+    fn remove_empty(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes a directory with all that is in it. That there is none is not an error.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// The bytes of a file, or none when there is no such file. An error when it is no regular file, or larger than
+    /// `largest` bytes.
+    fn read(&self, path: &Path, largest: u64) -> io::Result<Option<Vec<u8>>>;
+}
+
+/// What a path names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathKind {
+    /// A directory of our own user.
+    OurDirectory,
+    /// A directory of the user with this number.
+    OthersDirectory(u32),
+    /// Anything else.
+    Other,
 }
 
 /// The stream of signals that ask the worker to stop.

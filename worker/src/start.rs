@@ -19,7 +19,7 @@ use crate::host::{Owner, Workspaces};
 use crate::link::{Link, Target};
 use crate::logs;
 use crate::run::RunLoop;
-use crate::runtime::Runtime;
+use crate::runtime::{Files, Runtime};
 use crate::settings::{About, Invocation, Refusal, Settings, backend, check, from_args};
 
 /// The version that the program reports, in `--version`, metrics and requests.
@@ -135,7 +135,8 @@ impl<R: Runtime> Prepared<R> {
             Err(error) => warn!("cannot find every process that a task leaves running: {error}"),
         }
         let url = settings.dial_url();
-        let target = Target::new(&url, settings.api_key.clone()).ok_or("--web-socket-url cannot be dialled")?;
+        let target = Target::new(&url, settings.api_key.clone(), |name| std::env::var(name).ok());
+        let target = target.ok_or("--web-socket-url cannot be dialled")?;
         let signals = runtime.stop_signals().map_err(|error| format!("cannot listen for signals: {error}"))?;
         Ok(Self {
             backend: make_backend(runtime, settings, &owner)?,
@@ -155,7 +156,7 @@ fn make_backend<R: Runtime>(runtime: &R, settings: &Settings, owner: &Owner) -> 
             Ok(Backend::Direct(DirectBackend {
                 runtime: runtime.clone(),
                 oz,
-                workspaces: workspaces(root, owner, settings.cleanup),
+                workspaces: workspaces(runtime.files(), root, owner, settings.cleanup),
                 target_dir: direct.target_dir.clone(),
                 setup_command: direct.setup_command.clone(),
                 teardown_command: direct.teardown_command.clone(),
@@ -174,6 +175,7 @@ fn make_backend<R: Runtime>(runtime: &R, settings: &Settings, owner: &Owner) -> 
                 dispatch_timeout: command.dispatch_timeout,
                 server_root_url: settings.server_root_url.clone(),
                 worker_id: settings.worker_id.clone(),
+                cwd: std::env::current_dir().unwrap_or_else(|_| "/".into()),
                 env: host_env.into_iter().chain(configured).collect(),
             }))
         }
@@ -185,8 +187,8 @@ fn make_backend<R: Runtime>(runtime: &R, settings: &Settings, owner: &Owner) -> 
 }
 
 /// The workspaces below `root`; with `cleanup`, those that a crash left behind are removed.
-fn workspaces(root: &Path, owner: &Owner, cleanup: bool) -> Workspaces {
-    let workspaces = Workspaces::new(root, owner.clone());
+fn workspaces<F: Files>(files: F, root: &Path, owner: &Owner, cleanup: bool) -> Workspaces<F> {
+    let workspaces = Workspaces::new(files, root, owner.clone());
     if !cleanup {
         return workspaces;
     }

@@ -4,14 +4,14 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use oz_worker::host::{Owner, Workspaces};
+use oz_worker::host::{HostFiles, Owner, Workspaces};
 use rustix::fs::Mode;
 
 #[test]
 fn a_workspace_is_private_and_usable_whatever_the_umask() {
     let root = std::env::temp_dir().join(format!("oz-worker-umask-{}", std::process::id()));
     fs::create_dir_all(&root).unwrap();
-    let workspaces = Workspaces::new(&root, Owner::new("umask"));
+    let workspaces = Workspaces::new(HostFiles, &root, Owner::new("umask"));
     for umask in [0, 0o022, 0o077, 0o277, 0o777] {
         let before = rustix::process::umask(Mode::from_raw_mode(umask));
         let workspace = workspaces.create("task");

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::future::Future;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_lite::{AsyncWriteExt, FutureExt};
@@ -33,6 +34,8 @@ pub struct CommandBackend<R: Runtime> {
     pub server_root_url: String,
     /// `--worker-id`.
     pub worker_id: String,
+    /// The working directory of both commands.
+    pub cwd: PathBuf,
     /// The environment of both commands: the worker's own, then the configured one.
     pub env: Vec<(OsString, OsString)>,
 }
@@ -161,7 +164,7 @@ impl<R: Runtime> CommandBackend<R> {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), script.into()],
             env,
-            cwd: std::env::current_dir().unwrap_or_else(|_| "/".into()),
+            cwd: self.cwd.clone(),
             input: true,
         }
     }

@@ -1,6 +1,7 @@
 //! Backend `direct`: the agent as a process of this host, in a workspace of its own.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use oz_worker_core::{Failure, Outcome, TaskEnd};
 use super::step::{InWords, Step, StepEnd, Steps};
 use super::{Stop, ended, failed};
 use crate::host::{Origin, Workspace, Workspaces};
-use crate::runtime::{Command, Exit, Runtime};
+use crate::runtime::{Command, Exit, Files, Runtime};
 
 /// What the agent gets from the worker's own environment.
 const PASSED_ON: [&str; 3] = ["HOME", "TMPDIR", "PATH"];
@@ -25,7 +26,7 @@ pub struct DirectBackend<R: Runtime> {
     /// The agent's program.
     pub oz: PathBuf,
     /// Where each task gets a directory of its own: its workspace, or with `target_dir` a private one for its settings.
-    pub workspaces: Workspaces,
+    pub workspaces: Workspaces<R::Files>,
     /// The one directory in which all tasks run, when the operator chose one.
     pub target_dir: Option<PathBuf>,
     /// For `/bin/sh -c` before the agent.
@@ -41,9 +42,9 @@ pub struct DirectBackend<R: Runtime> {
 }
 
 /// Where a task runs.
-struct Place {
+struct Place<F> {
     /// The task's own directory: its workspace, or the private one beside a shared `target_dir`.
-    own: Workspace,
+    own: Workspace<F>,
     /// The working directory.
     cwd: PathBuf,
 }
@@ -78,7 +79,7 @@ impl<R: Runtime> DirectBackend<R> {
         TaskEnd { outcome, cleanup }
     }
 
-    fn place(&self, task_id: &str) -> Result<Place, String> {
+    fn place(&self, task_id: &str) -> Result<Place<R::Files>, String> {
         let own = match self.target_dir {
             None => self.workspaces.create(task_id),
             Some(_) => self.workspaces.create_private(),
@@ -92,7 +93,13 @@ impl<R: Runtime> DirectBackend<R> {
         Ok(Place { own, cwd })
     }
 
-    async fn set_up_and_run(&self, spec: TaskSpec, place: &Place, steps: &mut Steps<'_, R>, stop: &Stop) -> Outcome {
+    async fn set_up_and_run(
+        &self,
+        spec: TaskSpec,
+        place: &Place<R::Files>,
+        steps: &mut Steps<'_, R>,
+        stop: &Stop,
+    ) -> Outcome {
         let mut from_setup = Env::new();
         if let Some(script) = &self.setup_command {
             let command = self.script(script, place, &spec);
@@ -107,7 +114,7 @@ impl<R: Runtime> DirectBackend<R> {
                     return failed(FailureReason::SetupCommand, format!("cannot run the setup command: {error}"));
                 }
             }
-            match read_environment_file(&environment_file(place)) {
+            match read_environment_file(&self.runtime.files(), &environment_file(place)) {
                 Ok(env) => from_setup = env,
                 Err(message) => return failed(FailureReason::SetupCommand, message),
             }
@@ -131,7 +138,7 @@ impl<R: Runtime> DirectBackend<R> {
     }
 
     /// The agent, with nothing of the worker's environment but what it needs to find itself.
-    fn agent(&self, spec: TaskSpec, from_setup: Env, place: &Place) -> Command {
+    fn agent(&self, spec: TaskSpec, from_setup: Env, place: &Place<R::Files>) -> Command {
         let host = self.host_env.iter().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)).cloned();
         let own = own_variables(place, spec.harness.as_deref());
         let task = spec.env.into_iter().map(|(name, value)| (name.into(), value.into()));
@@ -145,7 +152,7 @@ impl<R: Runtime> DirectBackend<R> {
     }
 
     /// A setup or teardown command: the operator's own, so it gets the worker's environment.
-    fn script(&self, script: &str, place: &Place, spec: &TaskSpec) -> Command {
+    fn script(&self, script: &str, place: &Place<R::Files>, spec: &TaskSpec) -> Command {
         let pair = |name: &str, value: &OsStr| (OsString::from(name), value.to_owned());
         let mut env = self.host_env.clone();
         env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
@@ -165,12 +172,12 @@ impl<R: Runtime> DirectBackend<R> {
         }
     }
 
-    async fn remove(&self, place: Place) -> Result<(), Failure> {
+    async fn remove(&self, place: Place<R::Files>) -> Result<(), Failure> {
         let path = place.own.path().to_owned();
         // The private directory beside a shared one holds nothing that anybody would want to look at.
         let removed = if !self.cleanup && self.target_dir.is_none() {
             place.own.keep()
-        } else if place.own.origin() != Origin::Foreign && std::fs::remove_dir(&path).is_ok() {
+        } else if place.own.remove_if_empty() {
             // Empty, as most are: no need to ask another thread.
             Ok(())
         } else {
@@ -194,7 +201,7 @@ async fn tear_down<R: Runtime>(command: Command, steps: &mut Steps<'_, R>) -> Re
 }
 
 /// The variables that keep what a task does away from the operator's own settings; nothing overrides them.
-fn own_variables(place: &Place, harness: Option<&str>) -> Env {
+fn own_variables<F: Files>(place: &Place<F>, harness: Option<&str>) -> Env {
     let own = place.own.path();
     let mut env: Env = vec![("GIT_CONFIG_GLOBAL".into(), own.join(".gitconfig").into())];
     match harness {
@@ -205,24 +212,20 @@ fn own_variables(place: &Place, harness: Option<&str>) -> Env {
     env
 }
 
-fn environment_file(place: &Place) -> PathBuf {
+fn environment_file<F: Files>(place: &Place<F>) -> PathBuf {
     place.own.path().join(".oz-env")
 }
 
 /// The variables that a setup command wrote; none when it wrote no file.
-fn read_environment_file(path: &Path) -> Result<Env, String> {
+fn read_environment_file(files: &impl Files, path: &Path) -> Result<Env, String> {
     let shown = path.display();
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Env::new()),
-        Ok(file) if file.is_file() && file.len() <= LARGEST_ENVIRONMENT_FILE => {}
-        Ok(_) => return Err(format!("the setup command's {shown} is not a regular file of at most 1 MiB")),
-        Err(error) => return Err(format!("cannot read {shown}, which the setup command wrote: {error}")),
-    }
-    let file = std::fs::File::open(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
-    let entries = dotenvy::Iter::new(file).map(|entry| entry.map(|(name, value)| (name.into(), value.into())));
+    let unreadable = |error: &dyn Display| format!("cannot read {shown}, which the setup command wrote: {error}");
+    let bytes = files.read(path, LARGEST_ENVIRONMENT_FILE).map_err(|error| unreadable(&error))?.unwrap_or_default();
+    let entries =
+        dotenvy::Iter::new(bytes.as_slice()).map(|entry| entry.map(|(name, value)| (name.into(), value.into())));
     entries.collect::<Result<Env, _>>().map_err(|error| match error {
         // The line itself may hold a secret.
         dotenvy::Error::LineParse(..) => format!("a line of {shown}, which the setup command wrote, is not NAME=VALUE"),
-        other => format!("cannot read {shown}, which the setup command wrote: {other}"),
+        other => unreadable(&other),
     })
 }

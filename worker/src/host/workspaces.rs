@@ -5,20 +5,13 @@
 //! can a crash leave a directory that the next worker would not know for its own.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::{fs, io};
-
-use rustix::fs::{CWD, RenameFlags, XattrFlags};
-use rustix::io::Errno;
 
 use super::owner::{self, Owner};
-use super::removal;
-
-/// The extended attribute whose value is the mark of the worker that made the directory.
-const ATTRIBUTE: &str = "user.oz-agent-worker";
+use crate::runtime::{Files, PathKind};
 
 /// What the names of directories begin with that have no task's name (yet); mark and number follow.
 const HIDDEN: &str = ".oz-agent-worker.";
@@ -32,7 +25,8 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 /// Makes workspaces in one root directory. All methods block on the file system; only [`Workspace::remove`] and
 /// [`clean_leftovers`](Self::clean_leftovers) may take long.
 #[derive(Debug, Clone)]
-pub struct Workspaces {
+pub struct Workspaces<F> {
+    files: F,
     root: PathBuf,
     owner: Owner,
 }
@@ -88,7 +82,8 @@ pub enum Origin {
 
 /// A task's directory. Dropping it leaves it where it is.
 #[derive(Debug)]
-pub struct Workspace {
+pub struct Workspace<F> {
+    files: F,
     path: PathBuf,
     origin: Origin,
     key: String,
@@ -103,10 +98,10 @@ pub struct Cleaned {
     pub failed: Vec<(OsString, io::Error)>,
 }
 
-impl Workspaces {
-    /// Workspaces of `owner` in the directory `root`, which is made when it is first needed.
-    pub fn new(root: impl Into<PathBuf>, owner: Owner) -> Self {
-        Self { root: root.into(), owner }
+impl<F: Files> Workspaces<F> {
+    /// Workspaces of `owner` in the directory `root` of `files`, which is made when it is first needed.
+    pub fn new(files: F, root: impl Into<PathBuf>, owner: Owner) -> Self {
+        Self { files, root: root.into(), owner }
     }
 
     /// The directory that holds the workspaces.
@@ -122,7 +117,7 @@ impl Workspaces {
     pub fn supports_marks(&self) -> Result<bool, WorkspaceError> {
         let (path, marked) = self.create_hidden()?;
         // An empty directory of ours that is not removed is removed by the next start.
-        let _ = fs::remove_dir(path);
+        let _ = self.files.remove_empty(&path);
         Ok(marked)
     }
 
@@ -131,22 +126,22 @@ impl Workspaces {
     /// # Errors
     /// When the task id is not one plain path component, when something else has the name, or when the operating system
     /// refuses.
-    pub fn create(&self, task_id: &str) -> Result<Workspace, WorkspaceError> {
+    pub fn create(&self, task_id: &str) -> Result<Workspace<F>, WorkspaceError> {
         check_name(task_id)?;
         let path = self.root.join(task_id);
         let (hidden, marked) = self.create_hidden()?;
-        let renamed = match rustix::fs::renameat_with(CWD, &hidden, CWD, &path, RenameFlags::NOREPLACE) {
+        let renamed = match self.files.rename_new(&hidden, &path) {
             // A file system that cannot rename without replacing (NFS, some of FUSE): mkdir replaces nothing either.
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                let _ = fs::remove_dir(&hidden);
-                make_private(&path).and_then(|()| if marked { self.mark(&path) } else { Ok(()) })
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                let _ = self.files.remove_empty(&hidden);
+                self.files.make_private(&path).and_then(|()| if marked { self.mark(&path) } else { Ok(()) })
             }
-            other => other.map_err(io::Error::from),
+            other => other,
         };
         match renamed {
             Ok(()) => Ok(self.workspace(path, Origin::New)),
             Err(error) => {
-                let _ = fs::remove_dir(&hidden);
+                let _ = self.files.remove_empty(&hidden);
                 if error.kind() == io::ErrorKind::AlreadyExists {
                     self.take_existing(path)
                 } else {
@@ -160,7 +155,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// When the operating system refuses.
-    pub fn create_private(&self) -> Result<Workspace, WorkspaceError> {
+    pub fn create_private(&self) -> Result<Workspace<F>, WorkspaceError> {
         let (path, _) = self.create_hidden()?;
         Ok(self.workspace(path, Origin::New))
     }
@@ -169,12 +164,12 @@ impl Workspaces {
     /// user and bear a mark of a worker that is no longer alive; nothing else is touched.
     pub fn clean_leftovers(&self) -> Cleaned {
         let mut cleaned = Cleaned::default();
-        for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
-            let (path, name) = (entry.path(), entry.file_name());
+        for name in self.files.names(&self.root).unwrap_or_default() {
+            let path = self.root.join(&name);
             if !self.is_leftover(&path, &name) {
                 continue;
             }
-            match removal::remove_directory(&path) {
+            match self.files.remove(&path) {
                 Ok(()) => cleaned.removed.push(name),
                 Err(error) => cleaned.failed.push((name, error)),
             }
@@ -183,14 +178,13 @@ impl Workspaces {
     }
 
     fn is_leftover(&self, path: &Path, name: &OsStr) -> bool {
-        let ours = removal::owner_of_directory(path).is_ok_and(|uid| uid == Some(rustix::process::geteuid().as_raw()));
-        if !ours {
+        if !matches!(self.files.kind(path), Ok(PathKind::OurDirectory)) {
             return false;
         }
         let hidden = name.to_str().and_then(|name| owner::split_numbered(name.strip_prefix(HIDDEN)?));
         match hidden {
             Some((mark, _)) => self.owner.is_stale(mark),
-            None => read_mark(path).is_some_and(|mark| self.owner.is_stale(&mark)),
+            None => self.files.mark(path).is_some_and(|mark| self.owner.is_stale(&mark)),
         }
     }
 
@@ -199,11 +193,12 @@ impl Workspaces {
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let path = self.root.join(format!("{HIDDEN}{}.{number}", self.owner.mark()));
-            let made = match make_private(&path) {
+            let made = match self.files.make_private(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    fs::create_dir_all(&self.root)
+                    self.files
+                        .make_all(&self.root)
                         .map_err(|source| WorkspaceError::Create { path: self.root.clone(), source })?;
-                    make_private(&path)
+                    self.files.make_private(&path)
                 }
                 other => other,
             };
@@ -214,9 +209,9 @@ impl Workspaces {
             }
             return match self.mark(&path) {
                 Ok(()) => Ok((path, true)),
-                Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => Ok((path, false)),
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok((path, false)),
                 Err(source) => {
-                    let _ = fs::remove_dir(&path);
+                    let _ = self.files.remove_empty(&path);
                     Err(WorkspaceError::Root { root: self.root.clone(), source })
                 }
             };
@@ -224,23 +219,21 @@ impl Workspaces {
     }
 
     /// Uses the directory that has the task's name already.
-    fn take_existing(&self, path: PathBuf) -> Result<Workspace, WorkspaceError> {
-        let uid = match removal::owner_of_directory(&path) {
-            Ok(Some(uid)) => uid,
-            Ok(None) => return Err(WorkspaceError::NotADirectory(path)),
+    fn take_existing(&self, path: PathBuf) -> Result<Workspace<F>, WorkspaceError> {
+        match self.files.kind(&path) {
+            Ok(PathKind::OurDirectory) => {}
+            Ok(PathKind::OthersDirectory(uid)) => return Err(WorkspaceError::OtherUser { path, uid }),
+            Ok(PathKind::Other) => return Err(WorkspaceError::NotADirectory(path)),
             Err(source) => return Err(WorkspaceError::Create { path, source }),
-        };
-        if uid != rustix::process::geteuid().as_raw() {
-            return Err(WorkspaceError::OtherUser { path, uid });
         }
         // A mark of a living worker with our key means that somebody runs two of them: hands off.
-        let ours = read_mark(&path).is_some_and(|mark| {
+        let ours = self.files.mark(&path).is_some_and(|mark| {
             mark == self.owner.mark() || mark == kept(self.owner.key()) || self.owner.is_stale(&mark)
         });
         if !ours {
             return Ok(self.workspace(path, Origin::Foreign));
         }
-        let taken = fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).and_then(|()| self.mark(&path));
+        let taken = self.files.set_private(&path).and_then(|()| self.mark(&path));
         match taken {
             Ok(()) => Ok(self.workspace(path, Origin::Reused)),
             Err(source) => Err(WorkspaceError::Create { path, source }),
@@ -248,15 +241,15 @@ impl Workspaces {
     }
 
     fn mark(&self, path: &Path) -> io::Result<()> {
-        write_mark(path, self.owner.mark())
+        self.files.set_mark(path, self.owner.mark())
     }
 
-    fn workspace(&self, path: PathBuf, origin: Origin) -> Workspace {
-        Workspace { path, origin, key: self.owner.key().to_owned() }
+    fn workspace(&self, path: PathBuf, origin: Origin) -> Workspace<F> {
+        Workspace { files: self.files.clone(), path, origin, key: self.owner.key().to_owned() }
     }
 }
 
-impl Workspace {
+impl<F: Files> Workspace<F> {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
@@ -272,7 +265,12 @@ impl Workspace {
     /// # Errors
     /// The first thing that could not be removed.
     pub fn remove(self) -> io::Result<()> {
-        if self.origin == Origin::Foreign { Ok(()) } else { removal::remove_directory(&self.path) }
+        if self.origin == Origin::Foreign { Ok(()) } else { self.files.remove(&self.path) }
+    }
+
+    /// Removes the directory if it is empty and not [foreign](Origin::Foreign), and says whether it did; never takes long.
+    pub fn remove_if_empty(&self) -> bool {
+        self.origin != Origin::Foreign && self.files.remove_empty(&self.path).is_ok()
     }
 
     /// Leaves the directory to the operator, so that no later start takes it for what a crash left behind.
@@ -280,36 +278,16 @@ impl Workspace {
     /// # Errors
     /// What the operating system says.
     pub fn keep(self) -> io::Result<()> {
-        if self.origin == Origin::Foreign || read_mark(&self.path).is_none() {
+        if self.origin == Origin::Foreign || self.files.mark(&self.path).is_none() {
             return Ok(());
         }
-        write_mark(&self.path, &kept(&self.key))
+        self.files.set_mark(&self.path, &kept(&self.key))
     }
 }
 
 /// The mark of a directory that a worker made and the operator wanted kept: ours, but never stale.
 fn kept(key: &str) -> String {
     format!("{key}.kept")
-}
-
-/// Makes a directory with mode 0700 whatever the umask is.
-fn make_private(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().mode(0o700).create(path)?;
-    if fs::symlink_metadata(path)?.mode() & 0o777 != 0o700 {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    }
-    Ok(())
-}
-
-fn write_mark(path: &Path, mark: &str) -> io::Result<()> {
-    Ok(rustix::fs::lsetxattr(path, ATTRIBUTE, mark.as_bytes(), XattrFlags::empty())?)
-}
-
-fn read_mark(path: &Path) -> Option<String> {
-    // No mark of ours is longer; a longer one is somebody else's.
-    let mut value = [0; 128];
-    let length = rustix::fs::lgetxattr(path, ATTRIBUTE, &mut value[..]).ok()?;
-    String::from_utf8(value.get(..length)?.to_vec()).ok()
 }
 
 fn check_name(task_id: &str) -> Result<(), WorkspaceError> {
@@ -327,17 +305,19 @@ fn check_name(task_id: &str) -> Result<(), WorkspaceError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::os::unix::fs::symlink;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
+    use super::super::HostFiles;
     use super::*;
 
-    struct Scratch(Workspaces);
+    struct Scratch(Workspaces<HostFiles>);
 
     impl Scratch {
         fn new(name: &str) -> Self {
             let root = std::env::temp_dir().join(format!("oz-worker-workspaces-{}-{name}", std::process::id()));
             let _ = fs::remove_dir_all(&root);
-            Self(Workspaces::new(root.join("deep/root"), Owner::new("worker")))
+            Self(Workspaces::new(HostFiles, root.join("deep/root"), Owner::new("worker")))
         }
     }
 
@@ -352,11 +332,11 @@ mod tests {
     }
 
     /// The mark of a worker with our key that is long gone.
-    fn stale(workspaces: &Workspaces) -> String {
+    fn stale(workspaces: &Workspaces<HostFiles>) -> String {
         format!("{}.2147483647.1", workspaces.owner.key())
     }
 
-    fn names(workspaces: &Workspaces) -> Vec<String> {
+    fn names(workspaces: &Workspaces<HostFiles>) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(workspaces.root())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -374,7 +354,7 @@ mod tests {
         assert_eq!(mode(workspace.path()), 0o700);
         assert_eq!(names(&scratch.0), ["task-1"]);
         if scratch.0.supports_marks().unwrap() {
-            assert_eq!(read_mark(workspace.path()).unwrap(), scratch.0.owner.mark());
+            assert_eq!(HostFiles.mark(workspace.path()).unwrap(), scratch.0.owner.mark());
         }
         fs::create_dir(workspace.path().join("sub")).unwrap();
         fs::write(workspace.path().join("sub/file"), "x").unwrap();
@@ -407,7 +387,7 @@ mod tests {
         workspace.remove().unwrap();
         scratch.0.create("task").unwrap().keep().unwrap();
         assert_eq!(mode(&path), 0o755);
-        assert_eq!(read_mark(&path), None);
+        assert_eq!(HostFiles.mark(&path), None);
         assert_eq!(names(&scratch.0), ["task"]);
     }
 
@@ -418,7 +398,7 @@ mod tests {
         fs::create_dir_all(&path).unwrap();
         let mut other = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
         let start = super::super::proc::Stat::of(i32::try_from(other.id()).unwrap()).unwrap().start;
-        write_mark(&path, &format!("{}.{}.{start}", scratch.0.owner.key(), other.id())).unwrap();
+        HostFiles.set_mark(&path, &format!("{}.{}.{start}", scratch.0.owner.key(), other.id())).unwrap();
         assert_eq!(scratch.0.create("task").unwrap().origin(), Origin::Foreign);
         assert!(scratch.0.clean_leftovers().removed.is_empty());
         other.kill().unwrap();
@@ -464,9 +444,9 @@ mod tests {
         for name in ["crashed", "foreign", "other-worker", "odd-mark", &hidden, &other, ".oz-agent-worker.x"] {
             fs::create_dir_all(root.join(name).join("content")).unwrap();
         }
-        write_mark(&root.join("crashed"), &stale(workspaces)).unwrap();
-        write_mark(&root.join("other-worker"), "ffffffffffffffff.2147483647.1").unwrap();
-        write_mark(&root.join("odd-mark"), &"x".repeat(500)).unwrap();
+        HostFiles.set_mark(&root.join("crashed"), &stale(workspaces)).unwrap();
+        HostFiles.set_mark(&root.join("other-worker"), "ffffffffffffffff.2147483647.1").unwrap();
+        HostFiles.set_mark(&root.join("odd-mark"), &"x".repeat(500)).unwrap();
         fs::write(root.join("file"), "").unwrap();
         symlink(root.join("crashed"), root.join("link")).unwrap();
 
@@ -502,10 +482,10 @@ mod tests {
     #[test]
     fn a_root_that_cannot_be_written_is_named() {
         // Neither root nor anybody else can make a directory in /proc.
-        let workspaces = Workspaces::new("/proc/self", Owner::new("worker"));
+        let workspaces = Workspaces::new(HostFiles, "/proc/self", Owner::new("worker"));
         let error = workspaces.create("task").unwrap_err();
         assert!(error.to_string().starts_with("cannot create a directory in /proc/self: "), "{error}");
-        let workspaces = Workspaces::new("/proc/self/no/such", Owner::new("worker"));
+        let workspaces = Workspaces::new(HostFiles, "/proc/self/no/such", Owner::new("worker"));
         let error = workspaces.create("task").unwrap_err();
         assert!(error.to_string().starts_with("cannot create /proc/self/no/such: "), "{error}");
     }

@@ -44,17 +44,22 @@ pub struct Target {
     /// Path and query of the upgrade request.
     path: String,
     api_key: ApiKey,
+    /// The proxy on the way. A variable that cannot be used fails every dial: without its proxy a dial could go where the
+    /// operator does not want it.
+    proxy: Result<Option<Proxy>, ProxyError>,
 }
 
 impl Target {
-    /// The target of `url` (`ws://` or `wss://`), signed in with `api_key`; `None` when it is not such a URL.
-    pub fn new(url: &str, api_key: ApiKey) -> Option<Self> {
+    /// The target of `url` (`ws://` or `wss://`), signed in with `api_key`, through the proxy that the variables of `env`
+    /// name; `None` when it is not such a URL.
+    pub fn new(url: &str, api_key: ApiKey, env: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let uri: Uri = url.parse().ok()?;
         let secure = uri.scheme_str()?.eq_ignore_ascii_case("wss");
         let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let path = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
-        Some(Self { secure, host, port, path, api_key })
+        let proxy = proxy::for_host(env, secure, &host, port);
+        Some(Self { secure, host, port, path, api_key, proxy })
     }
 
     /// Host and port as they stand in a request.
@@ -216,12 +221,12 @@ pub(super) async fn dial<R: Runtime>(
 ) -> Result<WebSocketStream<Transport<R::Stream>>, DialError> {
     let reading = Arc::clone(&target);
     let api_key = runtime.unblock(move || reading.api_key.read()).await?;
-    let proxy = proxy::for_host(|name| std::env::var(name).ok(), target.secure, &target.host, target.port)?;
-    let mut stream = match &proxy {
+    let proxy = target.proxy.as_ref().map_err(|error| *error)?;
+    let mut stream = match proxy {
         None => connect(&runtime, &target.host, target.port).await?,
         Some(proxy) => connect(&runtime, &proxy.host, proxy.port).await?,
     };
-    if let Some(proxy) = &proxy {
+    if let Some(proxy) = proxy {
         open_tunnel(&mut stream, proxy, &target).await?;
     }
     let mut transport = if target.secure {

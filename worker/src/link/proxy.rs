@@ -24,7 +24,7 @@ impl fmt::Debug for Proxy {
 }
 
 /// The value of the variable cannot be used.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{variable} is not the URL of an HTTP proxy; write it as http://HOST:PORT")]
 pub struct ProxyError {
     /// The name of the variable. Its value may hold a password.
