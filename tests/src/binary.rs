@@ -72,6 +72,12 @@ impl Build {
     }
 }
 
+/// Cargo's target directory, when this program lies in one.
+pub(crate) fn target_dir() -> Option<PathBuf> {
+    let this = env::current_exe().ok()?;
+    Some(target_and_profile(&this)?.0.to_owned())
+}
+
 /// Programs lie in `<target>/<profile>/`, tests and examples one directory deeper.
 fn target_and_profile(program: &Path) -> Option<(&Path, &str)> {
     let dir = program.parent()?;

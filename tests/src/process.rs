@@ -4,6 +4,7 @@ use std::{
     fs,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    str::FromStr,
     time::{Duration, Instant},
 };
 
@@ -115,10 +116,21 @@ fn all() -> Vec<i32> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
+/// Who started this process: its id, and when it was started (in ticks since boot). No two processes have both.
+pub(crate) fn parent_of_this() -> (i32, u64) {
+    let pid = rustix::process::getppid().map_or(0, Pid::as_raw_pid);
+    (pid, stat(pid, 19).unwrap_or_default())
+}
+
 fn parent(pid: i32) -> Option<i32> {
+    stat(pid, 1)
+}
+
+/// A field of `/proc/PID/stat`, counted from the process's state. (Before it is the program's name in parentheses, which
+/// may hold anything.)
+fn stat<T: FromStr>(pid: i32, field: usize) -> Option<T> {
     let stat = String::from_utf8_lossy(&read(pid, "stat")).into_owned();
-    // The program's name is in parentheses and may hold anything; state and parent follow it.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    stat.rsplit_once(')')?.1.split_whitespace().nth(field)?.parse().ok()
 }
 
 fn read(pid: i32, file: &str) -> Vec<u8> {

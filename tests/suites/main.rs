@@ -17,6 +17,7 @@ mod metrics;
 mod output;
 mod patience;
 mod programs;
+mod prometheus;
 mod scene;
 mod secrets;
 mod session;

@@ -1,0 +1,99 @@
+//! Real peers to try the worker against: installed by `tests/peers` where that can be done, skipped in one line where not.
+//!
+//! A test that needs one begins with `let Some(programs) = Peer::Chromium.programs() else { return };`. With `CI` set
+//! nothing is skipped: a peer that cannot be had fails the test.
+
+pub mod prometheus;
+mod service;
+
+use std::{
+    env, fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+    thread,
+};
+
+use crate::{binary, process};
+
+/// A program of somebody else's that the worker must get along with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// Prometheus and promtool.
+    Prometheus,
+    /// The OpenTelemetry Collector.
+    Collector,
+    /// A browser.
+    Chromium,
+}
+
+impl Peer {
+    const fn script(self) -> &'static str {
+        match self {
+            Self::Prometheus => "prometheus.sh",
+            Self::Collector => "otelcol.sh",
+            Self::Chromium => "chromium.sh",
+        }
+    }
+
+    /// Its programs in the order in which `tests/peers/README.md` names them, installed first if need be. `None` when it
+    /// cannot be had: that is said and counted already, and the calling test has nothing to do but return.
+    pub fn programs(self) -> Option<&'static [PathBuf]> {
+        match self.install() {
+            Ok(programs) => Some(programs),
+            Err(why) if env::var_os("CI").is_some_and(|ci| !ci.is_empty()) => panic!("CI skips nothing, but {why}"),
+            Err(why) => {
+                let test = thread::current().name().unwrap_or("a test").to_owned();
+                skip(&format!("{test}: {why}"));
+                None
+            }
+        }
+    }
+
+    /// Once per process; other processes wait in the script.
+    fn install(self) -> Result<&'static [PathBuf], &'static str> {
+        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 3] = [const { OnceLock::new() }; 3];
+        let installed = INSTALLED.get(self as usize).expect("one place per peer");
+        installed.get_or_init(|| run(self.script())).as_deref().map_err(String::as_str)
+    }
+}
+
+/// Runs a script of `tests/peers`; gives the programs, or why there are none.
+fn run(script: &str) -> Result<Vec<PathBuf>, String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(script);
+    let ended = Command::new("sh").arg(&path).stdin(Stdio::null()).output();
+    let ended = ended.map_err(|error| format!("sh cannot be run: {error}"))?;
+    if ended.status.success() {
+        Ok(String::from_utf8_lossy(&ended.stdout).lines().map(PathBuf::from).collect())
+    } else {
+        let said = String::from_utf8_lossy(&ended.stderr);
+        Err(said.lines().next_back().unwrap_or("its script says nothing").to_owned())
+    }
+}
+
+/// Says what is skipped even when the test goes well (only what comes from macros is captured), and writes it down for
+/// the program that counts.
+fn skip(what: &str) {
+    // A log that nobody reads is no reason to fail.
+    let _ = writeln!(io::stderr(), "skipped {what}");
+    let file = skipped_tests();
+    let opened = fs::OpenOptions::new().create(true).append(true).open(&file);
+    let written = opened.and_then(|mut file| file.write_all(format!("{what}\n").as_bytes()));
+    written.unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
+}
+
+/// What was skipped so far, by this and every other test program that the same cargo runs; forgets it.
+pub fn take_skipped() -> Vec<String> {
+    let file = skipped_tests();
+    let text = fs::read_to_string(&file).unwrap_or_default();
+    let _ = fs::remove_file(&file);
+    text.lines().map(str::to_owned).collect()
+}
+
+/// A file that belongs to the program which runs the test programs, most likely cargo.
+fn skipped_tests() -> PathBuf {
+    let target = binary::target_dir().unwrap_or_else(env::temp_dir);
+    let (pid, since) = process::parent_of_this();
+    target.join(format!("skipped-tests-{pid}-{since}"))
+}
