@@ -21,9 +21,12 @@
 //! telemetry.shutdown(Duration::from_secs(5));
 //! ```
 
+mod connection;
 mod console;
+mod endpoint;
 mod http;
 mod instruments;
+mod listen;
 mod otlp;
 mod problem;
 mod recorder;
@@ -44,6 +47,7 @@ use prometheus::Registry;
 use tracing::{error, info, warn};
 
 use crate::console::Console;
+use crate::endpoint::Endpoint;
 use crate::instruments::Instruments;
 use crate::otlp::Push;
 use crate::problem::Problem;
@@ -106,7 +110,7 @@ pub fn start(identity: &Identity, env: impl Fn(&str) -> Option<String>) -> (Reco
 
     let (recorder, provider) = recorder(readers.provider, identity);
     // Only now, so that the first scrape finds every series.
-    let server = endpoint.and_then(|(listener, registry)| serve(listener, registry));
+    let server = endpoint.and_then(|(listeners, registry)| serve(listeners, registry));
     (recorder, Telemetry { provider: Some(provider), server })
 }
 
@@ -166,25 +170,24 @@ impl Readers {
     }
 
     /// Takes the port and adds the reader behind it.
-    fn serve(&mut self, prometheus: &Prometheus) -> Option<(TcpListener, Registry)> {
+    fn serve(&mut self, prometheus: &Prometheus) -> Option<(Vec<TcpListener>, Registry)> {
         let Prometheus { host, port } = prometheus;
-        let listener = server::listen(host, *port)
+        let listeners = listen::listen(host, *port)
             .map_err(|source| report(&Problem::Listen { host: host.clone(), port: *port, source }))
             .ok()?;
         let (exporter, registry) = scrape::exporter()?;
         self.provider = std::mem::take(&mut self.provider).with_reader(exporter);
         self.count += 1;
-        Some((listener, registry))
+        Some((listeners, registry))
     }
 }
 
-fn serve(listener: TcpListener, registry: Registry) -> Option<Server> {
-    let address = listener.local_addr();
-    let server = Server::start(listener, move |request| scrape::answer(&registry, request))
+fn serve(listeners: Vec<TcpListener>, registry: Registry) -> Option<Server> {
+    let address = listen::shown(&listeners);
+    let endpoint = Endpoint { registry };
+    let server = Server::start(listeners, move |request| endpoint.answer(request))
         .map_err(|source| report(&Problem::Endpoint { source }))
         .ok()?;
-    if let Ok(address) = address {
-        info!(%address, "metrics endpoint listening");
-    }
+    info!(%address, "metrics endpoint listening");
     Some(server)
 }

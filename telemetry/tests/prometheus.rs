@@ -1,4 +1,4 @@
-//! The `prometheus` exporter over real HTTP: what a scrape holds, and what clients can and cannot do to it.
+//! The `prometheus` exporter over real HTTP: what a scrape holds.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 #![allow(clippy::float_cmp, reason = "the values are small whole numbers and halves")]
@@ -6,45 +6,12 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::time::Duration;
 
-use common::{Log, PATIENCE, Scrape, connect, env, identity, request, scrape, series};
+use common::{Endpoint, Log, PATIENCE, env, identity, request, series};
 use oz_worker_core::metrics::{FailurePhase, FailureReason, MetricEvent, ReconnectReason, RejectReason, TaskResult};
-use oz_worker_telemetry::{Recorder, Telemetry, start};
-
-/// A worker's telemetry with an endpoint on a port of its own.
-struct Endpoint {
-    recorder: Recorder,
-    telemetry: Telemetry,
-    address: SocketAddr,
-}
-
-impl Endpoint {
-    /// Starts it on an address of 127.0.0.0/8 that no other test uses, by which its line in the log is found.
-    fn start(host: &str) -> Self {
-        let log = Log::capture();
-        let variables = [
-            ("OTEL_METRICS_EXPORTER", "prometheus"),
-            ("OTEL_EXPORTER_PROMETHEUS_HOST", host),
-            ("OTEL_EXPORTER_PROMETHEUS_PORT", "0"),
-        ];
-        let (recorder, telemetry) = start(&identity(), env(&variables));
-        let lines = log.lines_with(&format!("metrics endpoint listening address={host}:"));
-        assert_eq!(lines.len(), 1, "{lines:?}");
-        let address = lines[0].rsplit_once("address=").unwrap().1.parse().unwrap();
-        Self { recorder, telemetry, address }
-    }
-
-    fn scrape(&self) -> Scrape {
-        scrape(self.address)
-    }
-
-    fn stop(self) {
-        self.telemetry.shutdown(PATIENCE);
-    }
-}
+use oz_worker_telemetry::start;
 
 #[test]
 fn the_first_scrape_holds_everything_operators_are_used_to() {
@@ -209,68 +176,6 @@ fn the_number_of_series_is_the_same_after_a_hundred_thousand_events() {
     assert!(after.keys().eq(before.keys()));
     assert_eq!(after[&series("oz_worker_tasks_claimed_total", &[])], 25_000.0);
     assert_eq!(after[&series("oz_worker_tasks_active", &[])], 0.0);
-    endpoint.stop();
-}
-
-#[test]
-fn text_format_0_0_4_is_served_whatever_the_client_accepts() {
-    let endpoint = Endpoint::start("127.0.7.7");
-    for accept in ["", "Accept: application/openmetrics-text; version=1.0.0\r\n", "Accept: text/html\r\n"] {
-        let answer = request(endpoint.address, "GET", "/metrics?debug=1", accept);
-        assert!(answer.head.starts_with("HTTP/1.0 200 OK\r\n"));
-        assert!(answer.head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
-        assert!(!answer.head.contains("Content-Encoding"));
-        assert!(answer.body.starts_with(b"# HELP "));
-    }
-    endpoint.stop();
-}
-
-#[test]
-fn a_scrape_is_gzipped_for_a_client_that_accepts_it() {
-    let endpoint = Endpoint::start("127.0.7.8");
-    let answer = request(endpoint.address, "GET", "/metrics", "Accept-Encoding: deflate, gzip\r\n");
-    assert!(answer.head.contains("Content-Encoding: gzip\r\n"));
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(answer.body.as_slice()).read_to_string(&mut text).unwrap();
-    assert!(text.contains("\noz_worker_tasks_claimed_total{"), "{text}");
-    assert!(answer.body.len() * 5 < text.len());
-    endpoint.stop();
-}
-
-#[test]
-fn other_paths_methods_and_protocols_get_a_plain_answer() {
-    let endpoint = Endpoint::start("127.0.7.9");
-    for (method, path, status) in [
-        ("HEAD", "/metrics", "200 OK"),
-        ("GET", "/", "404 Not Found"),
-        ("GET", "/metrics/x", "404 Not Found"),
-        ("POST", "/metrics", "405 Method Not Allowed"),
-        ("GET nonsense", "/metrics", "400 Bad Request"),
-    ] {
-        let answer = request(endpoint.address, method, path, "");
-        assert!(answer.head.starts_with(&format!("HTTP/1.0 {status}\r\n")), "{method} {path}: {}", answer.head);
-        assert!(method != "HEAD" || answer.body.is_empty());
-    }
-    endpoint.stop();
-}
-
-#[test]
-fn clients_that_send_nothing_or_half_a_request_or_never_read_do_not_hold_up_a_scrape() {
-    let endpoint = Endpoint::start("127.0.7.10");
-    let mut slow = Vec::new();
-    // More than the endpoint keeps, so that new clients have to push old ones out.
-    for count in 0..100 {
-        let mut stream = connect(endpoint.address);
-        match count % 3 {
-            0 => {}
-            1 => stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: sl").unwrap(),
-            _ => stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap(),
-        }
-        slow.push(stream);
-    }
-    for _ in 0..10 {
-        assert!(endpoint.scrape().values.contains_key(&series("oz_worker_connected", &[])));
-    }
     endpoint.stop();
 }
 

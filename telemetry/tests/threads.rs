@@ -27,7 +27,7 @@ fn none_takes_no_thread_and_no_line_and_prometheus_one_thread_however_many_clien
     let variables = [("OTEL_METRICS_EXPORTER", "prometheus"), ("OTEL_EXPORTER_PROMETHEUS_PORT", "0")];
     let (_, telemetry) = start(&identity(), env(&variables));
     let line = log.wait_for(&["metrics endpoint listening"]);
-    let address = line.rsplit_once("address=").unwrap().1.parse().unwrap();
+    let address = line.rsplit_once("address=").unwrap().1.split(", ").next().unwrap().parse().unwrap();
     let clients: Vec<_> = (0..50).map(|_| connect(address)).collect();
     scrape(address);
     assert_eq!(threads(), before + 1);

@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
 
-use oz_worker_telemetry::Identity;
+use oz_worker_telemetry::{Identity, Recorder, Telemetry, start};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// The most any wait takes before a test gives up.
@@ -98,10 +98,12 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Sends a request and reads until the server closes.
+/// Sends the only request of a connection and reads until the server closes.
 pub fn request(address: SocketAddr, method: &str, target: &str, headers: &str) -> Answer {
     let mut stream = connect(address);
-    stream.write_all(format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{headers}\r\n").as_bytes()).unwrap();
+    stream
+        .write_all(format!("{method} {target} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{headers}\r\n").as_bytes())
+        .unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
@@ -115,6 +117,38 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
+/// A worker's telemetry with an endpoint on a port of its own.
+pub struct Endpoint {
+    pub recorder: Recorder,
+    pub telemetry: Telemetry,
+    pub address: SocketAddr,
+}
+
+impl Endpoint {
+    /// Starts it on an address of 127.0.0.0/8 that no other test uses, by which its line in the log is found.
+    pub fn start(host: &str) -> Self {
+        let log = Log::capture();
+        let variables = [
+            ("OTEL_METRICS_EXPORTER", "prometheus"),
+            ("OTEL_EXPORTER_PROMETHEUS_HOST", host),
+            ("OTEL_EXPORTER_PROMETHEUS_PORT", "0"),
+        ];
+        let (recorder, telemetry) = start(&identity(), env(&variables));
+        let lines = log.lines_with(&format!("metrics endpoint listening address={host}:"));
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let address = lines.first().unwrap().rsplit_once("address=").unwrap().1.parse().unwrap();
+        Self { recorder, telemetry, address }
+    }
+
+    pub fn scrape(&self) -> Scrape {
+        scrape(self.address)
+    }
+
+    pub fn stop(self) {
+        self.telemetry.shutdown(PATIENCE);
+    }
+}
+
 /// A series: its name, and its labels but for those of the scope.
 pub type Series = (String, BTreeMap<String, String>);
 
@@ -126,7 +160,7 @@ pub struct Scrape {
 
 pub fn scrape(address: SocketAddr) -> Scrape {
     let answer = request(address, "GET", "/metrics", "");
-    assert!(answer.head.starts_with("HTTP/1.0 200 OK\r\n"), "{}", answer.head);
+    assert!(answer.head.starts_with("HTTP/1.1 200 OK\r\n"), "{}", answer.head);
     let mut scrape = Scrape { types: BTreeMap::new(), values: BTreeMap::new() };
     for line in String::from_utf8(answer.body).unwrap().lines() {
         if let Some(family) = line.strip_prefix("# TYPE ") {
