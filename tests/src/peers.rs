@@ -3,6 +3,8 @@
 //! A test that needs one begins with `let Some(programs) = Peer::Chromium.programs() else { return };`. With `CI` set
 //! nothing is skipped: a peer that cannot be had fails the test.
 
+pub mod otelcol;
+pub mod otlp;
 pub mod prometheus;
 mod service;
 
@@ -40,15 +42,7 @@ impl Peer {
     /// Its programs in the order in which `tests/peers/README.md` names them, installed first if need be. `None` when it
     /// cannot be had: that is said and counted already, and the calling test has nothing to do but return.
     pub fn programs(self) -> Option<&'static [PathBuf]> {
-        match self.install() {
-            Ok(programs) => Some(programs),
-            Err(why) if env::var_os("CI").is_some_and(|ci| !ci.is_empty()) => panic!("CI skips nothing, but {why}"),
-            Err(why) => {
-                let test = thread::current().name().unwrap_or("a test").to_owned();
-                skip(&format!("{test}: {why}"));
-                None
-            }
-        }
+        self.install().map_err(skip_this).ok()
     }
 
     /// Once per process; other processes wait in the script.
@@ -72,9 +66,11 @@ fn run(script: &str) -> Result<Vec<PathBuf>, String> {
     }
 }
 
-/// Says what is skipped even when the test goes well (only what comes from macros is captured), and writes it down for
-/// the program that counts.
-fn skip(what: &str) {
+/// The calling test is skipped for this reason, and has nothing to do but return. Said even when all goes well (only what
+/// comes from macros is captured), and written down for the program that counts.
+pub fn skip_this(why: &str) {
+    assert!(env::var_os("CI").is_none_or(|ci| ci.is_empty()), "CI skips nothing, but {why}");
+    let what = format!("{}: {why}", thread::current().name().unwrap_or("a test"));
     // A log that nobody reads is no reason to fail.
     let _ = writeln!(io::stderr(), "skipped {what}");
     let file = skipped_tests();

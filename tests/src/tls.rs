@@ -1,10 +1,13 @@
 //! Certificates made on the spot: one authority per test, and servers that are right, foreign, misnamed or expired.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
 };
 use rustls::{
     ServerConfig,
@@ -45,17 +48,19 @@ impl Authority {
         self.sign(host, 2020)
     }
 
-    fn sign(&self, host: &str, last_year: i32) -> Arc<ServerConfig> {
-        let mut params = CertificateParams::new([host.to_owned()]).expect("a host name");
-        params.distinguished_name.push(DnType::CommonName, host);
-        params.use_authority_key_identifier_extension = true;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.not_before = date_time_ymd(2019, 1, 1);
-        params.not_after = date_time_ymd(last_year, 1, 1);
-        let key = KeyPair::generate().expect("a key pair");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a signed certificate");
+    /// Writes a certificate for this name and its key into `dir`, as somebody else's program reads them. It may be used by
+    /// a server and by a client.
+    pub fn issue(&self, name: &str, dir: &Path) -> (PathBuf, PathBuf) {
+        let usages = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let (certificate, key) = self.certificate(name, 4096, &usages);
+        let files = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
+        std::fs::write(&files.0, certificate.pem()).expect("a writable directory");
+        std::fs::write(&files.1, key.serialize_pem()).expect("a writable directory");
+        files
+    }
 
+    fn sign(&self, host: &str, last_year: i32) -> Arc<ServerConfig> {
+        let (certificate, key) = self.certificate(host, last_year, &[ExtendedKeyUsagePurpose::ServerAuth]);
         let chain = vec![CertificateDer::from(certificate)];
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -65,5 +70,17 @@ impl Authority {
             .with_single_cert(chain, key)
             .expect("a key that fits its certificate");
         Arc::new(config)
+    }
+
+    fn certificate(&self, name: &str, last_year: i32, usages: &[ExtendedKeyUsagePurpose]) -> (Certificate, KeyPair) {
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a host name");
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = usages.to_vec();
+        params.not_before = date_time_ymd(2019, 1, 1);
+        params.not_after = date_time_ymd(last_year, 1, 1);
+        let key = KeyPair::generate().expect("a key pair");
+        (params.signed_by(&key, &self.issuer).expect("a signed certificate"), key)
     }
 }

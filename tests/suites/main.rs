@@ -6,6 +6,7 @@
 #![allow(clippy::float_cmp)]
 
 mod cli;
+mod collector;
 mod command;
 mod crash;
 mod daemons;

@@ -30,6 +30,12 @@ impl Service {
         let line = self.log.wait_for(text, BOUND);
         line.unwrap_or_else(|| panic!("{} did not write {text:?}: {:#?}", self.name, self.log.lines()))
     }
+
+    /// Ends it as a crash would.
+    pub(super) fn kill(&mut self) {
+        self.child.kill().expect("an own child");
+        self.child.wait().expect("an own child");
+    }
 }
 
 impl Drop for Service {

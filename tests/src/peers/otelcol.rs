@@ -1,0 +1,154 @@
+//! A real OpenTelemetry Collector, and what it wrote.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{Peer, otlp::Export, service::Service};
+use crate::{BOUND, tls::Authority};
+
+/// How often it writes to its file.
+const FLUSH: Duration = Duration::from_millis(100);
+
+/// How to start a Collector.
+pub struct Setup {
+    grpc: String,
+    http: String,
+    tls: Value,
+}
+
+impl Setup {
+    /// Plain, on ports that the system chooses.
+    pub fn plain() -> Self {
+        Self::on("127.0.0.1:0", "127.0.0.1:0")
+    }
+
+    /// Plain, on the ports that every exporter tries when it is told nothing.
+    pub fn on_default_ports() -> Self {
+        Self::on("127.0.0.1:4317", "127.0.0.1:4318")
+    }
+
+    fn on(grpc: &str, http: &str) -> Self {
+        Self { grpc: grpc.to_owned(), http: http.to_owned(), tls: Value::Null }
+    }
+
+    /// TLS on ports that the system chooses, for `localhost`; a client must show a certificate of the same authority.
+    pub fn tls(authority: &Authority, dir: &Path) -> Self {
+        let (certificate, key) = authority.issue("localhost", dir);
+        let clients = dir.join("clients.pem");
+        authority.write(&clients);
+        let tls = json!({"cert_file": certificate, "key_file": key, "client_ca_file": clients});
+        Self { tls, ..Self::plain() }
+    }
+
+    /// Starts it. `None` when there is no Collector to be had.
+    pub fn start(self) -> Option<Collector> {
+        let program = Peer::Collector.programs()?.first()?;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (service, grpc, http) = self.run(program, dir.path());
+        // The same ports again after a restart.
+        Some(Collector { service, setup: Self { grpc, http, ..self }, program, dir })
+    }
+
+    fn run(&self, program: &Path, dir: &Path) -> (Service, String, String) {
+        let receiver = |endpoint: &str| match &self.tls {
+            Value::Null => json!({"endpoint": endpoint}),
+            tls => json!({"endpoint": endpoint, "tls": tls}),
+        };
+        let (file, flush) = (dir.join("exports"), format!("{}ms", FLUSH.as_millis()));
+        let pipeline = json!({"receivers": ["otlp"], "exporters": ["file"]});
+        let config = json!({
+            "receivers": {"otlp": {"protocols": {"grpc": receiver(&self.grpc), "http": receiver(&self.http)}}},
+            "exporters": {"file": {"path": file, "flush_interval": flush}},
+            "service": {
+                "telemetry": {"metrics": {"level": "none"}},
+                "pipelines": {"metrics": pipeline, "traces": pipeline},
+            },
+        });
+        // JSON is YAML.
+        fs::write(dir.join("config.yaml"), config.to_string()).expect("one's own directory");
+        let mut command = Command::new(program);
+        command.arg("--config").arg(dir.join("config.yaml"));
+        let service = Service::start("the Collector", &mut command);
+        service.wait_for_line("Everything is ready");
+        let grpc = endpoint(&service.wait_for_line("Starting GRPC server"));
+        let http = endpoint(&service.wait_for_line("Starting HTTP server"));
+        (service, grpc, http)
+    }
+}
+
+/// `… {…, "endpoint": "127.0.0.1:4317"}`
+fn endpoint(line: &str) -> String {
+    let after = line.split_once("\"endpoint\": \"").and_then(|(_, after)| after.split_once('"'));
+    after.unwrap_or_else(|| panic!("no endpoint in {line:?}")).0.to_owned()
+}
+
+/// A running Collector.
+pub struct Collector {
+    service: Service,
+    setup: Setup,
+    program: &'static PathBuf,
+    dir: TempDir,
+}
+
+impl Collector {
+    /// Where it takes `http/protobuf` and `http/json`, as a base URL.
+    pub fn http(&self) -> String {
+        self.url(&self.setup.http)
+    }
+
+    /// Where it takes `grpc`.
+    pub fn grpc(&self) -> String {
+        self.url(&self.setup.grpc)
+    }
+
+    fn url(&self, address: &str) -> String {
+        match &self.setup.tls {
+            Value::Null => format!("http://{address}"),
+            _ => address.replace("127.0.0.1", "https://localhost"),
+        }
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.service.kill();
+    }
+
+    /// Starts it again where it was, with an empty file.
+    pub fn start_again(&mut self) {
+        (self.service, _, _) = self.setup.run(self.program, self.dir.path());
+    }
+
+    /// Everything that it has written so far, in order.
+    pub fn exports(&self) -> Vec<Export> {
+        let text = fs::read_to_string(self.dir.path().join("exports")).unwrap_or_default();
+        // The last line may be half written.
+        text.split_inclusive('\n').filter(|line| line.ends_with('\n')).map(Export::parse).collect()
+    }
+
+    /// Waits until something is as wanted in all that was written. There is no event to wait for, so it looks as often as
+    /// there may be something new.
+    pub fn wait_for<T>(&self, what: &str, find: impl Fn(&[Export]) -> Option<T>) -> T {
+        let deadline = Instant::now() + BOUND;
+        loop {
+            let exports = self.exports();
+            if let Some(found) = find(&exports) {
+                return found;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{what} did not come; the last of {}: {:#?}",
+                exports.len(),
+                exports.last()
+            );
+            thread::sleep(FLUSH / 2);
+        }
+    }
+}
