@@ -38,7 +38,7 @@ mod settings;
 use std::net::TcpListener;
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
@@ -49,7 +49,7 @@ use tracing::{error, info, warn};
 use crate::console::Console;
 use crate::endpoint::Endpoint;
 use crate::instruments::Instruments;
-use crate::otlp::Push;
+use crate::otlp::{Closing, Push};
 use crate::problem::Problem;
 use crate::server::Server;
 use crate::settings::{Prometheus, Settings};
@@ -78,6 +78,7 @@ pub struct Identity {
 pub struct Telemetry {
     provider: Option<SdkMeterProvider>,
     server: Option<Server>,
+    closing: Closing,
 }
 
 /// Starts the exporters that the OpenTelemetry variables ask for (`docs/metrics.md`), read through `env`.
@@ -99,10 +100,10 @@ pub fn start(identity: &Identity, env: impl Fn(&str) -> Option<String>) -> (Reco
     if settings.console {
         readers.push(Console::default(), settings.interval);
     }
-    match settings.otlp.map(Push::new) {
-        Some(Ok(push)) => readers.push(push, settings.interval),
-        Some(Err(problem)) => report(&problem),
-        None => {}
+    let closing = Closing::default();
+    if let Some(otlp) = &settings.otlp {
+        let push = Push::new(otlp, closing.clone()).with_temporality(settings.temporality);
+        readers.push(push, settings.interval);
     }
     if readers.count == 0 {
         return (Recorder::disabled(), Telemetry::default());
@@ -111,7 +112,7 @@ pub fn start(identity: &Identity, env: impl Fn(&str) -> Option<String>) -> (Reco
     let (recorder, provider) = recorder(readers.provider, identity);
     // Only now, so that the first scrape finds every series.
     let server = endpoint.and_then(|(listeners, registry)| serve(listeners, registry));
-    (recorder, Telemetry { provider: Some(provider), server })
+    (recorder, Telemetry { provider: Some(provider), server, closing })
 }
 
 /// A recorder over instruments of its own, for the readers that `provider` was given: what [`start`] makes, without the
@@ -126,6 +127,7 @@ impl Telemetry {
     /// Exports once more where metrics are pushed, then ends every thread. Returns within `timeout`, and within the 5
     /// seconds per exporter that the SDK allows; a collector that has not answered by then misses the last export.
     pub fn shutdown(self, timeout: Duration) {
+        self.closing.begin(Instant::now() + timeout);
         if let Some(provider) = self.provider {
             shut_down(provider, timeout);
         }

@@ -1,0 +1,95 @@
+//! Why a request was not taken, and whether to send it again.
+
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use ureq::http::{HeaderMap, StatusCode, header};
+
+/// Why a request was not taken. Nothing here shows a URL, a header or what the collector wrote.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("HTTP {status}")]
+    Http { status: StatusCode, retry_after: Option<Duration> },
+
+    #[error("{0}")]
+    Connection(String),
+
+    #[error("no answer in time")]
+    Timeout,
+
+    #[error("{0}; is the endpoint an OTLP receiver?")]
+    Nonsense(&'static str),
+
+    #[error("the message cannot be written as JSON: {0}")]
+    Encode(serde_json::Error),
+
+    #[error("the message cannot be compressed: {0}")]
+    Compress(io::Error),
+}
+
+impl Failure {
+    /// An answer of HTTP other than a success.
+    pub(super) fn http(status: StatusCode, headers: &HeaderMap) -> Self {
+        Self::Http { status, retry_after: retry_after(headers, SystemTime::now()) }
+    }
+
+    /// How long the collector wants not to see the same request again, and zero when it does not say; `None` when it would
+    /// not be taken later either. The codes are those that the OTLP specification names ("Failures", "OTLP/HTTP response").
+    pub(super) fn retry(&self) -> Option<Duration> {
+        match self {
+            Self::Http { status, retry_after } => {
+                matches!(status.as_u16(), 429 | 502 | 503 | 504).then(|| retry_after.unwrap_or_default())
+            }
+            Self::Connection(_) => Some(Duration::ZERO),
+            Self::Timeout | Self::Nonsense(_) | Self::Encode(_) | Self::Compress(_) => None,
+        }
+    }
+}
+
+/// `Retry-After`: seconds, or a date (RFC 9110, section 10.2.3).
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let date = || Some(httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default());
+    value.parse().map(Duration::from_secs).ok().or_else(date)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn answer(status: u16, retry_after: Option<&str>) -> Failure {
+        let mut headers = HeaderMap::new();
+        if let Some(value) = retry_after {
+            headers.insert(header::RETRY_AFTER, value.parse().unwrap());
+        }
+        Failure::http(StatusCode::from_u16(status).unwrap(), &headers)
+    }
+
+    #[test]
+    fn only_the_statuses_that_the_specification_names_are_tried_again() {
+        for status in [429, 502, 503, 504] {
+            assert_eq!(answer(status, None).retry(), Some(Duration::ZERO), "{status}");
+        }
+        for status in [301, 400, 401, 403, 404, 408, 413, 500, 501, 505] {
+            assert_eq!(answer(status, Some("1")).retry(), None, "{status}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_anything_else_is_not_there() {
+        assert_eq!(answer(503, Some(" 7 ")).retry(), Some(Duration::from_secs(7)));
+        for value in ["-1", "soon", "7.5", ""] {
+            assert_eq!(answer(503, Some(value)).retry(), Some(Duration::ZERO), "{value}");
+        }
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let at = |date: &str| {
+            let headers = HeaderMap::from_iter([(header::RETRY_AFTER, date.parse().unwrap())]);
+            retry_after(&headers, now)
+        };
+        assert_eq!(at("Sun, 06 Nov 1994 08:49:40 GMT"), Some(Duration::from_secs(3)));
+        // A date in the past: now.
+        assert_eq!(at("Sun, 06 Nov 1994 08:49:00 GMT"), Some(Duration::ZERO));
+    }
+}

@@ -1,0 +1,118 @@
+//! Sends a request until it is answered for good: exponential backoff with jitter, within the time of one export.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::{Duration, Instant};
+
+use crate::otlp::closing::Closing;
+use crate::otlp::failure::Failure;
+
+/// The longest wait before the second attempt; it doubles with each further one.
+const FIRST: Duration = Duration::from_secs(1);
+/// The longest wait of all, but for what a collector asks for.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Calls `attempt`, with the time that is left for it, until it succeeds, fails for good, or `timeout` would be over
+/// before the next attempt; `once` tries it once. Ends early when the worker leaves meanwhile.
+///
+/// # Errors
+/// Those of the last attempt.
+pub(super) fn until_answered<T>(
+    timeout: Duration,
+    closing: &Closing,
+    once: bool,
+    mut attempt: impl FnMut(Duration) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let leaving = closing.is_closing();
+    let end = closing.earlier(Instant::now() + timeout);
+    let mut backoff = FIRST;
+    loop {
+        let failure = match attempt(end.saturating_duration_since(Instant::now())) {
+            Ok(answer) => return Ok(answer),
+            Err(failure) => failure,
+        };
+        let Some(asked) = failure.retry().filter(|_| !once) else { return Err(failure) };
+        let wait = jittered(backoff).max(asked);
+        if wait >= end.saturating_duration_since(Instant::now()) || !closing.wait(wait, leaving) {
+            return Err(failure);
+        }
+        backoff = (backoff * 2).min(LONGEST);
+    }
+}
+
+/// Between half of `wait` and all of it, so that a fleet does not come back in lockstep.
+fn jittered(wait: Duration) -> Duration {
+    // The standard library's only source of randomness: the keys of its hash maps.
+    let random = RandomState::new().build_hasher().finish();
+    let half = wait / 2;
+    half + half.mul_f64(f64::from((random >> 32) as u32) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Longer than any attempt takes, shorter than half of [`FIRST`].
+    const SHORT: Duration = Duration::from_millis(400);
+
+    fn unreachable() -> Failure {
+        Failure::Connection("refused".to_owned())
+    }
+
+    #[test]
+    fn a_wait_is_between_half_and_all_of_the_backoff() {
+        let waits: Vec<Duration> = (0..100).map(|_| jittered(FIRST)).collect();
+        assert!(waits.iter().all(|wait| (FIRST / 2..=FIRST).contains(wait)));
+        assert!(waits.iter().any(|wait| *wait != jittered(FIRST)));
+    }
+
+    #[test]
+    fn what_fails_for_good_is_not_tried_again() {
+        let mut attempts = 0;
+        let outcome = until_answered(Duration::from_secs(3600), &Closing::default(), false, |_| {
+            attempts += 1;
+            Err::<(), _>(Failure::Nonsense("nonsense"))
+        });
+        assert!(matches!(outcome, Err(Failure::Nonsense(_))));
+        assert_eq!(attempts, 1);
+    }
+
+    #[test]
+    fn nothing_is_tried_that_would_begin_after_the_time_is_over() {
+        let begin = Instant::now();
+        let outcome = until_answered(SHORT, &Closing::default(), false, |_| Err::<(), _>(unreachable()));
+        assert!(outcome.is_err() && begin.elapsed() < SHORT);
+    }
+
+    #[test]
+    fn an_attempt_that_succeeds_later_is_a_success_and_has_less_time() {
+        let mut times = Vec::new();
+        let answer = until_answered(Duration::from_secs(60), &Closing::default(), false, |time| {
+            times.push(time);
+            if times.len() < 2 { Err(unreachable()) } else { Ok(42) }
+        });
+        assert_eq!(answer.unwrap(), 42);
+        assert!(matches!(*times, [first, second] if second + FIRST / 2 <= first), "{times:?}");
+    }
+
+    #[test]
+    fn who_leaves_ends_the_wait_for_another_attempt() {
+        let closing = Closing::default();
+        let far = Duration::from_secs(3600);
+        let mut attempts = 0;
+        let asked = |closing: &Closing| {
+            // As another thread would, between the attempt and the wait at the earliest.
+            let closing = closing.clone();
+            std::thread::spawn(move || closing.begin(Instant::now() + far));
+            Failure::Http { status: ureq::http::StatusCode::SERVICE_UNAVAILABLE, retry_after: Some(far / 2) }
+        };
+        let begin = Instant::now();
+        let outcome = until_answered(far, &closing, false, |_| {
+            attempts += 1;
+            Err::<(), _>(asked(&closing))
+        });
+        assert!(outcome.is_err() && begin.elapsed() < far / 2);
+        assert_eq!(attempts, 1);
+    }
+}

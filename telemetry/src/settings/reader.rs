@@ -1,0 +1,83 @@
+//! Reads variables one by one, and collects what is wrong with them.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+
+use crate::problem::Problem;
+
+/// The environment, and what was wrong with it so far.
+pub(super) struct Reader<'a> {
+    env: &'a dyn Fn(&str) -> Option<String>,
+    pub(super) problems: Vec<Problem>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(env: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self { env, problems: Vec::new() }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<String> {
+        variable(self.env, name)
+    }
+
+    /// The first of these variables that is set, with its name.
+    pub(super) fn first(&self, names: &[impl AsRef<str>]) -> Option<(String, String)> {
+        names.iter().map(AsRef::as_ref).find_map(|name| self.get(name).map(|value| (name.to_owned(), value)))
+    }
+
+    pub(super) fn sdk_disabled(&mut self) -> bool {
+        self.boolean(&["OTEL_SDK_DISABLED"])
+    }
+
+    /// Whether the first of these variables that is set is `true`.
+    pub(super) fn boolean(&mut self, names: &[impl AsRef<str>]) -> bool {
+        let Some((variable, value)) = self.first(names) else { return false };
+        let yes = value.eq_ignore_ascii_case("true");
+        if !yes && !value.eq_ignore_ascii_case("false") {
+            self.problems.push(Problem::NotABoolean { variable, value });
+        }
+        yes
+    }
+
+    /// What the first of these variables that is set stands for; the first of `choices` is the default.
+    pub(super) fn choice<T: Copy + Default>(&mut self, names: &[String], choices: &[(&'static str, T)]) -> T {
+        let default = choices.first().map(|(_, choice)| *choice).unwrap_or_default();
+        let Some((variable, value)) = self.first(names) else { return default };
+        let chosen = choices.iter().find(|(word, _)| value.eq_ignore_ascii_case(word));
+        chosen.map_or_else(
+            || {
+                let accepted = choices.iter().map(|(word, _)| *word).collect();
+                self.problems.push(Problem::NotAChoice { variable, value, accepted });
+                default
+            },
+            |(_, choice)| *choice,
+        )
+    }
+
+    /// The time in the first of these variables that is set, or `default` when none is, or it is not a time.
+    pub(super) fn milliseconds(&mut self, names: &[impl AsRef<str>], default: Duration) -> Duration {
+        let Some((variable, value)) = self.first(names) else { return default };
+        match value.parse() {
+            Ok(milliseconds) if milliseconds > 0 => Duration::from_millis(milliseconds),
+            _ => {
+                self.problems.push(Problem::NotMilliseconds { variable, value, instead: default });
+                default
+            }
+        }
+    }
+}
+
+/// The value of a variable, `None` when it is unset or blank.
+pub(crate) fn variable(env: &dyn Fn(&str) -> Option<String>, name: &str) -> Option<String> {
+    env(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}
+
+/// Splits `key=value`, as lists in OpenTelemetry variables have it: blanks trimmed, both sides percent-decoded.
+pub(crate) fn key_and_value(entry: &str) -> Option<(String, String)> {
+    let (key, value) = entry.split_once('=')?;
+    let decode = |text: &str| percent_decode_str(text.trim()).decode_utf8().ok().map(Cow::into_owned);
+    let (key, value) = (decode(key)?, decode(value)?);
+    (!key.is_empty()).then_some((key, value))
+}

@@ -1,0 +1,160 @@
+//! What each variable does, alone and beside others.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::time::Duration;
+
+use opentelemetry_sdk::metrics::Temporality;
+
+use super::{Compression, Otlp, Prometheus, Protocol, Settings};
+
+fn read(variables: &[(&str, &str)]) -> (Settings, Vec<String>) {
+    let env = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+    let (settings, problems) = Settings::read(&env);
+    (settings, problems.iter().map(ToString::to_string).collect())
+}
+
+/// How metrics are pushed with these variables, none of which is wrong.
+fn otlp(variables: &[(&str, &str)]) -> Otlp {
+    let (settings, problems) = read(variables);
+    assert_eq!(problems, [""; 0]);
+    settings.otlp.unwrap()
+}
+
+#[test]
+fn pushes_to_the_local_collector_when_nothing_is_set() {
+    for variables in [&[][..], &[("OTEL_METRICS_EXPORTER", "")], &[("OTEL_METRICS_EXPORTER", " ")]] {
+        let (settings, problems) = read(variables);
+        let otlp = settings.otlp.unwrap();
+        assert_eq!(otlp.endpoint, "http://localhost:4318/v1/metrics");
+        assert_eq!(otlp.timeout, Duration::from_secs(10));
+        assert_eq!(settings.interval, Duration::from_secs(60));
+        assert!(settings.prometheus.is_none() && !settings.console && problems.is_empty());
+    }
+}
+
+#[test]
+fn runs_every_exporter_of_a_list() {
+    let (settings, problems) = read(&[("OTEL_METRICS_EXPORTER", "prometheus, OTLP,console,")]);
+    assert_eq!(settings.prometheus, Some(Prometheus { host: "localhost".to_owned(), port: 9464 }));
+    assert!(settings.otlp.is_some() && settings.console && problems.is_empty());
+}
+
+#[test]
+fn none_and_a_disabled_sdk_export_nothing() {
+    for variables in [[("OTEL_METRICS_EXPORTER", "none")], [("OTEL_SDK_DISABLED", "True")]] {
+        let (settings, problems) = read(&variables);
+        assert!(!settings.exports() && problems.is_empty());
+    }
+}
+
+#[test]
+fn an_unknown_exporter_is_named_with_the_accepted_ones_and_the_others_run() {
+    let (settings, problems) = read(&[("OTEL_METRICS_EXPORTER", "prometheus,statsd")]);
+    assert!(settings.prometheus.is_some());
+    assert_eq!(problems.len(), 1);
+    for word in ["\"statsd\"", "otlp", "prometheus", "console", "none", "OTEL_METRICS_EXPORTER"] {
+        assert!(problems[0].contains(word), "{problems:?}");
+    }
+    let (settings, problems) = read(&[("OTEL_METRICS_EXPORTER", "statsd")]);
+    assert!(!settings.exports());
+    assert_eq!(problems.len(), 1);
+}
+
+#[test]
+fn the_protocol_of_a_signal_wins_over_the_general_one() {
+    assert_eq!(otlp(&[]).protocol, Protocol::HttpProtobuf);
+    let general = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json");
+    assert_eq!(otlp(&[general]).protocol, Protocol::HttpJson);
+    let own = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/protobuf");
+    assert_eq!(otlp(&[general, own]).protocol, Protocol::HttpProtobuf);
+}
+
+#[test]
+fn an_unknown_protocol_is_named_with_the_accepted_ones_and_the_default_is_used() {
+    let (settings, problems) = read(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon")]);
+    assert_eq!(settings.otlp.unwrap().protocol, Protocol::HttpProtobuf);
+    assert_eq!(problems.len(), 1);
+    for word in ["OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon", "http/json", "using http/protobuf"] {
+        assert!(problems[0].contains(word), "{problems:?}");
+    }
+}
+
+#[test]
+fn spans_are_exported_only_when_that_is_asked_for_and_in_their_own_way() {
+    let (settings, problems) = read(&[]);
+    assert!(settings.traces.otlp.is_none() && !settings.traces.console && problems.is_empty());
+    let (settings, problems) = read(&[
+        ("OTEL_TRACES_EXPORTER", "otlp,console"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "700"),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=1"),
+    ]);
+    assert!(settings.traces.console && problems.is_empty());
+    let otlp = settings.traces.otlp.unwrap();
+    assert_eq!(otlp.endpoint, "http://collector:4318/v1/traces");
+    assert_eq!(otlp.timeout, Duration::from_millis(700));
+    assert_eq!(otlp.headers.0["a"], "1");
+    let metrics = settings.otlp.unwrap();
+    assert_eq!((metrics.timeout, metrics.headers.0.len()), (Duration::from_secs(10), 0));
+    let (settings, problems) = read(&[("OTEL_TRACES_EXPORTER", "prometheus")]);
+    assert!(settings.traces.otlp.is_none() && problems[0].contains("accepted are otlp, console and none,"));
+}
+
+#[test]
+fn the_general_endpoint_is_a_base_and_the_metrics_endpoint_a_whole_url() {
+    let general = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/");
+    assert_eq!(read(&[general]).0.otlp.unwrap().endpoint, "http://collector:4318/v1/metrics");
+    let own = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "https://other/ingest");
+    assert_eq!(read(&[general, own]).0.otlp.unwrap().endpoint, "https://other/ingest");
+}
+
+#[test]
+fn a_bad_endpoint_is_named_but_not_shown() {
+    for url in ["collector:4318", "ftp://collector", "http://user:hunter2@", "::"] {
+        let (settings, problems) = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", url)]);
+        assert!(settings.otlp.is_none(), "{url}");
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].contains("OTEL_EXPORTER_OTLP_ENDPOINT") && !problems[0].contains("hunter2"));
+    }
+}
+
+#[test]
+fn headers_are_decoded_and_a_bad_one_is_counted_not_shown() {
+    let list = "api-key=a%20b=c , nonsense,x\u{e9}=canary,,last=1";
+    let (settings, problems) = read(&[("OTEL_EXPORTER_OTLP_HEADERS", list)]);
+    let headers = settings.otlp.unwrap().headers;
+    assert_eq!(headers.0.len(), 2);
+    assert_eq!((&headers.0["api-key"], &headers.0["last"]), (&"a b=c".parse().unwrap(), &"1".parse().unwrap()));
+    assert!(!format!("{headers:?}").contains("a b=c"));
+    assert_eq!(problems.len(), 2);
+    assert!(problems[0].contains("entry 2") && problems[1].contains("entry 3"));
+    assert!(!problems.concat().contains("canary"));
+}
+
+#[test]
+fn a_bad_value_is_one_problem_and_its_default_is_used() {
+    let (settings, problems) = read(&[
+        ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
+        ("OTEL_SDK_DISABLED", "yes"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "1m"),
+        ("OTEL_METRIC_EXPORT_TIMEOUT", "0"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "-5"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "sideways"),
+        ("OTEL_EXPORTER_PROMETHEUS_PORT", "94640"),
+    ]);
+    assert_eq!(problems.len(), 7, "{problems:#?}");
+    let otlp = settings.otlp.unwrap();
+    assert_eq!((settings.interval, otlp.timeout), (Duration::from_secs(60), Duration::from_secs(10)));
+    assert_eq!((otlp.compression, settings.temporality), (Compression::None, Temporality::Cumulative));
+    assert_eq!(settings.prometheus.unwrap().port, 9464);
+}
+
+#[test]
+fn an_export_is_bounded_by_the_smaller_of_the_two_timeouts() {
+    let otlp = [("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "1500")];
+    assert_eq!(read(&otlp).0.otlp.unwrap().timeout, Duration::from_millis(1500));
+    let export = [("OTEL_METRIC_EXPORT_TIMEOUT", "250")];
+    assert_eq!(read(&export).0.otlp.unwrap().timeout, Duration::from_millis(250));
+}
