@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use oz_worker::reactor::OnReactor;
 use oz_worker_runtime_smol::Smol;
 
 fn main() -> ExitCode {
-    oz_worker::main("smol", Smol::new, |smol, worker| smol.drive(worker))
+    oz_worker::main("smol", || Smol::new().map(OnReactor::new), |runtime, worker| runtime.drive(worker))
 }

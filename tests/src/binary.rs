@@ -8,13 +8,22 @@ use std::{
 };
 
 /// One build of the worker: the same program over one runtime.
-struct Build {
+#[derive(Debug, PartialEq, Eq)]
+pub struct Build {
+    /// The runtime, as `--version` names it.
+    pub runtime: &'static str,
     package: &'static str,
     program: &'static str,
 }
 
-/// The default build.
-const SMOL: Build = Build { package: "oz-worker-runtime-smol", program: "oz-agent-worker" };
+/// Every build, the default first.
+static BUILDS: [Build; 2] = [
+    Build { runtime: "smol", package: "oz-worker-runtime-smol", program: "oz-agent-worker" },
+    Build { runtime: "async-std", package: "oz-worker-runtime-async-std", program: "oz-agent-worker-async-std" },
+];
+
+/// What [`Build::choose`] chose.
+static CHOSEN: OnceLock<&Build> = OnceLock::new();
 
 /// Why there is no worker to run.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -41,16 +50,48 @@ pub enum BuildError {
     },
 }
 
-/// The worker to run: `OZ_WORKER_BIN` if set, else built by cargo, once per process, in the profile of this program.
+/// The worker to run: `OZ_WORKER_BIN` if set, else [`Build::chosen`], built by cargo, once per process, in the profile of
+/// this program.
 ///
 /// # Errors
 /// When it cannot be built.
 pub fn worker_binary() -> Result<PathBuf, BuildError> {
     static BUILT: OnceLock<Result<PathBuf, BuildError>> = OnceLock::new();
-    BUILT.get_or_init(|| env::var_os("OZ_WORKER_BIN").map_or_else(|| SMOL.build(), |path| Ok(path.into()))).clone()
+    let build = || Build::chosen().build();
+    BUILT.get_or_init(|| named_binary().map_or_else(build, Ok)).clone()
+}
+
+/// The worker that `OZ_WORKER_BIN` names, of whatever build it is.
+pub fn named_binary() -> Option<PathBuf> {
+    env::var_os("OZ_WORKER_BIN").map(PathBuf::from)
 }
 
 impl Build {
+    /// The build over this runtime.
+    ///
+    /// # Errors
+    /// When there is none: the runtimes that there are.
+    pub fn on(runtime: &str) -> Result<&'static Self, String> {
+        let known = || BUILDS.each_ref().map(|build| build.runtime).join(" and ");
+        BUILDS.iter().find(|build| build.runtime == runtime).ok_or_else(|| format!("the runtimes are {}", known()))
+    }
+
+    /// Makes it the one to run in this process, unless one was chosen or asked for before.
+    pub fn choose(&'static self) {
+        CHOSEN.get_or_init(|| self);
+    }
+
+    /// The build to run in this process: the one that was chosen, else the one whose runtime this program has in its name
+    /// as a crate does (`suites_on_async_std`), else the default.
+    pub fn chosen() -> &'static Self {
+        CHOSEN.get_or_init(|| {
+            let this = env::current_exe().unwrap_or_default();
+            let name = this.file_name().unwrap_or_default().to_string_lossy();
+            let [default, others @ ..] = &BUILDS;
+            others.iter().find(|build| name.contains(&build.runtime.replace('-', "_"))).unwrap_or(default)
+        })
+    }
+
     fn build(&self) -> Result<PathBuf, BuildError> {
         let this = env::current_exe().unwrap_or_default();
         let (target, profile) =

@@ -2,6 +2,7 @@
 
 use oz_worker_tests::{
     agent::Agent,
+    binary::{Build, named_binary},
     server::Server,
     worker::{Ended, Launch},
 };
@@ -55,7 +56,10 @@ fn version_names_program_and_runtime() {
     let ended = Launch::bare().flag("--version").run();
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
     assert!(ended.stdout.starts_with("oz-agent-worker "), "{}", ended.stdout);
-    assert!(ended.stdout.contains("smol") || ended.stdout.contains("async-std"), "{}", ended.stdout);
+    if named_binary().is_none() {
+        let runtime = format!("runtime {})", Build::chosen().runtime);
+        assert!(ended.stdout.trim_end().ends_with(&runtime), "{}", ended.stdout);
+    }
     assert_eq!(ended.stdout.lines().count(), 1);
 }
 

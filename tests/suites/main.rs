@@ -1,6 +1,7 @@
 //! End-to-end suites: the real binary against a server that is scripted frame by frame. One module is one subject.
 //!
-//! `cargo test -p oz-worker-tests session::` runs one suite. `OZ_WORKER_BIN` names another worker to run them against.
+//! `cargo test -p oz-worker-tests session::` runs one suite, against the build on smol here and the one on async-std in
+//! `on_async_std.rs`. `OZ_WORKER_BIN` names another worker to run them against.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 // Metrics are floating-point numbers that count: they are compared as whole numbers are.
 #![allow(clippy::float_cmp)]
@@ -19,7 +20,7 @@ mod output;
 mod patience;
 mod programs;
 mod prometheus;
-mod scene;
+pub(crate) mod scene;
 mod secrets;
 mod session;
 mod shutdown;

@@ -1,8 +1,8 @@
 //! How fast and how small the worker is, each figure beside what this machine can do at all, measured in the same run.
 //!
 //! `cargo bench -p oz-worker-tests` builds the release worker and measures everything; `-- --quick` takes fewer samples,
-//! and subjects named behind `--` are measured alone. It reports and never fails: a clock is no test. Other work on the
-//! machine spoils the figures, so the load is printed above them.
+//! subjects named behind `--` are measured alone, and `--runtime async-std` measures the other build. It reports and never
+//! fails: a clock is no test. Other work on the machine spoils the figures, so the load is printed above them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // measures what it started itself
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // figures for people
 
@@ -22,7 +22,7 @@ mod wire;
 use std::fs;
 
 use argh::FromArgs;
-use oz_worker_tests::binary::worker_binary;
+use oz_worker_tests::binary::{Build, worker_binary};
 use report::Report;
 
 /// Measure the worker.
@@ -34,6 +34,9 @@ struct Flags {
     /// seconds for which a task floods its output (default: 60, quick: 5)
     #[argh(option)]
     flood_secs: Option<u64>,
+    /// which build of the worker: smol (default) or async-std
+    #[argh(option, default = "Build::chosen()", from_str_fn(Build::on))]
+    runtime: &'static Build,
     /// cargo passes it
     #[argh(switch, hidden_help)]
     #[allow(dead_code)]
@@ -70,6 +73,7 @@ fn main() {
     if flags.subjects == ["core"] {
         return report.sum_up();
     }
+    flags.runtime.choose();
     let worker = worker_binary().unwrap_or_else(|error| panic!("no worker to measure: {error}"));
     println!("\n{}", worker.display());
     proc::raise_file_limit();

@@ -1,11 +1,12 @@
-//! Child processes, awaited on smol's reactor.
+//! Child processes, awaited on the reactor.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::sync::Arc;
 
-use oz_worker::host::Child;
-use oz_worker::runtime::{self, Exit, Signal};
-use smol::Async;
+use async_io::Async;
+
+use crate::host::Child;
+use crate::runtime::{self, Exit, Signal};
 
 /// A child process.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ impl Process {
     ///
     /// # Errors
     /// When the reactor has no room for it. The process is killed then, since nobody would know of it.
-    pub(crate) fn new(mut child: Child) -> io::Result<Self> {
+    pub(super) fn new(mut child: Child) -> io::Result<Self> {
         let (input, output) = (child.input(), child.output());
         let child = Arc::new(child);
         let known = || {

@@ -1,0 +1,7 @@
+//! The same suites against the build on async-std. The name of this test program chooses it, see `binary::Build::chosen`.
+
+#[path = "main.rs"]
+mod suites;
+
+// Where the suites look for it.
+use suites::scene;
