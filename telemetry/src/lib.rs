@@ -15,6 +15,7 @@
 //!     backend: "direct".to_owned(),
 //!     max_concurrent_tasks: 4,
 //!     host_name: "build-7".to_owned(),
+//!     status_page: true,
 //! };
 //! let (recorder, telemetry) = start(&identity, |name| std::env::var(name).ok());
 //! recorder.record(MetricEvent::Connected);
@@ -24,16 +25,20 @@
 mod connection;
 mod console;
 mod endpoint;
+mod health;
 mod http;
 mod instruments;
 mod listen;
 mod otlp;
+mod page;
 mod problem;
 mod recorder;
 mod resource;
 mod scrape;
 mod server;
 mod settings;
+mod status;
+mod words;
 
 use std::net::TcpListener;
 use std::sync::{Arc, mpsc};
@@ -53,10 +58,11 @@ use crate::otlp::{Closing, Push};
 use crate::problem::Problem;
 use crate::server::Server;
 use crate::settings::{Prometheus, Settings};
+use crate::status::Status;
 
 pub use crate::recorder::Recorder;
 
-/// Who the metrics are about.
+/// Who telemetry is about, and what of it may be seen.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The worker's version: label `version`, attribute `service.version`.
@@ -69,6 +75,8 @@ pub struct Identity {
     pub max_concurrent_tasks: u32,
     /// Attribute `host.name`; left out when empty.
     pub host_name: String,
+    /// Whether the `prometheus` exporter serves a page for people at `/`.
+    pub status_page: bool,
 }
 
 /// What runs beside the worker to export its metrics. Nothing does when no exporter is asked for.
@@ -109,9 +117,12 @@ pub fn start(identity: &Identity, env: impl Fn(&str) -> Option<String>) -> (Reco
         return (Recorder::disabled(), Telemetry::default());
     }
 
-    let (recorder, provider) = recorder(readers.provider, identity);
+    let (mut recorder, provider) = recorder(readers.provider, identity);
+    recorder.status = endpoint.is_some().then(|| Arc::new(Status::new(identity.clone())));
     // Only now, so that the first scrape finds every series.
-    let server = endpoint.and_then(|(listeners, registry)| serve(listeners, registry));
+    let server = endpoint
+        .zip(recorder.status.clone())
+        .and_then(|((listeners, registry), status)| serve(listeners, registry, status));
     (recorder, Telemetry { provider: Some(provider), server, closing })
 }
 
@@ -120,7 +131,7 @@ pub fn start(identity: &Identity, env: impl Fn(&str) -> Option<String>) -> (Reco
 pub fn recorder(provider: MeterProviderBuilder, identity: &Identity) -> (Recorder, SdkMeterProvider) {
     let provider = provider.with_view(instruments::view).build();
     let instruments = Instruments::new(&provider.meter("oz-agent-worker"), identity);
-    (Recorder { instruments: Some(Arc::new(instruments)) }, provider)
+    (Recorder { instruments: Some(Arc::new(instruments)), status: None }, provider)
 }
 
 impl Telemetry {
@@ -184,9 +195,9 @@ impl Readers {
     }
 }
 
-fn serve(listeners: Vec<TcpListener>, registry: Registry) -> Option<Server> {
+fn serve(listeners: Vec<TcpListener>, registry: Registry, status: Arc<Status>) -> Option<Server> {
     let address = listen::shown(&listeners);
-    let endpoint = Endpoint { registry };
+    let endpoint = Endpoint { registry, status };
     let server = Server::start(listeners, move |request| endpoint.answer(request))
         .map_err(|source| report(&Problem::Endpoint { source }))
         .ok()?;

@@ -1,22 +1,25 @@
 //! What the run loop holds of telemetry: where each event and each notice goes.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use oz_worker_core::Notice;
 use oz_worker_core::metrics::MetricEvent;
 
 use crate::instruments::Instruments;
+use crate::status::Status;
 
 /// Takes down what happens. Cheap to clone, and cheap to tell: whoever exports does so on a thread of its own.
 #[derive(Debug, Clone, Default)]
 pub struct Recorder {
     pub(crate) instruments: Option<Arc<Instruments>>,
+    pub(crate) status: Option<Arc<Status>>,
 }
 
 impl Recorder {
     /// A recorder that takes nothing down.
     pub const fn disabled() -> Self {
-        Self { instruments: None }
+        Self { instruments: None, status: None }
     }
 
     /// Counts one event: a handful of atomic writes. Takes no lock that an exporter holds for longer than a copy, and
@@ -28,5 +31,16 @@ impl Recorder {
     }
 
     /// Hears what a person is told, before the log does.
-    pub const fn note(&self, _notice: &Notice) {}
+    pub fn note(&self, notice: &Notice) {
+        if let Some(status) = &self.status {
+            status.note(Instant::now(), notice);
+        }
+    }
+
+    /// The run loop lives, and will say so again within `wait`. One atomic write, for `/livez`.
+    pub fn alive(&self, wait: Duration) {
+        if let Some(status) = &self.status {
+            status.alive(Instant::now(), wait);
+        }
+    }
 }

@@ -46,7 +46,7 @@ fn from_environment(list: &str) -> Result<Vec<KeyValue>, Problem> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
 
     use opentelemetry::Key;
@@ -57,13 +57,14 @@ mod tests {
         resource.get(&Key::from_static_str(key)).map(|value| value.to_string())
     }
 
-    fn identity() -> Identity {
+    pub(crate) fn identity() -> Identity {
         Identity {
             version: "1.2.3".to_owned(),
             worker_id: "w1".to_owned(),
             backend: "direct".to_owned(),
             max_concurrent_tasks: 1,
             host_name: "node-7".to_owned(),
+            status_page: true,
         }
     }
 

@@ -88,6 +88,7 @@ impl<R: Runtime> RunLoop<R> {
 
     /// Runs `worker` until it is done.
     pub async fn run(mut self, mut worker: Worker) {
+        let mut now = self.runtime.now();
         loop {
             while let Some(output) = worker.poll_output() {
                 if matches!(output, Output::Exit) {
@@ -95,8 +96,11 @@ impl<R: Runtime> RunLoop<R> {
                 }
                 self.act(output);
             }
-            let happening = self.next(worker.poll_timeout()).await;
-            let now = self.runtime.now();
+            let timeout = worker.poll_timeout();
+            self.recorder.alive(timeout.map_or(Duration::ZERO, |at| at.since(now)));
+            let happening = self.next(timeout).await;
+            self.recorder.alive(Duration::ZERO);
+            now = self.runtime.now();
             match happening {
                 Happening::Timeout => worker.handle(now, Input::Timeout),
                 Happening::Link(event) => hand_in(&mut worker, now, event),

@@ -97,6 +97,8 @@ pub struct Settings {
     pub log_level: LogLevel,
     /// In which form.
     pub log_format: LogFormat,
+    /// Whether there is a page for people beside `/metrics`.
+    pub status_page: bool,
     /// Whether what a task leaves behind is removed.
     pub cleanup: bool,
     /// How many tasks may run at once; 0 for any number.

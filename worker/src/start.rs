@@ -96,6 +96,7 @@ fn serve<R: Runtime>(
             backend: settings.backend.name().to_owned(),
             max_concurrent_tasks: settings.max_concurrent_tasks,
             host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            status_page: settings.status_page,
         };
         let (recorder, telemetry): (_, Telemetry) =
             oz_worker_telemetry::start(&identity, |name| std::env::var(name).ok());

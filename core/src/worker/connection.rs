@@ -100,11 +100,8 @@ impl Worker {
     }
 
     pub(super) fn check_connection(&mut self, now: Instant) {
-        if self.phase == Phase::Gone {
-            return;
-        }
         match &mut self.connection {
-            Connection::Waiting(until) if now >= *until => {
+            Connection::Waiting(until) if now >= *until && self.phase != Phase::Gone => {
                 self.connection = Connection::Dialing(now.plus(DIAL_TIMEOUT));
                 self.outputs.push_back(Output::Dial);
             }
@@ -121,7 +118,7 @@ impl Worker {
                     self.on_disconnected(now, "nothing was received for 60 s".into());
                 } else if now >= session.next_ping {
                     session.next_ping = now.plus(PING_INTERVAL);
-                    let serial = self.outbox.any_serial();
+                    let serial = self.outbox.last_serial();
                     self.ping(now, serial);
                 }
             }

@@ -21,6 +21,7 @@ pub fn identity() -> Identity {
         backend: "direct".to_owned(),
         max_concurrent_tasks: 1,
         host_name: "host-1".to_owned(),
+        status_page: true,
     }
 }
 

@@ -91,6 +91,9 @@ pub fn report(settings: &Settings, path_var: Option<&OsStr>, metrics: &str) -> R
     report.line("cancel grace", &duration::show(settings.cancel_grace_period));
     report.line("cleanup", if settings.cleanup { "yes" } else { "no, everything is kept" });
     report.line("metrics", metrics);
+    if !settings.status_page {
+        report.line("status page", "off");
+    }
     report.line("log", &format!("{}, {}", settings.log_level.name(), settings.log_format.name()));
     for warning in &settings.warnings {
         report.line("warning", warning);

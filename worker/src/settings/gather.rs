@@ -61,6 +61,8 @@ impl Gathering<'_> {
         );
         let log_level = self.parsed("--log-level", &flags.log_level, |text| by_name(text, &LogLevel::NAMES));
         let log_format = self.parsed("--log-format", &flags.log_format, |text| by_name(text, &LogFormat::NAMES));
+        let status_page =
+            self.parsed("--status-page", &flags.status_page, |text| by_name(text, &[("on", true), ("off", false)]));
         let max_concurrent_tasks = self.parsed("--max-concurrent-tasks", &flags.max_concurrent_tasks, |text| {
             text.parse().map_err(|_| format!("must be a whole number from 0 to {}", u32::MAX))
         });
@@ -85,6 +87,7 @@ impl Gathering<'_> {
             session_sharing_server_url,
             log_level: log_level.unwrap_or(LogLevel::Info),
             log_format: log_format.unwrap_or(LogFormat::Text),
+            status_page: status_page.unwrap_or(true),
             cleanup: !flags.no_cleanup && file.cleanup.unwrap_or(true),
             max_concurrent_tasks: max_concurrent_tasks.or(file.max_concurrent_tasks).unwrap_or(0),
             idle_on_complete: idle_on_complete.or(file.idle_on_complete),
