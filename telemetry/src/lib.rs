@@ -62,6 +62,9 @@ use crate::status::Status;
 
 pub use crate::recorder::Recorder;
 
+/// The time that the SDK gives an exporter to shut down.
+const SDK_LIMIT: Duration = Duration::from_secs(5);
+
 /// Who telemetry is about, and what of it may be seen.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -110,8 +113,10 @@ pub fn start(identity: &Identity, env: impl Fn(&str) -> Option<String>) -> (Reco
     }
     let closing = Closing::default();
     if let Some(otlp) = &settings.otlp {
-        let push = Push::new(otlp, closing.clone()).with_temporality(settings.temporality);
-        readers.push(push, settings.interval);
+        match Push::new(otlp, closing.clone()) {
+            Ok(push) => readers.push(push.with_temporality(settings.temporality), settings.interval),
+            Err(problem) => report(&problem),
+        }
     }
     if readers.count == 0 {
         return (Recorder::disabled(), Telemetry::default());
@@ -138,7 +143,8 @@ impl Telemetry {
     /// Exports once more where metrics are pushed, then ends every thread. Returns within `timeout`, and within the 5
     /// seconds per exporter that the SDK allows; a collector that has not answered by then misses the last export.
     pub fn shutdown(self, timeout: Duration) {
-        self.closing.begin(Instant::now() + timeout);
+        // A little less, so that an exporter that fails can still say so.
+        self.closing.begin(Instant::now() + timeout.min(SDK_LIMIT).mul_f64(0.9));
         if let Some(provider) = self.provider {
             shut_down(provider, timeout);
         }

@@ -6,9 +6,11 @@ mod answer;
 mod body;
 mod closing;
 mod failure;
+mod grpc;
 mod health;
 mod http;
 mod retry;
+mod tls;
 
 use std::fmt;
 use std::time::Duration;
@@ -27,16 +29,21 @@ use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use crate::otlp::answer::PartialSuccess;
 use crate::otlp::body::{Encoding, Message};
 use crate::otlp::failure::Failure;
+use crate::otlp::grpc::Grpc;
 use crate::otlp::health::Health;
 use crate::otlp::http::Http;
-use crate::settings::Otlp;
+use crate::problem::Problem;
+use crate::settings::{Otlp, Protocol};
 
 pub(crate) use crate::otlp::closing::Closing;
+
+/// What the worker calls itself, as the specification asks ("OTLP exporter", user agent).
+const USER_AGENT: &str = concat!("oz-agent-worker/", env!("CARGO_PKG_VERSION"));
 
 /// Pushes one signal to one collector.
 pub(crate) struct Push {
     encoding: Encoding,
-    transport: Http,
+    transport: Transport,
     /// Bound on one export, its retries included.
     timeout: Duration,
     temporality: Temporality,
@@ -44,6 +51,11 @@ pub(crate) struct Push {
     resource: ResourceAttributesWithSchema,
     health: Health,
     closing: Closing,
+}
+
+enum Transport {
+    Http(Http),
+    Grpc(Grpc),
 }
 
 impl fmt::Debug for Push {
@@ -55,16 +67,23 @@ impl fmt::Debug for Push {
 
 impl Push {
     /// Pushes as `otlp` says, until `closing` is told that the worker leaves.
-    pub(crate) fn new(otlp: &Otlp, closing: Closing) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The certificates cannot be used.
+    pub(crate) fn new(otlp: &Otlp, closing: Closing) -> Result<Self, Problem> {
+        let transport = match otlp.protocol {
+            Protocol::HttpProtobuf | Protocol::HttpJson => Http::new(otlp).map(Transport::Http),
+            Protocol::Grpc => Grpc::new(otlp).map(Transport::Grpc),
+        };
+        Ok(Self {
             encoding: Encoding::new(otlp.protocol, otlp.compression),
-            transport: Http::new(otlp),
+            transport: transport.map_err(|source| Problem::Tls { signal: otlp.signal, source })?,
             timeout: otlp.timeout,
             temporality: Temporality::Cumulative,
             resource: ResourceAttributesWithSchema::default(),
             health: Health::new(otlp.signal, &otlp.endpoint),
             closing,
-        }
+        })
     }
 
     /// The same for metrics of this temporality.
@@ -81,8 +100,9 @@ impl Push {
         let body = self.encoding.encode(message)?;
         // Who leaves does not wait for a collector that did not answer before.
         let last_chance = self.closing.is_closing() && self.health.is_down();
-        retry::until_answered(self.timeout, &self.closing, last_chance, |time| {
-            self.transport.post(self.encoding, &body, time)
+        retry::until_answered(self.timeout, &self.closing, last_chance, |time| match &self.transport {
+            Transport::Http(http) => http.post(self.encoding, &body, time),
+            Transport::Grpc(grpc) => grpc.post(self.encoding, body.clone(), time),
         })
     }
 }

@@ -41,6 +41,18 @@ pub(crate) enum Problem {
     #[error("{variable}: entry {entry} is not name=value with a valid header name and value; it is left out")]
     NotAHeader { variable: String, entry: usize },
 
+    #[error("{variable}: cannot read {path:?}: {source}; {signal} are not pushed")]
+    NotAFile { signal: Signal, variable: String, path: String, source: io::Error },
+
+    #[error("{variable}: {path:?} does not hold {what} in PEM; {signal} are not pushed")]
+    NotPem { signal: Signal, variable: String, path: String, what: &'static str },
+
+    #[error("{variable}: has no effect alone; set OTEL_EXPORTER_OTLP_{other} too; {signal} are not pushed")]
+    OneOfTwo { signal: Signal, variable: String, other: &'static str },
+
+    #[error("OTEL_EXPORTER_OTLP_CERTIFICATE, …_CLIENT_CERTIFICATE, …_CLIENT_KEY: {source}; {signal} are not pushed")]
+    Tls { signal: Signal, source: rustls::Error },
+
     #[error("OTEL_RESOURCE_ATTRIBUTES: entry {entry} is not key=value, percent-encoded; the whole variable is ignored")]
     NotAnAttribute { entry: usize },
 }

@@ -4,6 +4,7 @@ mod otlp;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::settings::reader::Reader;
 
 pub(crate) use crate::settings::otlp::{Compression, Otlp, Protocol, Signal};
 pub(crate) use crate::settings::reader::{key_and_value, variable};
+pub(crate) use crate::settings::tls::Tls;
 
 /// Default of `OTEL_METRIC_EXPORT_INTERVAL` (OpenTelemetry specification, SDK environment variables).
 const INTERVAL: Duration = Duration::from_secs(60);

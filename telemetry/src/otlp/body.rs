@@ -3,9 +3,11 @@
 use std::io::{self, Write};
 
 use flate2::write::GzEncoder;
+use ruzstd::encoding::CompressionLevel;
 
 use crate::otlp::failure::Failure;
 use crate::settings::{Compression, Protocol};
+use bytes::Bytes;
 
 /// A request of OTLP, which is protobuf and, by the specification's mapping, JSON.
 pub(super) trait Message: prost::Message + serde::Serialize {}
@@ -29,25 +31,28 @@ impl Encoding {
         match self.protocol {
             Protocol::HttpProtobuf => "application/x-protobuf",
             Protocol::HttpJson => "application/json",
+            Protocol::Grpc => "application/grpc",
         }
     }
 
-    /// The value of `content-encoding`.
+    /// The value of `content-encoding`, and of `grpc-encoding`.
     pub(super) fn content_encoding(self) -> Option<&'static str> {
         match self.compression {
             Compression::None => None,
             Compression::Gzip => Some("gzip"),
+            Compression::Zstd => Some("zstd"),
         }
     }
 
     /// # Errors
     /// The message has no JSON.
-    pub(super) fn encode(self, message: &impl Message) -> Result<Vec<u8>, Failure> {
+    pub(super) fn encode(self, message: &impl Message) -> Result<Bytes, Failure> {
         let bytes = match self.protocol {
-            Protocol::HttpProtobuf => message.encode_to_vec(),
+            Protocol::HttpProtobuf | Protocol::Grpc => message.encode_to_vec(),
             Protocol::HttpJson => serde_json::to_vec(message).map_err(Failure::Encode)?,
         };
-        self.compress(bytes).map_err(Failure::Compress)
+        let bytes = self.compress(bytes).map_err(Failure::Compress)?;
+        Ok(if self.protocol == Protocol::Grpc { self.framed(&bytes) } else { bytes.into() })
     }
 
     fn compress(self, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
@@ -58,6 +63,14 @@ impl Encoding {
                 encoder.write_all(&bytes)?;
                 encoder.finish()
             }
+            Compression::Zstd => Ok(ruzstd::encoding::compress_to_vec(bytes.as_slice(), CompressionLevel::Fastest)),
         }
+    }
+
+    /// With gRPC's prefix: whether it is packed, and how long it is.
+    fn framed(self, message: &[u8]) -> Bytes {
+        let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+        let packed = u8::from(self.compression != Compression::None);
+        [&[packed], &length.to_be_bytes()[..], message].concat().into()
     }
 }

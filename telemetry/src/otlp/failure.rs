@@ -11,8 +11,14 @@ pub(super) enum Failure {
     #[error("HTTP {status}")]
     Http { status: StatusCode, retry_after: Option<Duration> },
 
+    #[error("gRPC {code} {}", code_name(*.code))]
+    Grpc { code: u16, retry_after: Option<Duration> },
+
     #[error("{0}")]
     Connection(String),
+
+    #[error("TLS: {0}")]
+    Tls(String),
 
     #[error("no answer in time")]
     Timeout,
@@ -25,6 +31,15 @@ pub(super) enum Failure {
 
     #[error("the message cannot be compressed: {0}")]
     Compress(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.get_ref() {
+            Some(inner) if inner.is::<rustls::Error>() => Self::Tls(inner.to_string()),
+            _ => Self::Connection(error.to_string()),
+        }
+    }
 }
 
 impl Failure {
@@ -40,10 +55,38 @@ impl Failure {
             Self::Http { status, retry_after } => {
                 matches!(status.as_u16(), 429 | 502 | 503 | 504).then(|| retry_after.unwrap_or_default())
             }
+            Self::Grpc { code: 8, retry_after } => *retry_after,
+            Self::Grpc { code, retry_after } => {
+                matches!(code, 1 | 4 | 10 | 11 | 14 | 15).then(|| retry_after.unwrap_or_default())
+            }
             Self::Connection(_) => Some(Duration::ZERO),
-            Self::Timeout | Self::Nonsense(_) | Self::Encode(_) | Self::Compress(_) => None,
+            Self::Tls(_) | Self::Timeout | Self::Nonsense(_) | Self::Encode(_) | Self::Compress(_) => None,
         }
     }
+}
+
+/// The names of gRPC's codes (<https://github.com/grpc/grpc/blob/master/doc/statuscodes.md>).
+fn code_name(code: u16) -> &'static str {
+    const NAMES: [&str; 17] = [
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    ];
+    NAMES.get(usize::from(code)).unwrap_or(&"(unknown)")
 }
 
 /// `Retry-After`: seconds, or a date (RFC 9110, section 10.2.3).

@@ -1,19 +1,16 @@
 //! OTLP over HTTP/1.1.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::{HeaderMap, HeaderValue, Uri, header};
-use ureq::tls::{RootCerts, TlsConfig};
+use ureq::tls::TlsConfig;
 
-use crate::otlp::answer::PartialSuccess;
+use crate::otlp::answer::{MAX_ANSWER, PartialSuccess};
 use crate::otlp::body::Encoding;
 use crate::otlp::failure::Failure;
+use crate::otlp::{USER_AGENT, tls};
 use crate::settings::Otlp;
-
-/// The longest answer of a collector that is read, in bytes: it only ever names what it did not take.
-const MAX_ANSWER: u64 = 64 * 1024;
 
 /// Buffer per direction of a connection, in bytes; an export is about 20 KiB, and ureq's own default 128 KiB.
 const BUFFER: usize = 16 * 1024;
@@ -26,8 +23,11 @@ pub(super) struct Http {
 }
 
 impl Http {
-    pub(super) fn new(otlp: &Otlp) -> Self {
-        Self { agent: agent(&otlp.endpoint), endpoint: otlp.endpoint.clone(), headers: otlp.headers.0.clone() }
+    /// # Errors
+    /// The certificates cannot be used.
+    pub(super) fn new(otlp: &Otlp) -> Result<Self, rustls::Error> {
+        let agent = agent(&otlp.endpoint, tls::for_http1(&otlp.tls)?);
+        Ok(Self { agent, endpoint: otlp.endpoint.clone(), headers: otlp.headers.0.clone() })
     }
 
     /// Sends `body` and reads the answer, within `time`.
@@ -44,11 +44,11 @@ impl Http {
                 headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(packed));
             }
         }
-        let (answer, body) = request.send(body).map_err(|error| failure(&error))?.into_parts();
+        let (answer, body) = request.send(body).map_err(failure)?.into_parts();
         if !answer.status.is_success() {
             return Err(Failure::http(answer.status, &answer.headers));
         }
-        let bytes = body.into_with_config().limit(MAX_ANSWER).read_to_vec().map_err(|error| failure(&error))?;
+        let bytes = body.into_with_config().limit(MAX_ANSWER as u64).read_to_vec().map_err(failure)?;
         let kind = answer.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if bytes.is_empty() {
             Ok(PartialSuccess::default())
@@ -60,14 +60,7 @@ impl Http {
     }
 }
 
-/// What the worker calls itself, as the specification asks ("OTLP exporter", user agent).
-pub(super) const USER_AGENT: &str = concat!("oz-agent-worker/", env!("CARGO_PKG_VERSION"));
-
-fn agent(endpoint: &Uri) -> ureq::Agent {
-    let tls = TlsConfig::builder()
-        .root_certs(RootCerts::PlatformVerifier)
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build();
+fn agent(endpoint: &Uri, tls: TlsConfig) -> ureq::Agent {
     let mut config = ureq::Agent::config_builder()
         .http_status_as_error(false)
         // A redirect would take the headers, and the credentials in them, to somebody else.
@@ -89,11 +82,12 @@ fn is_this_machine(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-fn failure(error: &ureq::Error) -> Failure {
+fn failure(error: ureq::Error) -> Failure {
     match error {
         ureq::Error::Timeout(_) => Failure::Timeout,
         ureq::Error::BodyExceedsLimit(_) => Failure::Nonsense("an answer that is far too long"),
-        ureq::Error::Io(error) => Failure::Connection(error.to_string()),
+        ureq::Error::Io(error) => error.into(),
+        ureq::Error::Rustls(error) => Failure::Tls(error.to_string()),
         // Both would quote the URL.
         ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) => {
             Failure::Connection("the URL cannot be used".to_owned())

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
+use ureq::http::uri::Scheme;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use crate::problem::Problem;
 use crate::settings::reader::{Reader, key_and_value};
+use crate::settings::tls::Tls;
 
 /// Default of `OTEL_EXPORTER_OTLP_TIMEOUT` (OpenTelemetry specification, "OTLP exporter").
 const OTLP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,7 +40,7 @@ impl Signal {
     }
 
     /// The signal's own variable of an option, and the general one.
-    fn variables(self, option: &str) -> [String; 2] {
+    pub(super) fn variables(self, option: &str) -> [String; 2] {
         let own = match self {
             Self::Metrics => "METRICS",
             Self::Traces => "TRACES",
@@ -53,6 +55,7 @@ pub(crate) enum Protocol {
     #[default]
     HttpProtobuf,
     HttpJson,
+    Grpc,
 }
 
 /// What a message is packed with.
@@ -61,6 +64,7 @@ pub(crate) enum Compression {
     #[default]
     None,
     Gzip,
+    Zstd,
 }
 
 /// Where and how one signal is pushed.
@@ -68,13 +72,14 @@ pub(crate) enum Compression {
 pub(crate) struct Otlp {
     pub(crate) signal: Signal,
     pub(crate) protocol: Protocol,
-    /// The whole URL, path included.
+    /// The whole URL; of gRPC, scheme, host and port count.
     pub(crate) endpoint: Uri,
     /// Secrets, all of them: their type shows their names only.
     pub(crate) headers: Headers,
     /// Bound on one export, its retries included.
     pub(crate) timeout: Duration,
     pub(crate) compression: Compression,
+    pub(crate) tls: Tls,
 }
 
 /// Headers that are shown by name only.
@@ -90,15 +95,20 @@ impl fmt::Debug for Headers {
 impl Reader<'_> {
     /// `None` when nothing can be pushed the way that is asked for.
     pub(super) fn otlp(&mut self, signal: Signal) -> Option<Otlp> {
-        let protocols = [("http/protobuf", Protocol::HttpProtobuf), ("http/json", Protocol::HttpJson)];
+        let protocols =
+            [("http/protobuf", Protocol::HttpProtobuf), ("http/json", Protocol::HttpJson), ("grpc", Protocol::Grpc)];
         let protocol = self.choice(&signal.variables("PROTOCOL"), &protocols);
-        let endpoint = self.endpoint(signal)?;
+        let endpoint = match protocol {
+            Protocol::HttpProtobuf | Protocol::HttpJson => self.http_endpoint(signal),
+            Protocol::Grpc => self.grpc_endpoint(signal),
+        }?;
+        let secure = endpoint.scheme() == Some(&Scheme::HTTPS);
         let timeout = self.milliseconds(&signal.variables("TIMEOUT"), OTLP_TIMEOUT);
         let export_timeout = match signal {
             Signal::Metrics => "OTEL_METRIC_EXPORT_TIMEOUT",
             Signal::Traces => "OTEL_BSP_EXPORT_TIMEOUT",
         };
-        let compressions = [("none", Compression::None), ("gzip", Compression::Gzip)];
+        let compressions = [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
         Some(Otlp {
             signal,
             protocol,
@@ -106,11 +116,13 @@ impl Reader<'_> {
             headers: self.headers(signal),
             timeout: timeout.min(self.milliseconds(&[export_timeout], EXPORT_TIMEOUT)),
             compression: self.choice(&signal.variables("COMPRESSION"), &compressions),
+            // Nothing of it is read where it is of no use.
+            tls: if secure { self.tls(signal)? } else { Tls::default() },
         })
     }
 
     /// The signal's own variable is the whole URL; the general one is a base, to which the signal's path is added.
-    fn endpoint(&mut self, signal: Signal) -> Option<Uri> {
+    fn http_endpoint(&mut self, signal: Signal) -> Option<Uri> {
         let [own, general] = signal.variables("ENDPOINT");
         let (variable, url) = match (self.get(&own), self.get(&general)) {
             (Some(url), _) => (own, url),
@@ -119,6 +131,22 @@ impl Reader<'_> {
                 (general, format!("{}/v1/{signal}", base.trim_end_matches('/')))
             }
         };
+        self.url(signal, variable, &url)
+    }
+
+    /// No path is added. Without a scheme the connection is secure, unless that is turned off.
+    fn grpc_endpoint(&mut self, signal: Signal) -> Option<Uri> {
+        let insecure = self.boolean(&signal.variables("INSECURE"));
+        let [_, general] = signal.variables("ENDPOINT");
+        let set = self.first(&signal.variables("ENDPOINT"));
+        let (variable, mut url) = set.unwrap_or_else(|| (general, "http://localhost:4317".to_owned()));
+        if !url.contains("://") {
+            url = format!("{}://{url}", if insecure { "http" } else { "https" });
+        }
+        self.url(signal, variable, &url)
+    }
+
+    fn url(&mut self, signal: Signal, variable: String, url: &str) -> Option<Uri> {
         let endpoint = url.parse().ok().filter(|uri: &Uri| {
             matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
         });

@@ -158,3 +158,46 @@ fn an_export_is_bounded_by_the_smaller_of_the_two_timeouts() {
     let export = [("OTEL_METRIC_EXPORT_TIMEOUT", "250")];
     assert_eq!(read(&export).0.otlp.unwrap().timeout, Duration::from_millis(250));
 }
+
+#[test]
+fn the_endpoint_of_grpc_gets_no_path_and_without_a_scheme_insecure_decides() {
+    let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+    assert_eq!(otlp(&[grpc]).endpoint, "http://localhost:4317");
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317");
+    let insecure = ("OTEL_EXPORTER_OTLP_INSECURE", "true");
+    // The scheme that is there wins.
+    assert_eq!(otlp(&[grpc, endpoint, insecure]).endpoint, "https://collector:4317");
+    let bare = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "[::1]:4317");
+    assert_eq!(otlp(&[grpc, bare, endpoint]).endpoint, "https://[::1]:4317");
+    assert_eq!(otlp(&[grpc, bare, insecure]).endpoint, "http://[::1]:4317");
+    let secure = ("OTEL_EXPORTER_OTLP_METRICS_INSECURE", "false");
+    assert_eq!(otlp(&[grpc, bare, insecure, secure]).endpoint, "https://[::1]:4317");
+    // Over HTTP it says nothing.
+    let (settings, problems) = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"), insecure]);
+    assert!(settings.otlp.is_none() && problems.len() == 1);
+}
+
+#[test]
+fn certificates_that_cannot_be_used_are_one_problem_and_nothing_is_pushed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (empty, key) = (path("empty.pem"), path("key.pem"));
+    std::fs::write(&empty, "no certificate").unwrap();
+    std::fs::write(&key, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4318");
+    let missing = path("missing.pem");
+    for (certificates, words) in [
+        (vec![("OTEL_EXPORTER_OTLP_CERTIFICATE", missing.as_str())], ["_CERTIFICATE: cannot read", "missing.pem"]),
+        (vec![("OTEL_EXPORTER_OTLP_CERTIFICATE", &empty)], ["does not hold certificates", "empty.pem"]),
+        (vec![("OTEL_EXPORTER_OTLP_CERTIFICATE", &key)], ["does not hold certificates", "key.pem"]),
+        (vec![("OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE", &empty)], ["METRICS_CLIENT_CERT", "_CLIENT_KEY too"]),
+        (vec![("OTEL_EXPORTER_OTLP_CLIENT_KEY", &key)], ["CLIENT_KEY", "_CLIENT_CERTIFICATE too"]),
+    ] {
+        let (settings, problems) = read(&[certificates.clone(), vec![endpoint]].concat());
+        assert!(settings.otlp.is_none());
+        assert!(matches!(&*problems, [line] if words.iter().all(|word| line.contains(word))), "{problems:?}");
+        // Nothing secures a connection that is not secure.
+        let plain = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+        assert!(read(&[certificates, vec![plain]].concat()).0.otlp.is_some());
+    }
+}

@@ -1,6 +1,11 @@
 //! What the suites share: an identity, settings, an HTTP client of a few lines, scrapes as maps, and the log.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 #![allow(dead_code, reason = "every suite is a crate of its own and uses a part of this")]
+
+pub mod certificates;
+pub mod collector;
+pub mod export;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -187,4 +192,15 @@ fn parse_series(text: &str) -> Series {
 
 pub fn series(name: &str, labels: &[(&str, &str)]) -> Series {
     (name.to_owned(), labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+}
+
+/// Variables that push to `url` every `interval` milliseconds.
+pub fn pushing<'a>(url: &'a str, interval: &'a str) -> Vec<(&'a str, &'a str)> {
+    vec![
+        ("OTEL_METRICS_EXPORTER", "otlp"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", url),
+        ("OTEL_METRIC_EXPORT_INTERVAL", interval),
+        // Shorter than the wait before a retry, so that one export is one request.
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "400"),
+    ]
 }

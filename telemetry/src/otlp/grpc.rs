@@ -1,0 +1,152 @@
+//! OTLP over gRPC: one unary call over HTTP/2 (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
+//!
+//! A connection, and the runtime that drives it, live for one call. Nothing has to be kept alive between two exports,
+//! noticed to be dead or spread over the collectors behind a name, and nothing of it stays in memory.
+
+mod status;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use h2::{RecvStream, client};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::runtime::Builder;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use ureq::http::uri::Scheme;
+use ureq::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+
+use crate::otlp::answer::{MAX_ANSWER, PartialSuccess};
+use crate::otlp::body::Encoding;
+use crate::otlp::failure::Failure;
+use crate::otlp::{USER_AGENT, tls};
+use crate::settings::{Otlp, Signal};
+
+/// Flag and length before a message.
+const PREFIX: usize = 5;
+
+/// How long the collector may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// One collector.
+pub(super) struct Grpc {
+    /// Without brackets, if it is an address.
+    host: String,
+    port: u16,
+    tls: Option<TlsConnector>,
+    /// The method's, without credentials.
+    url: String,
+    headers: HeaderMap,
+}
+
+impl Grpc {
+    /// # Errors
+    /// The certificates cannot be used.
+    pub(super) fn new(otlp: &Otlp) -> Result<Self, rustls::Error> {
+        let secure = otlp.endpoint.scheme() == Some(&Scheme::HTTPS);
+        let bracketed = otlp.endpoint.host().unwrap_or_default();
+        let host = bracketed.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = otlp.endpoint.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let service = match otlp.signal {
+            Signal::Metrics => "metrics.v1.MetricsService",
+            Signal::Traces => "trace.v1.TraceService",
+        };
+        let scheme = if secure { "https" } else { "http" };
+        let url = format!("{scheme}://{bracketed}:{port}/opentelemetry.proto.collector.{service}/Export");
+        let tls = if secure { Some(Arc::new(tls::for_http2(&otlp.tls)?).into()) } else { None };
+        Ok(Self { host, port, tls, url, headers: otlp.headers.0.clone() })
+    }
+
+    /// Sends `body` and reads the answer, within `time`.
+    ///
+    /// # Errors
+    /// No connection, no answer, or an answer that says no.
+    pub(super) fn post(&self, encoding: Encoding, body: Bytes, time: Duration) -> Result<PartialSuccess, Failure> {
+        let runtime = Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(1).build()?;
+        let answer = runtime.block_on(async { timeout(time, self.call(encoding, body)).await });
+        // A name that is still being looked up cannot be called off; its thread ends by itself.
+        runtime.shutdown_background();
+        answer.unwrap_or(Err(Failure::Timeout))
+    }
+
+    async fn call(&self, encoding: Encoding, body: Bytes) -> Result<PartialSuccess, Failure> {
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        let Some(tls) = &self.tls else { return self.exchange(stream, encoding, body).await };
+        let name = ServerName::try_from(self.host.clone()).map_err(io::Error::other)?;
+        self.exchange(tls.connect(name, stream).await?, encoding, body).await
+    }
+
+    async fn exchange<S>(&self, stream: S, encoding: Encoding, body: Bytes) -> Result<PartialSuccess, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = client::handshake(stream).await?;
+        let driver = tokio::spawn(connection);
+        let mut sender = sender.ready().await?;
+        let (answer, mut request) = sender.send_request(self.request(encoding)?, false)?;
+        request.send_data(body, true)?;
+        let answer = read(answer).await;
+        drop((sender, request));
+        // Whatever the connection ended with, the answer is there.
+        let _ = timeout(GOODBYE, driver).await;
+        answer
+    }
+
+    fn request(&self, encoding: Encoding) -> Result<Request<()>, Failure> {
+        let request = Request::post(&self.url).body(());
+        let mut request = request.map_err(|_| Failure::Connection("the URL cannot be used".to_owned()))?;
+        let headers = request.headers_mut();
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        headers.extend(self.headers.clone());
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(encoding.content_type()));
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        if let Some(packed) = encoding.content_encoding() {
+            headers.insert("grpc-encoding", HeaderValue::from_static(packed));
+        }
+        Ok(request)
+    }
+}
+
+async fn read(answer: ResponseFuture) -> Result<PartialSuccess, Failure> {
+    let (head, mut body) = answer.await?.into_parts();
+    if head.status != StatusCode::OK {
+        return Err(Failure::http(head.status, &head.headers));
+    }
+    // A call that fails at once has its status in the head.
+    if let Some(status) = status::of(&head.headers) {
+        status?;
+    }
+    let message = read_message(&mut body).await?;
+    let trailers = body.trailers().await?.unwrap_or_default();
+    status::of(&trailers).unwrap_or(Err(Failure::Nonsense("an answer without a gRPC status")))?;
+    PartialSuccess::from_protobuf(message.get(PREFIX..).unwrap_or_default())
+}
+
+/// The message with its prefix. It is not packed: we did not say that it may be.
+async fn read_message(body: &mut RecvStream) -> Result<Vec<u8>, Failure> {
+    let mut message = Vec::new();
+    while let Some(chunk) = body.data().await {
+        let chunk = chunk?;
+        body.flow_control().release_capacity(chunk.len())?;
+        message.extend_from_slice(&chunk);
+        if message.len() > MAX_ANSWER {
+            return Err(Failure::Nonsense("an answer that is far too long"));
+        }
+    }
+    Ok(message)
+}
+
+impl From<h2::Error> for Failure {
+    fn from(error: h2::Error) -> Self {
+        let text = format!("HTTP/2: {error}");
+        match error.into_io().map(Self::from) {
+            Some(Self::Tls(cause)) => Self::Tls(cause),
+            _ => Self::Connection(text),
+        }
+    }
+}

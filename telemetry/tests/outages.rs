@@ -1,0 +1,188 @@
+//! A collector that is down, slow, refuses, takes a part or answers nonsense: one line when it begins, one when it is
+//! over, and nothing waits for it.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod common;
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use common::collector::{Answer, Collector, nowhere};
+use common::{Log, PATIENCE, env, identity, pushing, series};
+use oz_worker_core::metrics::MetricEvent;
+use oz_worker_telemetry::start;
+
+/// `google.rpc.Status` with a `RetryInfo` of one second, in base64.
+const RETRY_IN_A_SECOND: &str = "CAgaMAoodHlwZS5nb29nbGVhcGlzLmNvbS9nb29nbGUucnBjLlJldHJ5SW5mbxIECgIIAQ";
+
+#[test]
+fn an_outage_is_one_warning_when_it_begins_and_one_line_when_it_is_over() {
+    let log = Log::capture();
+    let collector = Collector::http(&[Answer::status(503), Answer::status(503), Answer::status(503)]);
+    let (_, telemetry) = start(&identity(), env(&pushing(&collector.url, "20")));
+    for _ in 0..3 {
+        collector.next();
+    }
+    log.wait_for(&[&collector.url, "again", "INFO"]);
+    // A second outage is told again.
+    collector.answers.push(&[Answer::status(400), Answer::status(400)]);
+    while collector.answers.left() > 0 {
+        collector.next();
+    }
+    log.wait_for(&[&collector.url, "HTTP 400"]);
+    telemetry.shutdown(PATIENCE);
+
+    let lines = log.lines_with(&collector.url);
+    assert_eq!(lines.len(), 4, "{lines:#?}");
+    for (line, parts) in
+        lines.iter().zip([["WARN", "HTTP 503"], ["INFO", "again"], ["WARN", "HTTP 400"], ["INFO", "again"]])
+    {
+        assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+    }
+    assert_eq!(log.lines_with("opentelemetry"), [""; 0], "the SDK must not log on its own");
+}
+
+#[test]
+fn a_collector_that_is_not_there_is_one_warning_with_the_cause() {
+    let log = Log::capture();
+    for protocol in ["http/protobuf", "http/json", "grpc"] {
+        let url = format!("http://{}", nowhere());
+        let mut variables = pushing(&url, "20");
+        variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
+        let (_, telemetry) = start(&identity(), env(&variables));
+        let line = log.wait_for(&[&url]);
+        assert!(line.contains("WARN") && line.contains("refused"), "{line}");
+        telemetry.shutdown(PATIENCE);
+        assert_eq!(log.lines_with(&url).len(), 1);
+    }
+}
+
+#[test]
+fn a_busy_collector_is_asked_again_within_the_same_export() {
+    let log = Log::capture();
+    let busy = [
+        ("http/protobuf", Collector::http(&[Answer::status(503).with("Retry-After", "1")])),
+        ("http/json", Collector::http(&[Answer::status(429)])),
+        ("grpc", Collector::grpc(&[Answer::status(14)])),
+        ("grpc", Collector::grpc(&[Answer::status(8).with("grpc-status-details-bin", RETRY_IN_A_SECOND)])),
+    ];
+    for (protocol, collector) in busy {
+        let mut variables = pushing(&collector.url, "3600000");
+        variables.retain(|(name, _)| *name != "OTEL_EXPORTER_OTLP_TIMEOUT");
+        variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
+        let (recorder, telemetry) = start(&identity(), env(&variables));
+        recorder.record(MetricEvent::TaskClaimed);
+        telemetry.shutdown(PATIENCE);
+        let claimed = series("oz_worker_tasks_claimed_total", &[]);
+        let exports: Vec<_> = collector.received.try_iter().map(|post| post.decode().numbers[&claimed]).collect();
+        assert_eq!(exports, [1, 1], "{protocol}");
+        assert_eq!(log.lines_with(&collector.url), [""; 0], "{protocol}");
+    }
+}
+
+#[test]
+fn a_refusal_and_a_wait_that_is_too_long_end_the_export() {
+    let log = Log::capture();
+    let collectors = [
+        ("http/protobuf", Collector::http(&[Answer::status(401)]), "HTTP 401"),
+        ("http/protobuf", Collector::http(&[Answer::status(503).with("Retry-After", "3600")]), "HTTP 503"),
+        ("http/json", Collector::http(&[Answer::status(307).with("Location", "http://localhost:1/")]), "HTTP 307"),
+        ("grpc", Collector::grpc(&[Answer::status(16)]), "gRPC 16 UNAUTHENTICATED"),
+        ("grpc", Collector::grpc(&[Answer::status(8)]), "gRPC 8 RESOURCE_EXHAUSTED"),
+    ];
+    for (protocol, collector, cause) in collectors {
+        let mut variables = pushing(&collector.url, "3600000");
+        variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
+        start(&identity(), env(&variables)).1.shutdown(PATIENCE);
+        assert_eq!(collector.received.try_iter().count(), 1);
+        let lines = log.lines_with(&collector.url);
+        assert!(matches!(&*lines, [line] if line.contains(cause)), "{lines:#?}");
+    }
+}
+
+#[test]
+fn what_a_collector_does_not_take_is_one_warning_in_its_own_words() {
+    let log = Log::capture();
+    for (protocol, status, start_collector) in
+        [("http/protobuf", 200, Collector::http as fn(&[Answer]) -> Collector), ("grpc", 0, Collector::grpc)]
+    {
+        let partial = Answer::partial(status, 7, "too\nold");
+        let collector = start_collector(&[partial.clone(), partial]);
+        let mut variables = pushing(&collector.url, "20");
+        variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
+        let (_, telemetry) = start(&identity(), env(&variables));
+        log.wait_for(&[&collector.url, "INFO", "again"]);
+        telemetry.shutdown(PATIENCE);
+        let lines = log.lines_with(&collector.url);
+        assert_eq!(lines.len(), 2, "{lines:#?}");
+        for part in ["WARN", "only a part of the metrics", "rejected=7", "too old"] {
+            assert!(lines[0].contains(part), "{lines:#?}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_is_not_otlp_is_an_outage() {
+    let log = Log::capture();
+    let page =
+        Answer { status: 200, headers: vec![("Content-Type", "text/html".to_owned())], body: b"<html>".to_vec() };
+    let collector = Collector::http(&[page]);
+    let (_, telemetry) = start(&identity(), env(&pushing(&collector.url, "20")));
+    log.wait_for(&[&collector.url, "INFO", "again"]);
+    telemetry.shutdown(PATIENCE);
+    assert!(log.lines_with(&collector.url)[0].contains("is the endpoint an OTLP receiver?"));
+
+    // gRPC to a server that only knows HTTP/1.1.
+    let collector = Collector::http(&[]);
+    let mut variables = pushing(&collector.url, "3600000");
+    variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"));
+    start(&identity(), env(&variables)).1.shutdown(PATIENCE);
+    let lines = log.lines_with(&collector.url);
+    assert!(matches!(&*lines, [line] if line.contains("HTTP/2")), "{lines:#?}");
+}
+
+#[test]
+fn a_last_export_on_exit_holds_the_last_event() {
+    let collector = Collector::http(&[]);
+    let (recorder, telemetry) = start(&identity(), env(&pushing(&collector.url, "3600000")));
+    recorder.record(MetricEvent::TaskClaimed);
+    telemetry.shutdown(PATIENCE);
+    let export = collector.received.try_recv().unwrap().decode();
+    assert_eq!(export.numbers[&series("oz_worker_tasks_claimed_total", &[])], 1);
+    assert!(collector.received.try_recv().is_err());
+}
+
+#[test]
+fn a_collector_that_never_answers_does_not_hold_up_the_exit() {
+    let log = Log::capture();
+    for protocol in ["http/protobuf", "grpc"] {
+        // Connections are taken by the kernel; nobody ever reads them.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let mut variables = pushing(&url, "3600000");
+        variables.retain(|(name, _)| *name != "OTEL_EXPORTER_OTLP_TIMEOUT");
+        variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
+        let (_, telemetry) = start(&identity(), env(&variables));
+        let begin = Instant::now();
+        telemetry.shutdown(Duration::from_millis(100));
+        // The SDK alone would take 5 seconds, the request 10.
+        assert!(begin.elapsed() < Duration::from_secs(4), "{protocol}");
+        log.wait_for(&[&url, "WARN", "no answer in time"]);
+    }
+}
+
+#[test]
+fn who_leaves_does_not_wait_for_a_collector_that_was_down_already() {
+    let log = Log::capture();
+    let url = format!("http://{}", nowhere());
+    let mut variables = pushing(&url, "20");
+    variables.retain(|(name, _)| *name != "OTEL_EXPORTER_OTLP_TIMEOUT");
+    variables.push(("OTEL_METRIC_EXPORT_TIMEOUT", "400"));
+    let (_, telemetry) = start(&identity(), env(&variables));
+    log.wait_for(&[&url]);
+    let begin = Instant::now();
+    telemetry.shutdown(PATIENCE);
+    assert!(begin.elapsed() < Duration::from_secs(4));
+    assert_eq!(log.lines_with(&url).len(), 1);
+}
