@@ -67,26 +67,25 @@ impl Outbox {
         (!self.awaiting && (self.end_unpinged || (all && any_unpinged()))).then_some(self.last)
     }
 
-    /// The serial to put into a Ping that is sent in any case: it proves as much as any other.
-    pub(crate) const fn last_serial(&self) -> u64 {
-        self.last
+    /// The serial to put into a Ping that is sent in any case. While a Pong is still to come it is asked for once more:
+    /// a newer serial could put off the proof for ever on a connection that is slower than the Pings.
+    pub(crate) const fn any_serial(&self) -> u64 {
+        if self.awaiting { self.pinged } else { self.last }
     }
 
     /// A Ping with this serial was sent.
     pub(crate) const fn pinged(&mut self, serial: u64) {
+        self.end_unpinged &= self.awaiting;
         self.pinged = serial;
         self.awaiting = true;
-        self.end_unpinged = false;
     }
 
     /// A Pong with this serial arrived: drops what it proves. One that no Ping asked for proves nothing.
     pub(crate) fn proven(&mut self, serial: u64) {
-        if serial > self.pinged {
+        if !self.awaiting || serial != self.pinged {
             return;
         }
-        if serial == self.pinged {
-            self.awaiting = false;
-        }
+        self.awaiting = false;
         while self.entries.front().is_some_and(|entry| entry.serial <= serial) {
             self.entries.pop_front();
         }

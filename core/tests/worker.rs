@@ -396,6 +396,40 @@ fn one_proving_ping_is_under_way_at_a_time() {
 }
 
 #[test]
+fn a_pong_that_no_ping_asked_for_proves_nothing() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.end("T", run, Outcome::Completed);
+    let asked = driver.pings();
+    let run = driver.start("U");
+    driver.end("U", run, Outcome::Completed);
+    // Numbers that the worker uses inside, but not the one it asked with.
+    for serial in 0..9u64 {
+        if serial.to_be_bytes() != asked[0] {
+            driver.handle(Input::Pong(&serial.to_be_bytes()));
+        }
+    }
+    assert_eq!(driver.worker.unproven_ends(), 2);
+    driver.handle(Input::Pong(&asked[0]));
+    assert_eq!(driver.worker.unproven_ends(), 1);
+    driver.handle(Input::Pong(&asked[0]));
+    assert_eq!(driver.worker.unproven_ends(), 1, "each Ping is answered once");
+}
+
+#[test]
+fn a_proof_that_is_slower_than_the_pings_arrives_all_the_same() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.end("T", run, Outcome::Completed);
+    let asked = driver.pings();
+    driver.start("U");
+    driver.pass(Duration::from_secs(31));
+    assert_eq!(driver.pings(), asked, "what is asked already is asked once more");
+    driver.handle(Input::Pong(&asked[0]));
+    assert_eq!(driver.worker.unproven_ends(), 0);
+}
+
+#[test]
 fn a_new_execution_drops_the_unproven_end_of_the_old_one() {
     let mut driver = Driver::connected(config());
     let run = driver.start("T");
@@ -604,6 +638,16 @@ fn an_idle_worker_leaves_at_once() {
     driver.handle(Input::Stop("SIGINT"));
     driver.handle(Input::Connected);
     assert!(driver.outputs.is_empty());
+}
+
+#[test]
+fn nothing_comes_after_the_exit_even_when_a_dial_is_due_to_fail() {
+    let mut driver = Driver::new(config());
+    driver.handle(Input::Timeout);
+    driver.outputs.clear();
+    driver.now += Duration::from_secs(45);
+    driver.handle(Input::Stop("SIGTERM"));
+    assert!(matches!(driver.outputs.last(), Some(Output::Exit)), "{:?}", driver.outputs);
 }
 
 #[test]

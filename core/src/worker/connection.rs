@@ -100,8 +100,11 @@ impl Worker {
     }
 
     pub(super) fn check_connection(&mut self, now: Instant) {
+        if self.phase == Phase::Gone {
+            return;
+        }
         match &mut self.connection {
-            Connection::Waiting(until) if now >= *until && self.phase != Phase::Gone => {
+            Connection::Waiting(until) if now >= *until => {
                 self.connection = Connection::Dialing(now.plus(DIAL_TIMEOUT));
                 self.outputs.push_back(Output::Dial);
             }
@@ -118,7 +121,7 @@ impl Worker {
                     self.on_disconnected(now, "nothing was received for 60 s".into());
                 } else if now >= session.next_ping {
                     session.next_ping = now.plus(PING_INTERVAL);
-                    let serial = self.outbox.last_serial();
+                    let serial = self.outbox.any_serial();
                     self.ping(now, serial);
                 }
             }

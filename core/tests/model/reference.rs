@@ -1,0 +1,544 @@
+//! The protocol once more, written flat and for reading: from what happens it foretells each output (`docs/protocol.md`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use oz_worker_core::metrics::{FailurePhase, FailureReason, MetricEvent, ReconnectReason, RejectReason, TaskResult};
+use oz_worker_core::time::Instant;
+use oz_worker_core::{Config, Failure, Frame, Input, Notice, Outcome, Output, RunId, TaskEnd, Worker};
+
+use super::law;
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Draining(Instant),
+    Stopping(Instant),
+    Reporting(Instant),
+    Leaving,
+    Gone,
+}
+
+#[derive(Debug)]
+enum Link {
+    Down(Instant),
+    Dialing(Instant),
+    Up { silent: Instant, ping: Instant, write: Option<Instant> },
+    Closing(Instant),
+}
+
+#[derive(Debug)]
+struct Task {
+    run: Option<RunId>,
+    execution: Option<String>,
+    since: Instant,
+    stopping: bool,
+    by_user: bool,
+}
+
+/// What the server may not have.
+#[derive(Debug, Clone)]
+struct Kept {
+    task: String,
+    execution: Option<String>,
+    text: String,
+    /// How many messages of this connection are before it.
+    position: usize,
+}
+
+/// What the worker is to do. Pings are looked at by themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Act {
+    Dial,
+    Drop,
+    Text(String),
+    Start(String),
+    Stop(String),
+    CancelDispatched(String, Option<String>),
+    Close,
+    Exit,
+    Count(MetricEvent),
+}
+
+/// The worker that was meant.
+pub struct Reference {
+    config: Config,
+    now: Instant,
+    phase: Phase,
+    link: Link,
+    /// The step that the next wait between dials is drawn from.
+    backoff: Duration,
+    tasks: BTreeMap<String, Task>,
+    dispatched: BTreeMap<String, Option<String>>,
+    kept: Vec<Kept>,
+    /// Messages and Pings of this connection; a Ping stands with the number of messages before it.
+    sent: usize,
+    pings: Vec<([u8; 8], usize)>,
+    proven: usize,
+    awaiting: bool,
+    /// What is foretold of this step: its outputs, whether a Ping is due, from which step a wait is drawn.
+    acts: Vec<Act>,
+    keepalive: bool,
+    drawn: Option<Duration>,
+}
+
+impl Reference {
+    pub fn new(config: &Config) -> Self {
+        Self {
+            config: config.clone(),
+            now: Instant::default(),
+            phase: Phase::Running,
+            link: Link::Down(Instant::default()),
+            backoff: seconds(1),
+            tasks: BTreeMap::new(),
+            dispatched: BTreeMap::new(),
+            kept: Vec::new(),
+            sent: 0,
+            pings: Vec::new(),
+            proven: 0,
+            awaiting: false,
+            acts: Vec::new(),
+            keepalive: false,
+            drawn: None,
+        }
+    }
+
+    /// Foretells what comes of `input` at `now`.
+    pub fn foretell(&mut self, now: Instant, input: &Input<'_>) {
+        self.now = now;
+        self.acts.clear();
+        (self.keepalive, self.drawn) = (false, None);
+        if self.phase == Phase::Gone {
+            return;
+        }
+        if let Link::Up { silent, write, .. } = &mut self.link {
+            match input {
+                Input::Text(_) | Input::Binary(_) | Input::Ping | Input::Pong(_) => *silent = now.plus(seconds(60)),
+                Input::Written => *write = None,
+                _ => {}
+            }
+        }
+        let up = matches!(self.link, Link::Up { .. });
+        match input {
+            Input::Connected if matches!(self.link, Link::Dialing(_)) => self.connected(),
+            Input::DialFailed(_) if matches!(self.link, Link::Dialing(_)) => self.down(ReconnectReason::DialFailed),
+            Input::Disconnected(_) => match self.link {
+                Link::Up { .. } => self.disconnected(),
+                Link::Closing(_) => self.exit(),
+                _ => {}
+            },
+            Input::Text(text) if up => self.text(text),
+            Input::Pong(payload) if up => {
+                if let Some((_, before)) = self.pings.iter().find(|(sent, _)| sent == payload) {
+                    self.proven = self.proven.max(*before);
+                    self.kept.retain(|kept| kept.position >= self.proven);
+                }
+                self.awaiting &= self.pings.last().is_none_or(|(sent, _)| sent != payload);
+            }
+            Input::TaskEnded { task_id, run, end }
+                if self.tasks.get(*task_id).is_some_and(|task| task.run == Some(*run)) =>
+            {
+                self.ended(task_id, end);
+            }
+            Input::CancelFailed { .. } => self.failed(FailurePhase::Cleanup, FailureReason::CancelCommand),
+            Input::Stop(_) => self.stop(),
+            _ => {}
+        }
+        if self.phase != Phase::Gone {
+            self.due();
+        }
+    }
+
+    // The connection.
+
+    fn connected(&mut self) {
+        self.backoff = seconds(1);
+        self.link = Link::Up { silent: self.now.plus(seconds(60)), ping: self.now.plus(seconds(30)), write: None };
+        (self.sent, self.proven, self.awaiting) = (0, 0, false);
+        self.pings.clear();
+        self.acts.push(Act::Count(MetricEvent::Connected));
+        for kept in std::mem::take(&mut self.kept) {
+            self.post(&kept.task, kept.execution, kept.text);
+        }
+    }
+
+    fn disconnected(&mut self) {
+        self.acts.push(Act::Count(MetricEvent::Disconnected));
+        self.down(ReconnectReason::RemoteClose);
+    }
+
+    fn down(&mut self, reason: ReconnectReason) {
+        self.acts.push(Act::Count(MetricEvent::Reconnect(reason)));
+        // Until the wait that was drawn is known.
+        self.link = Link::Down(self.now);
+        self.drawn = Some(self.backoff);
+        self.backoff = (self.backoff * 2).min(seconds(60));
+    }
+
+    /// Sends a message and keeps it until it is proven.
+    fn post(&mut self, task: &str, execution: Option<String>, text: String) {
+        self.kept.push(Kept { task: task.into(), execution, text: text.clone(), position: self.sent });
+        self.send(text);
+    }
+
+    fn send(&mut self, text: String) {
+        if let Link::Up { write, .. } = &mut self.link {
+            write.get_or_insert(self.now.plus(seconds(10)));
+            self.sent += 1;
+            self.acts.push(Act::Text(text));
+        }
+    }
+
+    // What the server says.
+
+    fn text(&mut self, text: &str) {
+        let frame: serde_json::Value = serde_json::from_str(text).unwrap();
+        let data = &frame["data"];
+        let Some(task) = data["task_id"].as_str() else { return };
+        if frame["type"] == "task_cancellation" {
+            return self.cancel(task);
+        }
+        let execution = data["execution_id"].as_str().map(str::to_owned);
+        let kept: Vec<Kept> = self.kept.iter().filter(|kept| kept.task == task).cloned().collect();
+        let end = kept.iter().rev().find(|kept| !kept.text.contains("task_claimed"));
+        if data["task"].is_object() {
+            self.assigned(task, execution, &kept, end);
+        } else if !self.tasks.contains_key(task) && end.is_none() {
+            self.malformed(task, execution);
+        }
+    }
+
+    fn assigned(&mut self, task: &str, execution: Option<String>, kept: &[Kept], end: Option<&Kept>) {
+        if let Some(active) = self.tasks.get(task) {
+            if active.execution != execution {
+                return self.reject(task, RejectReason::AlreadyRunning);
+            }
+            return self.claim_again(task, execution, kept.is_empty());
+        }
+        if end.is_some_and(|end| end.execution == execution) {
+            // The same execution once more: it is told again how that ended.
+            self.kept.retain(|kept| kept.task != task);
+            if !kept.iter().any(|kept| kept.text.contains("task_claimed")) {
+                self.claim(task, execution);
+            }
+            for kept in kept {
+                self.post(task, kept.execution.clone(), kept.text.clone());
+            }
+            return;
+        }
+        if execution.is_some() && self.dispatched.get(task) == Some(&execution) {
+            return self.claim_again(task, execution, kept.is_empty());
+        }
+        if let Some(reason) = self.full() {
+            return self.reject(task, reason);
+        }
+        if end.is_some() {
+            self.kept.retain(|kept| kept.task != task);
+        }
+        self.claim(task, execution.clone());
+        self.acts.push(Act::Count(MetricEvent::TaskClaimed));
+        self.acts.push(Act::Start(task.into()));
+        let started = Task { run: None, execution, since: self.now, stopping: false, by_user: false };
+        self.tasks.insert(task.into(), started);
+    }
+
+    fn claimed(task: &str) -> String {
+        format!(r#"{{"type":"task_claimed","data":{{"task_id":"{task}","worker_id":"w"}}}}"#)
+    }
+
+    fn claim(&mut self, task: &str, execution: Option<String>) {
+        self.post(task, execution, Self::claimed(task));
+    }
+
+    fn claim_again(&mut self, task: &str, execution: Option<String>, keep: bool) {
+        if keep { self.claim(task, execution) } else { self.send(Self::claimed(task)) }
+    }
+
+    fn full(&self) -> Option<RejectReason> {
+        let limit = self.config.max_concurrent_tasks as usize;
+        if self.phase != Phase::Running {
+            return Some(RejectReason::ShuttingDown);
+        }
+        (limit > 0 && self.tasks.len() == limit).then_some(RejectReason::AtCapacity)
+    }
+
+    fn reject(&mut self, task: &str, reason: RejectReason) {
+        let words = match reason {
+            RejectReason::AtCapacity => "worker at maximum concurrency",
+            RejectReason::ShuttingDown => "worker is shutting down",
+            RejectReason::AlreadyRunning => "task is already running on this worker",
+        };
+        self.send(format!(r#"{{"type":"task_rejected","data":{{"task_id":"{task}","reason":"{words}"}}}}"#));
+        self.acts.push(Act::Count(MetricEvent::TaskRejected(reason)));
+    }
+
+    fn malformed(&mut self, task: &str, execution: Option<String>) {
+        if let Some(reason) = self.full() {
+            return self.reject(task, reason);
+        }
+        self.failed(FailurePhase::Assignment, FailureReason::Unknown);
+        // Where the data of `step::malformed` ceases to make sense.
+        let at = if execution.is_some() { 46 } else { 26 };
+        let problem = format!("invalid type: string, expected an object at line 1 column {at}");
+        let message = format!("The assignment could not be understood: {problem}");
+        self.post(task, execution, fail(task, &message, FailureReason::Unknown, 0));
+    }
+
+    fn cancel(&mut self, task: &str) {
+        if let Some(active) = self.tasks.get_mut(task) {
+            active.by_user = true;
+            if !std::mem::replace(&mut active.stopping, true) {
+                self.acts.push(Act::Stop(task.into()));
+            }
+        } else if let Some(execution) = self.dispatched.get(task) {
+            self.acts.push(Act::CancelDispatched(task.into(), execution.clone()));
+        }
+    }
+
+    // The end of a task.
+
+    fn ended(&mut self, task: &str, end: &TaskEnd) {
+        let Some(Task { execution, since, by_user, .. }) = self.tasks.remove(task) else { return };
+        for failure in &end.cleanup {
+            self.failed(FailurePhase::Cleanup, failure.reason);
+        }
+        let given_up = Failure {
+            reason: FailureReason::GracefulShutdown,
+            exit_code: 0,
+            message: "the worker was shut down while the task ran".into(),
+        };
+        let complete =
+            |rest: &str| format!(r#"{{"type":"task_completed","data":{{"task_id":"{task}","message":{rest}}}}}"#);
+        let (result, text, failure) = match &end.outcome {
+            Outcome::Completed => (TaskResult::Succeeded, Some(complete(r#""Task completed successfully""#)), None),
+            Outcome::Dispatched => (TaskResult::Dispatched, None, None),
+            Outcome::Stopped if by_user => {
+                let words = r#""Task cancelled by user request.","task_state":"CANCELLED""#;
+                (TaskResult::Cancelled, Some(complete(words)), None)
+            }
+            Outcome::Stopped => (TaskResult::Failed, None, Some(&given_up)),
+            Outcome::Failed(failure) => (TaskResult::Failed, None, Some(failure)),
+        };
+        let text = text.or(failure.map(|f| fail(task, &f.message, f.reason, f.exit_code)));
+        if let Some(text) = text {
+            self.post(task, execution.clone(), text);
+        }
+        if let Some(failure) = failure {
+            self.failed(FailurePhase::Backend, failure.reason);
+        }
+        self.acts.push(Act::Count(MetricEvent::TaskCompleted { result, duration: self.now.since(since) }));
+        if result == TaskResult::Dispatched {
+            if by_user {
+                self.acts.push(Act::CancelDispatched(task.into(), execution.clone()));
+            }
+            self.dispatched.insert(task.into(), execution);
+        }
+    }
+
+    fn failed(&mut self, phase: FailurePhase, reason: FailureReason) {
+        self.acts.push(Act::Count(MetricEvent::TaskFailure { phase, reason }));
+    }
+
+    // The way out, and what time brings.
+
+    fn stop(&mut self) {
+        match self.phase {
+            Phase::Running if !self.config.drain_timeout.is_zero() && !self.tasks.is_empty() => {
+                self.phase = Phase::Draining(self.now.plus(self.config.drain_timeout));
+            }
+            Phase::Running | Phase::Draining(_) => self.stop_tasks(),
+            Phase::Stopping(_) | Phase::Reporting(_) => {
+                self.give_up();
+                self.leave();
+            }
+            Phase::Leaving | Phase::Gone => return,
+        }
+        self.backoff = seconds(1);
+        if let Link::Down(at) = &mut self.link
+            && !(self.tasks.is_empty() && self.kept.is_empty())
+        {
+            *at = self.now.min(*at);
+        }
+    }
+
+    fn stop_tasks(&mut self) {
+        self.phase = Phase::Stopping(self.now.plus(self.config.stop_timeout));
+        for (task, active) in &mut self.tasks {
+            if self.config.stops_tasks_on_shutdown && !std::mem::replace(&mut active.stopping, true) {
+                self.acts.push(Act::Stop(task.clone()));
+            }
+        }
+    }
+
+    fn give_up(&mut self) {
+        let stopped = TaskEnd { outcome: Outcome::Stopped, cleanup: Vec::new() };
+        for task in self.tasks.keys().cloned().collect::<Vec<_>>() {
+            self.ended(&task, &stopped);
+        }
+    }
+
+    fn leave(&mut self) {
+        self.phase = Phase::Leaving;
+        if matches!(self.link, Link::Up { .. }) {
+            self.link = Link::Closing(self.now.plus(seconds(2)));
+            self.acts.extend([Act::Close, Act::Count(MetricEvent::Disconnected)]);
+        } else {
+            self.exit();
+        }
+    }
+
+    fn exit(&mut self) {
+        self.phase = Phase::Gone;
+        self.acts.extend([Act::Drop, Act::Exit]);
+    }
+
+    fn due(&mut self) {
+        let now = self.now;
+        match self.phase {
+            Phase::Draining(at) if now >= at => self.stop_tasks(),
+            Phase::Stopping(at) if now >= at => self.give_up(),
+            _ => {}
+        }
+        if self.tasks.is_empty() && matches!(self.phase, Phase::Draining(_) | Phase::Stopping(_)) {
+            self.phase = Phase::Reporting(now.plus(seconds(10)));
+        }
+        if let Phase::Reporting(at) = self.phase
+            && (self.kept.is_empty() || now >= at)
+        {
+            self.leave();
+        }
+        match self.link {
+            _ if self.phase == Phase::Gone => {}
+            Link::Down(at) if self.drawn.is_none() && now >= at => {
+                self.link = Link::Dialing(now.plus(seconds(45)));
+                self.acts.push(Act::Dial);
+            }
+            Link::Dialing(at) if now >= at => {
+                self.acts.push(Act::Drop);
+                self.down(ReconnectReason::DialFailed);
+            }
+            Link::Up { silent, write, .. } if now >= silent || write.is_some_and(|at| now >= at) => {
+                self.acts.push(Act::Drop);
+                self.disconnected();
+            }
+            Link::Up { ping, .. } if now >= ping => self.keepalive = true,
+            Link::Closing(at) if now >= at => self.exit(),
+            _ => {}
+        }
+    }
+
+    // What came.
+
+    /// Holds `outputs` against what was foretold.
+    pub fn compare(&mut self, outputs: &[Output], worker: &Worker) {
+        let mut acts = Vec::new();
+        let mut pinged = false;
+        for output in outputs {
+            acts.push(match output {
+                Output::Dial => Act::Dial,
+                Output::Drop => Act::Drop,
+                Output::Send(Frame::Text(text)) => {
+                    law!("a Ping stands behind the messages that it proves", !pinged);
+                    Act::Text(text.clone())
+                }
+                Output::Send(Frame::Ping(payload)) => {
+                    self.pinged(*payload);
+                    pinged = true;
+                    continue;
+                }
+                Output::Close => Act::Close,
+                Output::StartTask { run, spec } => {
+                    if let Some(task) = self.tasks.get_mut(&spec.task_id) {
+                        task.run = Some(*run);
+                    }
+                    Act::Start(spec.task_id.clone())
+                }
+                Output::StopTask { task_id, .. } => Act::Stop(task_id.clone()),
+                Output::CancelDispatched { task_id, execution_id } => {
+                    Act::CancelDispatched(task_id.clone(), execution_id.clone())
+                }
+                Output::Metric(event) => Act::Count(*event),
+                Output::Notice(Notice::DialFailed { retry_in, .. } | Notice::Disconnected { retry_in, .. }) => {
+                    self.waits(*retry_in);
+                    continue;
+                }
+                Output::Notice(_) => continue,
+                Output::Exit => Act::Exit,
+            });
+        }
+        self.law_of_difference(&acts);
+        law!("a Ping goes out every 30 s", pinged || !self.keepalive);
+        law!("the wait before a dial is drawn anew each time", self.drawn.is_none());
+        self.proof_is_under_way();
+        let ends = self.kept.iter().filter(|kept| !kept.text.contains("task_claimed")).count();
+        law!("nothing is lost", worker.unproven_ends() == ends, "{} unproven, not {ends}", worker.unproven_ends());
+        law!("the next timer is the next thing due", worker.poll_timeout() == self.next(), "{:?}", self.next());
+    }
+
+    fn pinged(&mut self, payload: [u8; 8]) {
+        self.pings.push((payload, self.sent));
+        self.awaiting = true;
+        if let Link::Up { ping, write, .. } = &mut self.link {
+            write.get_or_insert(self.now.plus(seconds(10)));
+            if self.keepalive {
+                *ping = self.now.plus(seconds(30));
+            }
+        }
+    }
+
+    fn waits(&mut self, wait: Duration) {
+        let step = self.drawn.take();
+        let within = step.is_some_and(|step| wait >= step / 2 && wait <= step);
+        law!("the wait before a dial is 50 to 100 % of its step", within, "{wait:?} of {step:?}");
+        if let Link::Down(at) = &mut self.link {
+            *at = self.now.plus(wait);
+        }
+    }
+
+    /// While the server may lack an end, or anything at all on the way out, it owes an answer to a Ping; the next Ping
+    /// follows that.
+    fn proof_is_under_way(&self) {
+        let all = self.phase != Phase::Running;
+        let lacks = self.kept.iter().any(|kept| all || !kept.text.contains("task_claimed"));
+        law!("a Ping asks for the proof", self.awaiting || !lacks || !matches!(self.link, Link::Up { .. }));
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let link = match self.link {
+            Link::Down(at) | Link::Dialing(at) | Link::Closing(at) => at,
+            Link::Up { silent, ping, write } => write.map_or(silent, |write| write.min(silent)).min(ping),
+        };
+        match self.phase {
+            Phase::Gone => None,
+            Phase::Running | Phase::Leaving => Some(link),
+            Phase::Draining(at) | Phase::Stopping(at) | Phase::Reporting(at) => Some(link.min(at)),
+        }
+    }
+
+    /// Names the law that the first difference breaks.
+    fn law_of_difference(&self, acts: &[Act]) {
+        let Some(at) = (0..acts.len().max(self.acts.len())).find(|at| acts.get(*at) != self.acts.get(*at)) else {
+            return;
+        };
+        let (came, foretold) = (acts.get(at), self.acts.get(at));
+        let law = match foretold.or(came) {
+            Some(Act::Count(_)) => "each counter equals what happened",
+            Some(Act::Text(_)) => "each message is sent once, in order, and again on the next connection",
+            Some(Act::Start(_)) => "every task that fits is started",
+            Some(Act::Stop(_) | Act::CancelDispatched(..)) => "what is cancelled, or running at the end, is stopped",
+            _ => "the connection is dialled, dropped and closed when it is due",
+        };
+        panic!("broken law: {law}: {came:?} came, {foretold:?} was foretold; all that came: {acts:?}");
+    }
+}
+
+fn fail(task: &str, message: &str, reason: FailureReason, exit_code: i32) -> String {
+    let code = if exit_code == 0 { String::new() } else { format!(r#","exit_code":{exit_code}"#) };
+    format!(
+        r#"{{"type":"task_failed","data":{{"task_id":"{task}","message":"{message}","failure_reason":"{reason}"{code}}}}}"#
+    )
+}

@@ -1,0 +1,75 @@
+//! Any row of inputs at any times, held against the model of what a worker must do.
+
+mod model;
+
+use model::{Ended, Pong, Setup, Step, What, play};
+use proptest::prelude::*;
+
+fn setup() -> impl Strategy<Value = Setup> {
+    // A worker above the core always gives tasks some time to stop.
+    (0..4u8, prop_oneof![Just(0u8), any::<u8>()], 1..=u8::MAX, any::<bool>(), any::<u64>()).prop_map(
+        |(limit, drain_seconds, stop_seconds, stops_tasks, seed)| Setup {
+            limit,
+            drain_seconds,
+            stop_seconds,
+            stops_tasks,
+            seed,
+        },
+    )
+}
+
+fn ended() -> impl Strategy<Value = Ended> {
+    prop_oneof![
+        Just(Ended::Completed),
+        Just(Ended::Stopped),
+        Just(Ended::Dispatched),
+        any::<u8>().prop_map(Ended::Failed)
+    ]
+}
+
+fn pong() -> impl Strategy<Value = Pong> {
+    prop_oneof![
+        6 => (0..3u8).prop_map(Pong::Sent),
+        2 => (0..9u8).prop_map(Pong::Serial),
+        1 => prop::collection::vec(any::<u8>(), 0..10).prop_map(Pong::Other),
+    ]
+}
+
+/// What happens, mostly what makes sense: a worker that is never connected proves little.
+fn what() -> impl Strategy<Value = What> {
+    prop_oneof![
+        12 => Just(What::Timer),
+        2 => Just(What::Nothing),
+        12 => Just(What::Connected),
+        2 => Just(What::DialFailed),
+        4 => Just(What::Disconnected),
+        16 => (any::<u8>(), 0..3u8).prop_map(|(task, execution)| What::Assign { task, execution }),
+        2 => (any::<u8>(), 0..3u8).prop_map(|(task, execution)| What::Malformed { task, execution }),
+        4 => any::<u8>().prop_map(|task| What::Cancel { task }),
+        1 => Just(What::Junk),
+        1 => Just(What::Binary),
+        2 => Just(What::Ping),
+        8 => pong().prop_map(What::Pong),
+        8 => Just(What::Written),
+        12 => (any::<u8>(), ended(), prop::bool::weighted(0.1))
+            .prop_map(|(which, how, cleanup_failed)| What::Ended { which, how, cleanup_failed }),
+        1 => any::<u8>().prop_map(|task| What::CancelFailed { task }),
+        1 => Just(What::Stop),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let after_ms = prop_oneof![8 => Just(0u32), 8 => 0..2_000u32, 2 => 0..70_000u32, 1 => any::<u32>()];
+    (after_ms, what()).prop_map(|(after_ms, what)| Step { after_ms, what })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_laws_hold_and_everything_ends(
+        setup in setup(), steps in prop::collection::vec(step(), 0..80),
+    ) {
+        play(&setup, &steps);
+    }
+}
