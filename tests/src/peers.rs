@@ -3,6 +3,7 @@
 //! A test that needs one begins with `let Some(programs) = Peer::Chromium.programs() else { return };`. With `CI` set
 //! nothing is skipped: a peer that cannot be had fails the test.
 
+pub mod chromium;
 pub mod otelcol;
 pub mod otlp;
 pub mod prometheus;

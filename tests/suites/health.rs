@@ -1,0 +1,162 @@
+//! `/livez` and `/readyz` of a running worker: what they say as it goes through its life, and what clients cannot do to it.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use oz_worker_tests::{
+    BOUND,
+    agent::Agent,
+    message::Assignment,
+    server::Server,
+    worker::{Launch, Worker, http_get},
+};
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
+
+use crate::scene::Scene;
+
+/// Longer than the run loop ever waits (30 s, for its next Ping) and what it may be late (15 s).
+const STUCK: Duration = Duration::from_secs(90);
+
+fn probe(worker: &Worker, path: &str) -> (u16, String) {
+    http_get(&worker.metrics_address(), path)
+}
+
+/// Asks until this is the status; gives the body.
+fn wait_for(worker: &Worker, path: &str, status: u16, bound: Duration) -> String {
+    let deadline = Instant::now() + bound;
+    loop {
+        let (now, body) = probe(worker, path);
+        if now == status {
+            return body;
+        }
+        assert!(Instant::now() < deadline, "{path} says {now} {body:?}, not {status}");
+        assert!(!worker.has_ended_within(Duration::from_millis(50)), "the worker has ended");
+    }
+}
+
+/// Of a thread of another process, the main one: stops it and no other.
+struct Stopped(i32);
+
+impl Stopped {
+    #[expect(unsafe_code, reason = "stopping one thread of a process is a matter between the kernel and its debugger")]
+    fn new(pid: i32) -> Self {
+        // SAFETY: neither request reads or writes memory of this process.
+        unsafe {
+            assert_eq!(libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0), 0, "{}", std::io::Error::last_os_error());
+            assert_eq!(libc::ptrace(libc::PTRACE_INTERRUPT, pid, 0, 0), 0);
+            assert_eq!(libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL), pid);
+        }
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    #[expect(unsafe_code, reason = "as above")]
+    fn drop(&mut self) {
+        // SAFETY: as above. It may have been killed, and then there is nothing to let go.
+        let _ = unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, 0, 0) };
+    }
+}
+
+#[test]
+fn a_worker_is_ready_while_it_is_connected_and_has_a_free_slot() {
+    let (server, agent) = (Server::start(), Agent::new());
+    let launch = Launch::direct(&server, &agent).with_metrics();
+    let flags = ["--max-concurrent-tasks", "1", "--drain-timeout", "60s"];
+    let worker = launch.flags(flags).start();
+    let reason = wait_for(&worker, "/readyz", 503, BOUND);
+    assert!(
+        reason.starts_with("not connected for") && reason.ends_with("the first dial has not ended yet\n"),
+        "{reason}"
+    );
+    assert_eq!(probe(&worker, "/livez"), (200, "ok\n".to_owned()), "alive without a connection");
+
+    let session = server.accept();
+    assert_eq!(wait_for(&worker, "/readyz", 200, BOUND), "ok\n");
+    let mut scene = Scene { worker, session, server, agent };
+    scene.claim(&Assignment::new("T1").run("gate"));
+    assert_eq!(wait_for(&scene.worker, "/readyz", 503, BOUND), "every slot is taken: 1 of 1\n");
+    scene.agent.open_gate();
+    scene.end_of("T1");
+    scene.settle();
+    assert_eq!(wait_for(&scene.worker, "/readyz", 200, BOUND), "ok\n");
+
+    scene.session.hang_up();
+    assert!(wait_for(&scene.worker, "/readyz", 503, BOUND).starts_with("not connected for 0 s: "));
+    scene.accept_again();
+    wait_for(&scene.worker, "/readyz", 200, BOUND);
+    scene.claim(&Assignment::new("T2").run("say started; gate"));
+    scene.agent.wait_for("T2", "started");
+    scene.worker.signal(Signal::TERM);
+    scene.worker.wait_for_line("draining");
+    assert_eq!(wait_for(&scene.worker, "/readyz", 503, BOUND), "draining: no new task is taken, 1 may finish\n");
+    assert_eq!(probe(&scene.worker, "/livez").0, 200, "draining is no reason to be killed");
+    scene.agent.open_gate();
+    scene.end_of("T2");
+}
+
+#[test]
+fn a_worker_whose_run_loop_hangs_is_not_alive() {
+    let scene = Scene::with(Launch::with_metrics);
+    assert_eq!(probe(&scene.worker, "/livez").0, 200);
+    let stopped = Stopped::new(scene.worker.pid());
+    let body = wait_for(&scene.worker, "/livez", 503, STUCK);
+    assert!(body.starts_with("the run loop is stuck"), "{body}");
+    drop(stopped);
+    wait_for(&scene.worker, "/livez", 200, BOUND);
+}
+
+#[test]
+fn probes_may_ask_for_the_head_alone() {
+    let scene = Scene::with(Launch::with_metrics);
+    for path in ["/livez", "/readyz", "/metrics", "/"] {
+        let mut stream = TcpStream::connect(scene.worker.metrics_address()).unwrap();
+        stream.set_read_timeout(Some(BOUND)).unwrap();
+        write!(stream, "HEAD {path} HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n"), "{path}: {answer}");
+    }
+}
+
+fn descriptors(pid: i32) -> Vec<u64> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().parse().unwrap()).collect()
+}
+
+fn limit_descriptors(pid: i32, limit: u64) -> Rlimit {
+    let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+    prlimit(Pid::from_raw(pid), Resource::Nofile, Rlimit { current: Some(limit), maximum }).unwrap()
+}
+
+#[test]
+fn a_worker_without_a_free_file_descriptor_is_still_scraped_whatever_hundreds_of_clients_do() {
+    let mut scene = Scene::with(Launch::with_metrics);
+    let (pid, address) = (scene.worker.pid(), scene.worker.metrics_address());
+    scene.worker.scrape();
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).unwrap().count();
+    let (threads_before, limit) = (threads(), descriptors(pid).into_iter().max().unwrap() + 1);
+    let before = limit_descriptors(pid, limit);
+    let clients: Vec<TcpStream> = (0..250)
+        .map(|count| {
+            let mut client = TcpStream::connect(&address).unwrap();
+            if count % 2 == 0 {
+                // The worker may have closed it already, to make room.
+                let _ = client.write_all(b"GET /metrics HTTP/1.1\r\nHost: half");
+            }
+            client
+        })
+        .collect();
+    for _ in 0..20 {
+        assert_eq!(scene.worker.scrape().value("oz_worker_connected", &[]), 1.0);
+    }
+    assert!(descriptors(pid).into_iter().all(|descriptor| descriptor < limit));
+    assert_eq!(threads(), threads_before);
+    prlimit(Pid::from_raw(pid), Resource::Nofile, before).unwrap();
+    drop(clients);
+    scene.still_works("T1");
+}
