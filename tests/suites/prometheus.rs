@@ -196,9 +196,11 @@ fn prometheus_stores_every_series_of_the_scrape_and_joins_them_by_labels() {
     let Some((mut workers, prometheus)) = fleet(&["3"]) else { return };
     let scene = &mut workers[0];
     scene.still_works("T1");
+    prometheus.wait_for_value(r#"oz_worker_tasks_completed_total{result="succeeded"}"#, 1.0);
     scene.claim(&Assignment::new("T2").run(LONG));
     scene.agent.wait_for("T2", "started");
-    prometheus.wait_for_value("oz_worker_tasks_active", 1.0);
+    // Nothing changes after both. That one task is active alone was true of the first too.
+    prometheus.wait_for_value("oz_worker_tasks_active + oz_worker_tasks_claimed_total", 1.0 + 2.0);
 
     let scrape = scene.worker.scrape();
     let scraped = scrape.families.values().flat_map(|family| &family.samples);
