@@ -10,6 +10,10 @@ use alloc::string::String;
 
 use crate::message::WorkerMessage;
 
+/// How many proven ends are remembered; the oldest is forgotten first. An assignment that crosses the proof on its way is a
+/// round trip late and not an hour.
+const TOLD_LIMIT: usize = 256;
+
 /// A message on its way to the server.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
@@ -41,6 +45,8 @@ pub(crate) struct Outbox {
     awaiting: bool,
     /// Whether an end of a task was pushed since that Ping.
     end_unpinged: bool,
+    /// The last ends that were proven, oldest first: of executions that have an id, and so can be known again.
+    told: VecDeque<Entry>,
 }
 
 impl Outbox {
@@ -86,16 +92,27 @@ impl Outbox {
             return;
         }
         self.awaiting = false;
-        while self.entries.front().is_some_and(|entry| entry.serial <= serial) {
-            self.entries.pop_front();
+        while self.entries.front().is_some_and(|entry| entry.serial <= serial)
+            && let Some(entry) = self.entries.pop_front()
+        {
+            if entry.is_end() && entry.execution_id.is_some() {
+                self.told.push_back(entry);
+            }
+        }
+        while self.told.len() > TOLD_LIMIT {
+            self.told.pop_front();
         }
     }
 
-    /// Takes out everything that belongs to a task, oldest first.
-    pub(crate) fn take(&mut self, task_id: &str) -> VecDeque<Entry> {
-        let (taken, kept) = self.entries.drain(..).partition(|entry| entry.is_of(task_id));
-        self.entries = kept;
-        taken
+    /// How an execution ended, when that was proven lately.
+    pub(crate) fn told(&self, task_id: &str, execution_id: &str) -> Option<&Entry> {
+        let is_it = |entry: &&Entry| entry.is_of(task_id) && entry.execution_id.as_deref() == Some(execution_id);
+        self.told.iter().rev().find(is_it)
+    }
+
+    /// Drops everything that belongs to a task.
+    pub(crate) fn forget(&mut self, task_id: &str) {
+        self.entries.retain(|entry| !entry.is_of(task_id));
     }
 
     /// The end of a task that is not proven yet, when there is one.

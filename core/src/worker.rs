@@ -16,7 +16,7 @@ use crate::backoff::Backoff;
 use crate::message::{DecodeError, ServerMessage, WorkerMessage, decode, raw_task};
 use crate::metrics::{FailurePhase, FailureReason, MetricEvent, RejectReason, TaskResult};
 use crate::notice::{BadFrame, Notice};
-use crate::outbox::Outbox;
+use crate::outbox::{Entry, Outbox};
 use crate::time::Instant;
 use connection::Connection;
 use dispatched::Dispatched;
@@ -199,11 +199,17 @@ impl Worker {
                 self.reject(now, task_id, assignment.title(), RejectReason::AlreadyRunning);
             };
         }
-        // A run whose end the server does not have yet, or that a remote runtime has, is the same run assigned again.
-        let ended = self.outbox.end_of(task_id).map(|end| end.execution_id.as_deref() == execution_id);
-        if ended == Some(true) {
-            return self.report_again(now, task_id);
+        // The end of this very run is under way; or it was proven lately, and the assignment was sent before the server heard
+        // of it, but behind the Pong that proved it: servers read, answer Pings and write in different threads.
+        let unproven = self.outbox.end_of(task_id);
+        let is_this = |end: &&Entry| end.execution_id.as_deref() == execution_id;
+        let told = execution_id.and_then(|execution_id| self.outbox.told(task_id, execution_id));
+        if let Some(end) = unproven.filter(is_this).or(told) {
+            let end = end.message.clone();
+            return self.report_again(now, task_id, &end);
         }
+        let is_another = unproven.is_some();
+        // What a remote runtime has is the same run assigned again.
         if execution_id.is_some() && self.dispatched.execution(task_id).is_some_and(|id| id.as_deref() == execution_id)
         {
             return self.claim_again(now, task_id, execution_id);
@@ -211,9 +217,9 @@ impl Worker {
         if let Some(reason) = self.cannot_take() {
             return self.reject(now, task_id, assignment.title(), reason);
         }
-        if ended == Some(false) {
+        if is_another {
             // The server has moved on: the old end must not end the new run.
-            self.outbox.take(task_id);
+            self.outbox.forget(task_id);
         }
         self.saturated = false;
         self.start(now, assignment, text);
@@ -265,17 +271,12 @@ impl Worker {
         self.notice(Notice::AssignedAgain { task_id: task_id.into() });
     }
 
-    /// Sends what the outbox holds of a task once more, behind everything else.
-    fn report_again(&mut self, now: Instant, task_id: &str) {
-        let execution_id = self.outbox.end_of(task_id).and_then(|end| end.execution_id.clone());
-        let entries = self.outbox.take(task_id);
-        if !entries.iter().any(|entry| matches!(entry.message, WorkerMessage::TaskClaimed { .. })) {
-            let claimed = self.claimed(task_id);
-            self.post(now, execution_id.as_deref(), claimed);
-        }
-        for entry in entries {
-            self.post(now, entry.execution_id.as_deref(), entry.message);
-        }
+    /// Sends claim and end of an execution once more. What is not proven of them keeps its place in the outbox: on the next
+    /// connection each task's messages come in the order in which things happened.
+    fn report_again(&mut self, now: Instant, task_id: &str, end: &WorkerMessage) {
+        let claimed = self.claimed(task_id);
+        self.send(now, Frame::Text(claimed.encode()));
+        self.send(now, Frame::Text(end.encode()));
         self.notice(Notice::AssignedAgain { task_id: task_id.into() });
     }
 

@@ -459,6 +459,21 @@ fn an_execution_whose_end_is_on_its_way_is_reported_again_and_never_run_twice() 
 }
 
 #[test]
+fn an_assignment_that_crosses_the_proof_of_its_end_does_not_run_it_again() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.end("T", run, Outcome::Completed);
+    driver.sent();
+    driver.pong();
+    assert_eq!(driver.worker.unproven_ends(), 0);
+    driver.assign("T", "e1");
+    assert_eq!(driver.sent(), ["task_claimed T", "task_completed T"]);
+    assert_eq!(driver.started().len(), 1);
+    driver.assign("T", "e2");
+    assert_eq!(driver.started().len(), 2);
+}
+
+#[test]
 fn a_malformed_assignment_is_answered_unless_that_would_end_a_run() {
     let mut driver = Driver::connected(config());
     let malformed = r#"{"type":"task_assignment","data":{"task_id":"T","task":7}}"#;

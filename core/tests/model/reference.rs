@@ -75,6 +75,8 @@ pub struct Reference {
     tasks: BTreeMap<String, Task>,
     dispatched: BTreeMap<String, Option<String>>,
     kept: Vec<Kept>,
+    /// The last ends that were proven.
+    told: Vec<Kept>,
     /// Messages and Pings of this connection; a Ping stands with the number of messages before it.
     sent: usize,
     pings: Vec<([u8; 8], usize)>,
@@ -97,6 +99,7 @@ impl Reference {
             tasks: BTreeMap::new(),
             dispatched: BTreeMap::new(),
             kept: Vec::new(),
+            told: Vec::new(),
             sent: 0,
             pings: Vec::new(),
             proven: 0,
@@ -135,7 +138,12 @@ impl Reference {
             Input::Pong(payload) if up => {
                 if let Some((_, before)) = self.pings.iter().find(|(sent, _)| sent == payload) {
                     self.proven = self.proven.max(*before);
-                    self.kept.retain(|kept| kept.position >= self.proven);
+                    let proven = self.proven;
+                    let (told, kept): (Vec<Kept>, _) = self.kept.drain(..).partition(|kept| kept.position < proven);
+                    self.kept = kept;
+                    let is_end = |told: &Kept| told.execution.is_some() && !told.text.contains("task_claimed");
+                    self.told.extend(told.into_iter().filter(is_end));
+                    self.told.drain(..self.told.len().saturating_sub(256));
                 }
                 self.awaiting &= self.pings.last().is_none_or(|(sent, _)| sent != payload);
             }
@@ -219,15 +227,13 @@ impl Reference {
             }
             return self.claim_again(task, execution, kept.is_empty());
         }
-        if end.is_some_and(|end| end.execution == execution) {
+        let is_this = |end: &&Kept| end.task == task && end.execution == execution;
+        let told = self.told.iter().rev().find(is_this);
+        if let Some(end) = end.filter(is_this).or(told) {
             // The same execution once more: it is told again how that ended.
-            self.kept.retain(|kept| kept.task != task);
-            if !kept.iter().any(|kept| kept.text.contains("task_claimed")) {
-                self.claim(task, execution);
-            }
-            for kept in kept {
-                self.post(task, kept.execution.clone(), kept.text.clone());
-            }
+            let end = end.text.clone();
+            self.send(Self::claimed(task));
+            self.send(end);
             return;
         }
         if execution.is_some() && self.dispatched.get(task) == Some(&execution) {
