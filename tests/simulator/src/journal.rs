@@ -1,0 +1,34 @@
+//! What happened, in order: the trace of a run. The same seed gives the same, byte for byte.
+
+use std::fmt::Write;
+use std::sync::{Arc, Mutex};
+
+use crate::executor::Executor;
+
+/// The trace of a run. A clone is another handle to the same.
+#[derive(Clone)]
+pub struct Journal {
+    executor: Executor,
+    text: Arc<Mutex<String>>,
+}
+
+impl Journal {
+    /// An empty one.
+    pub fn new(executor: &Executor) -> Self {
+        Self { executor: executor.clone(), text: Arc::default() }
+    }
+
+    /// One more line, with the true time in front.
+    pub fn note(&self, line: impl FnOnce() -> String) {
+        let now = self.executor.now();
+        let line = line();
+        let (hours, rest) = (now.as_secs() / 3600, now.as_secs() % 3600);
+        let mut text = self.text.lock().unwrap();
+        let _ = writeln!(text, "{hours:03}:{:02}:{:02}.{:09} {line}", rest / 60, rest % 60, now.subsec_nanos());
+    }
+
+    /// Everything so far.
+    pub fn take(&self) -> String {
+        std::mem::take(&mut self.text.lock().unwrap())
+    }
+}

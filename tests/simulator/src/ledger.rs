@@ -1,0 +1,230 @@
+//! The reference model: what a server may see of one worker, whatever happens in between.
+//!
+//! It hears the worker's messages as they arrive and knows what it sent itself. One property of WebSocket carries it:
+//! frames arrive in order, and what the worker sends again on a new connection comes before anything newer. So the tasks
+//! whose claim arrived and whose end did not are exactly those that hold a slot at the worker when the next message was
+//! sent, and every rejection for lack of a slot can be judged.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// The server's view of one worker.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// `--max-concurrent-tasks`; 0 means any number.
+    limit: usize,
+    /// Whether tasks are handed on and report their end themselves. Their slots cannot be seen from here then.
+    dispatches: bool,
+    /// Whether the worker was asked to stop.
+    pub stopping: bool,
+    /// Whether everything that the worker sent again on this connection has arrived.
+    settled: bool,
+    tasks: BTreeMap<String, Vec<Execution>>,
+}
+
+/// One execution of a task, as far as the server has heard of it.
+#[derive(Debug)]
+struct Execution {
+    id: String,
+    /// Whether it can be understood.
+    sound: bool,
+    cancelled: bool,
+    state: State,
+    /// The message that ended it; what comes again must be the same.
+    end: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Unanswered,
+    Rejected,
+    Active,
+    Ended,
+}
+
+impl Ledger {
+    /// Of a worker with this `--max-concurrent-tasks`, whose backend is `command` or not.
+    pub fn new(limit: usize, dispatches: bool) -> Self {
+        Self { limit, dispatches, ..Self::default() }
+    }
+
+    /// The server assigns an execution, for the first time or again.
+    pub fn assigned(&mut self, task: &str, execution: &str, sound: bool) {
+        let executions = self.tasks.entry(task.to_owned()).or_default();
+        match executions.iter_mut().find(|known| known.id == execution) {
+            Some(known) if known.state == State::Rejected => known.state = State::Unanswered,
+            Some(_) => {}
+            None => executions.push(Execution {
+                id: execution.to_owned(),
+                sound,
+                cancelled: false,
+                state: State::Unanswered,
+                end: None,
+            }),
+        }
+    }
+
+    /// The server cancels a task: whichever execution of it that reaches.
+    pub fn cancelled(&mut self, task: &str) {
+        for execution in self.tasks.get_mut(task).into_iter().flatten() {
+            execution.cancelled |= execution.end.is_none();
+        }
+    }
+
+    /// A connection is established: what comes first on it may be old.
+    pub fn connected(&mut self) {
+        self.settled = false;
+    }
+
+    /// The worker answered a Ping: everything older than that has arrived.
+    pub fn settle(&mut self) {
+        self.settled = true;
+    }
+
+    /// Whether the server knows where it stands with the worker.
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// A message arrived. `claimed` is the execution of its task that the worker claimed last, as its log says: messages
+    /// carry no execution, so one that is sent again cannot be told apart otherwise.
+    ///
+    /// # Errors
+    /// What must never happen, in words.
+    pub fn heard(&mut self, text: &str, claimed: impl Fn(&str) -> Option<String>) -> Result<(), String> {
+        let message: Value = serde_json::from_str(text).map_err(|error| format!("{error}: {text}"))?;
+        let field = |name: &str| message["data"][name].as_str().unwrap_or_default();
+        let task = field("task_id");
+        let (kind, active) = (message["type"].as_str().unwrap_or_default(), self.active().count());
+        let (limit, dispatches, stopping) = (self.limit, self.dispatches, self.stopping);
+        let full = limit > 0 && active >= limit;
+        let executions = self.tasks.get_mut(task).ok_or(format!("{kind} for {task}, which was never assigned"))?;
+        let busy = executions.iter().any(|execution| execution.state == State::Active);
+        let about = if self.settled { None } else { claimed(task) };
+        let subject =
+            subject(executions, kind, about.as_deref()).ok_or(format!("{kind} for no execution of {task}"))?;
+        match kind {
+            "task_claimed" => match subject.state {
+                State::Rejected => Err(format!("{task} was claimed after it was rejected")),
+                State::Unanswered if full && !busy && !dispatches => {
+                    Err(format!("{task} was claimed although {active} of {limit} slots are taken"))
+                }
+                State::Unanswered if !subject.sound => Err(format!("{task} was claimed, and cannot be understood")),
+                State::Unanswered => {
+                    let id = subject.id.clone();
+                    // The worker lets the end of an older execution go when it takes a new one.
+                    let older = executions.iter_mut().filter(|other| other.state == State::Active && other.id != id);
+                    older.for_each(|other| other.state = State::Ended);
+                    executions.iter_mut().filter(|other| other.id == id).for_each(|own| own.state = State::Active);
+                    Ok(())
+                }
+                State::Active | State::Ended => Ok(()),
+            },
+            "task_rejected" => {
+                let reason = field("reason");
+                let reject = |execution: &mut Execution| {
+                    execution.state = State::Rejected;
+                    Ok(())
+                };
+                match (reason, subject.state) {
+                    (_, State::Active | State::Ended) => Err(format!("{task} was rejected after it was claimed")),
+                    ("worker at maximum concurrency", _) if full || dispatches => reject(subject),
+                    ("worker is shutting down", _) if stopping => reject(subject),
+                    ("task is already running on this worker", _) if busy || dispatches => reject(subject),
+                    _ => Err(format!("{task} was rejected ({reason}) with {active} of {limit} slots taken")),
+                }
+            }
+            "task_completed" | "task_failed" => {
+                if let Some(end) = &subject.end {
+                    return if end == text { Ok(()) } else { Err(format!("{task} ended twice: {end} and {text}")) };
+                }
+                if field("task_state") == "CANCELLED" && !subject.cancelled {
+                    return Err(format!("{task} was cancelled by nobody"));
+                }
+                if field("failure_reason") == "graceful_shutdown" && !stopping {
+                    return Err(format!("{task} was stopped by a shutdown that nobody asked for"));
+                }
+                match (subject.state, subject.sound) {
+                    (State::Active, true) | (State::Unanswered, false) => {}
+                    _ => return Err(format!("{task} ended without having been claimed: {text}")),
+                }
+                (subject.state, subject.end) = (State::Ended, Some(text.to_owned()));
+                Ok(())
+            }
+            _ => Err(format!("no message of the protocol: {text}")),
+        }
+    }
+
+    /// The tasks that hold a slot, as far as the server can know, each with its execution.
+    pub fn active(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.in_state(State::Active)
+    }
+
+    /// What the worker still owes an answer: task and execution.
+    pub fn unanswered(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.in_state(State::Unanswered)
+    }
+
+    /// Whether more than one execution of a task was assigned.
+    pub fn has_older(&self, task: &str) -> bool {
+        self.tasks.get(task).is_some_and(|executions| executions.len() > 1)
+    }
+
+    /// The tasks whose last execution has ended, or was rejected.
+    pub fn over(&self) -> impl Iterator<Item = &str> {
+        let over = |state| matches!(state, State::Ended | State::Rejected);
+        self.tasks.iter().filter(move |(_, all)| all.iter().all(|one| over(one.state))).map(|(task, _)| task.as_str())
+    }
+
+    /// Whether this execution was claimed or rejected.
+    pub fn is_answered(&self, task: &str, execution: &str) -> bool {
+        self.state(task, execution).is_some_and(|state| state != State::Unanswered)
+    }
+
+    /// Whether this execution was claimed, whatever came of it since.
+    pub fn is_claimed(&self, task: &str, execution: &str) -> bool {
+        self.state(task, execution).is_some_and(|state| matches!(state, State::Active | State::Ended))
+    }
+
+    /// The number of executions that ended in this message's kind, as `result` of the metrics names it.
+    pub fn ended_in(&self, result: &str) -> usize {
+        let is = |end: &str| match result {
+            "succeeded" => end.contains(r#""type":"task_completed""#) && !end.contains("CANCELLED"),
+            "cancelled" => end.contains("CANCELLED"),
+            _ => end.contains(r#""type":"task_failed""#),
+        };
+        let sound = self.tasks.values().flatten().filter(|execution| execution.sound);
+        sound.filter(|execution| execution.end.as_deref().is_some_and(is)).count()
+    }
+
+    /// Whether an execution was replaced by a newer one before its end was heard.
+    pub fn has_replaced(&self) -> bool {
+        self.tasks.values().flatten().any(|execution| execution.state == State::Ended && execution.end.is_none())
+    }
+
+    fn state(&self, task: &str, execution: &str) -> Option<State> {
+        self.tasks.get(task)?.iter().find(|one| one.id == execution).map(|one| one.state)
+    }
+
+    fn in_state(&self, wanted: State) -> impl Iterator<Item = (&str, &str)> {
+        self.tasks.iter().flat_map(move |(task, all)| {
+            all.iter().filter(move |one| one.state == wanted).map(|one| (task.as_str(), one.id.as_str()))
+        })
+    }
+}
+
+/// Which execution a message is about. `about` is known of messages that may have been sent again.
+fn subject<'a>(executions: &'a mut [Execution], kind: &str, about: Option<&str>) -> Option<&'a mut Execution> {
+    let last = |wanted: &dyn Fn(&Execution) -> bool| executions.iter().rposition(wanted);
+    let index = match (kind, about) {
+        ("task_rejected", _) => last(&|one| one.state == State::Unanswered),
+        (_, Some(id)) => last(&|one| one.id == id),
+        ("task_claimed", None) => {
+            last(&|one| one.state == State::Unanswered).or(last(&|one| one.state != State::Rejected))
+        }
+        (_, None) => last(&|one| one.state == State::Active).or(last(&|one| one.end.is_some())),
+    };
+    let index = index.or(executions.iter().rposition(|_| true))?;
+    executions.get_mut(index)
+}

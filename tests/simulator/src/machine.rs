@@ -1,0 +1,173 @@
+//! [`Runtime`] for one simulated machine: its clock, its processes, its disk, its way to the network.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_channel::{Receiver, Sender};
+use oz_worker::Runtime;
+use oz_worker::host::Owner;
+use oz_worker::runtime::{Command, StopSignals};
+use oz_worker_core::time::Instant;
+
+use crate::disk::Disk;
+use crate::executor::{self, Executor, Machine};
+use crate::network::{Network, Stream};
+use crate::process::{Host, Process, Tree};
+
+/// How late a timer may be noticed that was due while the machine slept: what the runtimes promise.
+const LATE: Duration = Duration::from_secs(5);
+
+/// One machine as the worker sees it. A clone is another handle to the same.
+#[derive(Clone)]
+pub struct Simulated {
+    /// What runs everything.
+    pub executor: Executor,
+    /// Which machine.
+    pub machine: Machine,
+    /// Its clock.
+    pub clock: Clock,
+    /// The way to the server.
+    pub network: Network,
+    /// Its processes.
+    pub host: Host,
+    /// Its disk.
+    pub disk: Disk,
+    /// The signals that the worker gets.
+    pub signals: (Sender<&'static str>, Receiver<&'static str>),
+}
+
+/// A clock that does not start at zero and is not quite right.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// What it shows at true time zero.
+    pub start: Duration,
+    /// How much too fast it is, in millionths.
+    pub drift: i32,
+}
+
+impl Clock {
+    /// What it shows at a true time.
+    pub fn shows(self, at: Duration) -> Instant {
+        let (nanos, drift) = (i128::try_from(at.as_nanos()).unwrap_or(i128::MAX), i128::from(self.drift));
+        let shown = nanos + nanos * drift / 1_000_000;
+        Instant::new(self.start + Duration::from_nanos(u64::try_from(shown).unwrap_or(0)))
+    }
+
+    /// The first true time at which it shows `shown` or more.
+    pub fn true_time(self, shown: Instant) -> Duration {
+        let nanos = shown.since_start().saturating_sub(self.start).as_nanos();
+        let at = nanos.saturating_mul(1_000_000) / u128::from(1_000_000_i32.saturating_add(self.drift).unsigned_abs());
+        let mut at = Duration::from_nanos(u64::try_from(at).unwrap_or(u64::MAX));
+        while self.shows(at) < shown {
+            at += Duration::from_nanos(1);
+        }
+        at
+    }
+}
+
+impl Runtime for Simulated {
+    type Stream = Stream;
+    type Process = Process;
+    type Tree = Tree;
+    type Files = Disk;
+    type StopSignals = Signals;
+
+    fn now(&self) -> Instant {
+        self.clock.shows(self.executor.now())
+    }
+
+    fn sleep_until(&self, at: Instant) -> impl Future<Output = ()> + Send + Unpin + 'static {
+        let at = self.clock.true_time(at);
+        let waits = self.executor.sleep_until(at);
+        Sleep { executor: self.executor.clone(), machine: self.machine, at, waits, late: false }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.executor.spawn(self.machine, task);
+    }
+
+    fn unblock<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = T> + Send + 'static {
+        let waits = self.executor.sleep(self.executor.duration(Duration::from_micros(1), Duration::from_millis(50)));
+        async move {
+            waits.await;
+            work()
+        }
+    }
+
+    async fn resolve(&self, _: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        self.network.resolve(port).await
+    }
+
+    async fn connect(&self, _: SocketAddr) -> io::Result<Stream> {
+        self.network.connect().await
+    }
+
+    fn stop_signals(&self) -> io::Result<Signals> {
+        Ok(Signals(self.signals.1.clone()))
+    }
+
+    fn adopt(&self, _: &Owner) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn release(&self) {}
+
+    fn files(&self) -> Disk {
+        self.disk.clone()
+    }
+
+    fn tree(&self) -> Tree {
+        self.host.tree()
+    }
+
+    fn start(&self, command: &Command, tree: Option<&Tree>) -> io::Result<Process> {
+        self.host.start(command, tree)
+    }
+}
+
+/// A timer of the machine: late when the machine slept over it.
+struct Sleep {
+    executor: Executor,
+    machine: Machine,
+    at: Duration,
+    waits: executor::Sleep,
+    late: bool,
+}
+
+impl Future for Sleep {
+    type Output = ();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if Pin::new(&mut self.waits).poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            match self.executor.slept_over(self.machine, self.at) {
+                Some(woke) if !self.late => {
+                    self.late = true;
+                    let late = self.executor.random(|random| LATE.mul_f64(random.f64()));
+                    self.waits = self.executor.sleep_until(woke + late);
+                }
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+/// The signals that the director sends.
+pub struct Signals(Receiver<&'static str>);
+
+impl StopSignals for Signals {
+    async fn next(&mut self) -> &'static str {
+        match self.0.recv().await {
+            Ok(signal) => signal,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}

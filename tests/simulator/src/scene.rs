@@ -1,0 +1,236 @@
+//! One worker on its machine, and the server that it dials.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_channel::Receiver;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use oz_worker::Runtime;
+use oz_worker::backend::{Backend, CommandBackend, DirectBackend};
+use oz_worker::host::{Owner, Workspaces};
+use oz_worker::link::{Link, Target};
+use oz_worker::run::RunLoop;
+use oz_worker::settings::secret::ApiKey;
+use oz_worker_core::agent::AgentSettings;
+use oz_worker_core::{Config, Worker};
+use oz_worker_telemetry::Identity;
+use prometheus::Registry;
+use prometheus::proto::MetricType;
+
+use crate::disk::Disk;
+use crate::executor::{Executor, Machine};
+use crate::journal::Journal;
+use crate::ledger::Ledger;
+use crate::machine::{Clock, Simulated};
+use crate::network::Network;
+use crate::process::Host;
+use crate::server::Server;
+use crate::watch::Watch;
+
+/// The worker's machine.
+pub const MACHINE: Machine = Machine(1);
+/// Where its tasks get their directories.
+pub const ROOT: &str = "/workspaces";
+
+/// What the operator decided.
+#[derive(Debug, Clone)]
+pub struct Operator {
+    /// `--max-concurrent-tasks`.
+    pub limit: u32,
+    /// `--drain-timeout`.
+    pub drain: Duration,
+    /// `--cancel-grace-period`.
+    pub grace: Duration,
+    /// Whether the backend is `command`, and not `direct`.
+    pub dispatches: bool,
+    /// Whether there are setup and teardown commands (direct), or a cancel command (command).
+    pub scripts: bool,
+    /// Whether workspaces are removed.
+    pub cleanup: bool,
+    /// How much too fast the machine's clock is, in millionths.
+    pub drift: i32,
+}
+
+impl Operator {
+    /// Decisions drawn from the seed.
+    pub fn draw(executor: &Executor) -> Self {
+        let seconds = |from, to| executor.duration(Duration::from_secs(from), Duration::from_secs(to));
+        Self {
+            limit: executor.random(|random| random.u32(0..5)),
+            drain: if executor.chance(50) { Duration::ZERO } else { seconds(1, 600) },
+            grace: executor.duration(Duration::from_millis(100), Duration::from_secs(30)),
+            dispatches: executor.chance(30),
+            scripts: executor.chance(50),
+            cleanup: executor.chance(80),
+            drift: executor.random(|random| random.i32(-500..=500)),
+        }
+    }
+
+    /// How long the worker may take to leave once it was asked to, whatever the server does and however its tasks behave:
+    /// `docs/guarantees.md`.
+    pub fn shutdown_bound(&self) -> Duration {
+        // The tasks' grace and teardown, their reports, the closing handshake, the end of what still runs.
+        self.drain + self.grace + Duration::from_secs(10 + 10 + 2 + 6)
+    }
+}
+
+/// The whole scene. A clone is another handle to the same.
+#[derive(Clone)]
+pub struct Scene {
+    /// What runs everything.
+    pub executor: Executor,
+    /// What happened.
+    pub journal: Journal,
+    /// What was wrong.
+    pub watch: Watch,
+    /// Between worker and server.
+    pub network: Network,
+    /// The server.
+    pub server: Server,
+    /// The worker's machine.
+    pub machine: Simulated,
+    /// What the operator decided.
+    pub operator: Operator,
+    /// Closed when the worker has left.
+    pub left: Receiver<()>,
+    registry: Registry,
+    /// The instruments live as long as it does.
+    provider: SdkMeterProvider,
+}
+
+impl Scene {
+    /// A worker that starts, on a machine on which nothing ever ran.
+    pub fn new(executor: &Executor, operator: Operator) -> Self {
+        let journal = Journal::new(executor);
+        journal.note(|| format!("{operator:?}"));
+        let watch = Watch::new(&journal, operator.limit as usize);
+        let (network, accepted) = Network::new(executor, &journal);
+        let ledger = Ledger::new(operator.limit as usize, operator.dispatches);
+        let server = Server::start(executor, &journal, &watch, ledger, accepted);
+        let machine = Simulated {
+            executor: executor.clone(),
+            machine: MACHINE,
+            clock: Clock { start: Duration::from_secs(1000), drift: operator.drift },
+            network: network.clone(),
+            host: Host::new(executor, &journal, &watch, MACHINE),
+            disk: Disk::new(executor, &journal),
+            signals: async_channel::unbounded(),
+        };
+        let registry = Registry::new();
+        let exporter = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .without_counter_suffixes()
+            .without_units()
+            .build()
+            .unwrap();
+        let (worker, provider) = worker(&machine, &operator, exporter);
+        let (leaves, left) = async_channel::bounded(1);
+        executor.spawn(MACHINE, async move {
+            worker.await;
+            leaves.close();
+        });
+        let executor = executor.clone();
+        Self { executor, journal, watch, network, server, machine, operator, left, registry, provider }
+    }
+
+    /// Sends a signal to the worker.
+    pub fn signal(&self, signal: &'static str) {
+        self.journal.note(|| format!("host: {signal}"));
+        self.server.ledger(|ledger| ledger.stopping = true);
+        let _ = self.machine.signals.0.try_send(signal);
+    }
+
+    /// Every series with its value, as a scrape finds it.
+    pub fn scrape(&self) -> BTreeMap<String, f64> {
+        let mut shown = BTreeMap::new();
+        for family in self.registry.gather() {
+            for metric in family.get_metric() {
+                let labels = metric.get_label().iter().filter(|label| !label.name().starts_with("otel_"));
+                let labels: Vec<_> = labels.map(|label| format!("{}={}", label.name(), label.value())).collect();
+                let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+                let (name, value) = match family.get_field_type() {
+                    MetricType::COUNTER => (family.name().to_owned(), metric.get_counter().get_value()),
+                    MetricType::HISTOGRAM => {
+                        #[allow(clippy::cast_precision_loss)] // nothing counts that far
+                        let count = metric.get_histogram().get_sample_count() as f64;
+                        (format!("{}_count", family.name()), count)
+                    }
+                    _ => (family.name().to_owned(), metric.get_gauge().get_value()),
+                };
+                shown.insert(format!("{name}{labels}"), value);
+            }
+        }
+        shown
+    }
+
+    /// Holds a scrape against the log.
+    pub fn check_metrics(&self) {
+        self.watch.check_metrics(&self.scrape());
+    }
+
+    /// Ends it all.
+    pub fn close(self) {
+        self.executor.close();
+        let _ = self.provider.shutdown();
+    }
+}
+
+/// The worker above [`Runtime`], and what its instruments live in.
+fn worker(
+    machine: &Simulated,
+    operator: &Operator,
+    reader: opentelemetry_prometheus::PrometheusExporter,
+) -> (impl Future<Output = ()> + Send + use<>, SdkMeterProvider) {
+    let identity = Identity {
+        version: "1".into(),
+        worker_id: "w1".into(),
+        backend: if operator.dispatches { "command" } else { "direct" }.into(),
+        max_concurrent_tasks: operator.limit,
+        host_name: "simulated".into(),
+        status_page: false,
+    };
+    let provider = SdkMeterProvider::builder().with_reader(reader);
+    let (recorder, provider) = oz_worker_telemetry::recorder(provider, &identity);
+    let config = Config {
+        worker_id: "w1".into(),
+        max_concurrent_tasks: operator.limit,
+        drain_timeout: operator.drain,
+        stop_timeout: operator.grace + Duration::from_secs(10),
+        stops_tasks_on_shutdown: !operator.dispatches,
+        agent: AgentSettings::default(),
+    };
+    let key = ApiKey::from_text("key").unwrap();
+    let target = Target::new("ws://oz.example/ws?worker_id=w1", key, |_| None).unwrap();
+    let link = Link::new(machine.clone(), target);
+    let signals = machine.stop_signals().unwrap();
+    let seed = machine.executor.random(|random| random.u64(..));
+    let run_loop = RunLoop::new(machine.clone(), link, backend(machine, operator), recorder, signals);
+    (run_loop.run(Worker::new(config, seed)), provider)
+}
+
+fn backend(machine: &Simulated, operator: &Operator) -> Backend<Simulated> {
+    let script = |name: &str| operator.scripts.then(|| name.to_owned());
+    if operator.dispatches {
+        return Backend::Command(CommandBackend {
+            runtime: machine.clone(),
+            dispatch_command: "dispatch".into(),
+            cancel_command: script("cancel"),
+            dispatch_timeout: Duration::from_secs(60),
+            server_root_url: String::new(),
+            worker_id: "w1".into(),
+            cwd: "/".into(),
+            env: Vec::new(),
+        });
+    }
+    Backend::Direct(DirectBackend {
+        runtime: machine.clone(),
+        oz: "/bin/oz".into(),
+        workspaces: Workspaces::new(machine.disk.clone(), ROOT, Owner::new("w1")),
+        target_dir: None,
+        setup_command: script("setup"),
+        teardown_command: script("teardown"),
+        cleanup: operator.cleanup,
+        cancel_grace_period: operator.grace,
+        host_env: Vec::new(),
+    })
+}

@@ -1,0 +1,372 @@
+//! The server: takes dials, well or badly, and speaks the real bytes of HTTP and WebSocket.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_channel::{Receiver, Sender};
+use async_tungstenite::WebSocketStream;
+use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
+use serde_json::{Value, json};
+use tungstenite::Message;
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::Role;
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::executor::{Executor, OUTSIDE};
+use crate::journal::Journal;
+use crate::ledger::Ledger;
+use crate::network::{Cut, Cutter, Stream};
+use crate::watch::Watch;
+
+/// After how much silence the server gives a connection up.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Asks whether everything that the worker sent again has arrived.
+const SETTLED: &[u8] = b"settled";
+
+/// The server. A clone is another handle to the same.
+#[derive(Clone)]
+pub struct Server {
+    executor: Executor,
+    journal: Journal,
+    watch: Watch,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    ledger: Ledger,
+    faulty: bool,
+    /// Closed when the faults are over.
+    healed: (Sender<()>, Receiver<()>),
+    session: Option<Session>,
+    sessions: u64,
+    /// The tasks that were assigned a second time on this connection.
+    repeated: BTreeSet<String>,
+    /// When the last session was established, and the code that the worker closed with, if it did.
+    connected_at: Duration,
+    close_code: Option<u16>,
+    answered: Answered,
+}
+
+/// What is waited for.
+type Answered = Vec<(String, String, Sender<()>)>;
+
+/// An established connection.
+#[derive(Clone)]
+struct Session {
+    number: u64,
+    orders: Sender<Message>,
+    cutter: Cutter,
+    /// Until when nothing is read.
+    deaf_until: Arc<Mutex<Duration>>,
+}
+
+impl Server {
+    /// A server that takes what comes through `accepted`.
+    pub fn start(
+        executor: &Executor,
+        journal: &Journal,
+        watch: &Watch,
+        ledger: Ledger,
+        accepted: Receiver<Stream>,
+    ) -> Self {
+        let state = State {
+            ledger,
+            faulty: false,
+            healed: async_channel::bounded(1),
+            session: None,
+            sessions: 0,
+            repeated: BTreeSet::new(),
+            connected_at: Duration::ZERO,
+            close_code: None,
+            answered: Vec::new(),
+        };
+        let server = Self {
+            executor: executor.clone(),
+            journal: journal.clone(),
+            watch: watch.clone(),
+            state: Arc::new(Mutex::new(state)),
+        };
+        let own = server.clone();
+        executor.spawn(OUTSIDE, async move {
+            while let Ok(stream) = accepted.recv().await {
+                let server = own.clone();
+                own.executor.spawn(OUTSIDE, async move { server.serve(stream).await });
+            }
+        });
+        server
+    }
+
+    /// Whether it answers dials badly from now on, by chance.
+    pub fn set_faulty(&self, faulty: bool) {
+        self.state().faulty = faulty;
+    }
+
+    /// The faults are over: what hangs is answered or closed.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        state.faulty = false;
+        state.healed.0.close();
+        state.healed = async_channel::bounded(1);
+        if let Some(session) = &state.session {
+            *session.deaf_until.lock().unwrap() = Duration::ZERO;
+        }
+    }
+
+    /// What the server knows.
+    pub fn ledger<T>(&self, look: impl FnOnce(&mut Ledger) -> T) -> T {
+        look(&mut self.state().ledger)
+    }
+
+    /// The code of the worker's last Close.
+    pub fn close_code(&self) -> Option<u16> {
+        self.state().close_code
+    }
+
+    /// Whether there is a connection, and the worker has answered on it.
+    pub fn is_settled(&self) -> bool {
+        let state = self.state();
+        state.session.is_some() && state.ledger.is_settled()
+    }
+
+    /// Assigns an execution of a task, now or as soon as there is a connection.
+    pub fn assign(&self, task: &str, execution: &str, sound: bool) {
+        let mut state = self.state();
+        state.ledger.assigned(task, execution, sound);
+        self.journal.note(|| format!("server: assigns {execution} of {task}"));
+        state.send(assignment(task, execution, sound));
+    }
+
+    /// Assigns an active execution once more.
+    pub fn assign_again(&self, task: &str, execution: &str) {
+        self.state().repeated.insert(task.to_owned());
+        self.assign(task, execution, true);
+    }
+
+    /// Whether a message about this task may still be the answer to an assignment that was repeated.
+    pub fn was_repeated(&self, task: &str) -> bool {
+        self.state().repeated.contains(task)
+    }
+
+    /// Cancels a task.
+    pub fn cancel(&self, task: &str) {
+        let mut state = self.state();
+        if state.session.is_some() {
+            state.ledger.cancelled(task);
+            self.journal.note(|| format!("server: cancels {task}"));
+            state.send(Message::text(json!({"type": "task_cancellation", "data": {"task_id": task}}).to_string()));
+        }
+    }
+
+    /// Sends anything.
+    pub fn send(&self, message: Message) {
+        self.journal.note(|| format!("server: sends {} bytes of something else", message.len()));
+        self.state().send(message);
+    }
+
+    /// Closes the connection as WebSocket has it.
+    pub fn close(&self) {
+        self.journal.note(|| "server: closes".to_owned());
+        let reason = "maintenance".into();
+        self.state().send(Message::Close(Some(CloseFrame { code: CloseCode::Restart, reason })));
+    }
+
+    /// Breaks the connection.
+    pub fn cut(&self, cut: Cut) {
+        let session = self.state().session.clone();
+        if let Some(session) = session {
+            session.cutter.cut(cut);
+        }
+    }
+
+    /// Reads nothing for a while.
+    pub fn turn_deaf(&self, length: Duration) {
+        let state = self.state();
+        if let Some(session) = &state.session {
+            self.journal.note(|| format!("server: reads nothing for {length:?}"));
+            *session.deaf_until.lock().unwrap() = self.executor.now() + length;
+        }
+    }
+
+    /// Ends when this execution was claimed or rejected.
+    pub fn answered(&self, task: &str, execution: &str) -> impl Future<Output = ()> + Send + 'static {
+        let mut state = self.state();
+        let (sender, receiver) = async_channel::bounded(1);
+        if state.ledger.is_answered(task, execution) {
+            sender.close();
+        }
+        state.answered.push((task.to_owned(), execution.to_owned(), sender));
+        async move {
+            let _ = receiver.recv().await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    async fn serve(&self, mut stream: Stream) {
+        let healed = self.state().healed.1.clone();
+        let cutter = stream.cutter();
+        let Some((request, rest)) = read_head(&mut stream).await else { return };
+        if !request.contains("worker_id=w1") || !request.contains("Authorization: Bearer key\r\n") {
+            self.watch.violate(format!("not a worker's dial: {request}"));
+        }
+        let key = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap_or_default();
+        let accept = derive_accept_key(key.as_bytes());
+        let upgrade = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\n"
+        );
+        let faulty = self.state().faulty;
+        let drawn = if faulty { self.executor.random(|random| random.u32(..100)) } else { 100 };
+        let refusal = |status: &str| format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\nno...");
+        let answer = match drawn {
+            0..4 => refusal("401 Unauthorized"),
+            4..8 => refusal("503 Service Unavailable"),
+            8..11 => refusal("302 Found\r\nLocation: https://elsewhere"),
+            11..14 => "SSH-2.0-OpenSSH_9\r\n".to_owned(),
+            14..17 => upgrade.replace(&accept, "AAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+            17..20 => format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(20_000)),
+            20..24 => String::new(),
+            24..28 => {
+                self.journal.note(|| "server: leaves a dial hanging".to_owned());
+                let _ = healed.recv().await;
+                return;
+            }
+            _ => upgrade,
+        };
+        if stream.write_all(answer.as_bytes()).await.is_err() || drawn < 28 {
+            self.journal.note(|| format!("server: answers a dial badly ({drawn})"));
+            let _ = stream.close().await;
+            // Reads on for a moment: closing with unread bytes would reset the connection.
+            let mut scratch = [0; 512];
+            let reading = async { while stream.read(&mut scratch).await.is_ok_and(|length| length > 0) {} };
+            return reading.or(self.executor.sleep(Duration::from_secs(5))).await;
+        }
+        let socket = WebSocketStream::from_partially_read(stream, rest, Role::Server, None).await;
+        self.talk(socket, cutter).await;
+    }
+
+    /// One session, from the upgrade to its end.
+    async fn talk(&self, socket: WebSocketStream<Stream>, cutter: Cutter) {
+        let (orders, ordered) = async_channel::unbounded();
+        let deaf_until = Arc::new(Mutex::new(Duration::ZERO));
+        let session = Session { number: 0, orders, cutter, deaf_until: Arc::clone(&deaf_until) };
+        let number = self.state().establish(session, self.executor.now());
+        self.journal.note(|| format!("server: session {number}"));
+        let (mut sender, mut receiver) = socket.split();
+        let writing = async move {
+            while let Ok(message) = ordered.recv().await {
+                if sender.send(message).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let own = self.clone();
+        let reading = async move {
+            loop {
+                let deaf = *deaf_until.lock().unwrap();
+                own.executor.sleep_until(deaf).await;
+                let silence = async {
+                    own.executor.sleep(PATIENCE).await;
+                    None
+                };
+                match receiver.next().or(silence).await {
+                    Some(Ok(message)) => own.hear(number, message),
+                    Some(Err(error)) => break own.journal.note(|| format!("server: session {number}: {error}")),
+                    None => break own.journal.note(|| format!("server: session {number} is over")),
+                }
+            }
+        };
+        // Who cannot write any more still reads; who cannot read any more is done.
+        let writing = async {
+            writing.await;
+            self.executor.sleep(PATIENCE).await;
+        };
+        reading.or(writing).await;
+        let mut state = self.state();
+        state.session.take_if(|session| session.number == number);
+    }
+
+    fn hear(&self, number: u64, message: Message) {
+        let mut state = self.state();
+        if state.session.as_ref().is_none_or(|session| session.number != number) {
+            // The worker has another connection by now: this one was given up.
+            return;
+        }
+        match message {
+            Message::Text(text) => {
+                self.journal.note(|| format!("server: hears {text}"));
+                let heard = state.ledger.heard(&text, |task| self.watch.claimed(task));
+                let State { answered, ledger, .. } = &mut *state;
+                answered.retain(|(task, execution, done)| !ledger.is_answered(task, execution) || !done.close());
+                drop(state);
+                heard.unwrap_or_else(|wrong| self.watch.violate(wrong));
+            }
+            Message::Pong(payload) if payload == SETTLED => {
+                state.ledger.settle();
+                state.assign_unanswered(true);
+            }
+            Message::Close(frame) => state.close_code = frame.map(|frame| frame.code.into()),
+            _ => {}
+        }
+    }
+}
+
+impl State {
+    fn establish(&mut self, session: Session, now: Duration) -> u64 {
+        self.sessions += 1;
+        self.connected_at = now;
+        self.close_code = None;
+        self.repeated.clear();
+        self.ledger.connected();
+        self.session = Some(Session { number: self.sessions, ..session });
+        self.send(Message::Ping(SETTLED.into()));
+        self.assign_unanswered(false);
+        self.sessions
+    }
+
+    /// Assigns once more what was not answered on the connection before. A task that has an older execution waits until
+    /// what is sent again of that has arrived: the worker lets it go when it takes the new one.
+    fn assign_unanswered(&mut self, has_older: bool) {
+        let unanswered = self.ledger.unanswered();
+        let again = unanswered.filter(|(task, _)| self.ledger.has_older(task) == has_older);
+        let again: Vec<_> = again.map(|(task, execution)| (task.to_owned(), execution.to_owned())).collect();
+        for (task, execution) in again {
+            self.send(assignment(&task, &execution, !task.starts_with('M')));
+        }
+    }
+
+    fn send(&mut self, message: Message) {
+        if let Some(session) = &self.session {
+            let _ = session.orders.try_send(message);
+        }
+    }
+}
+
+fn assignment(task: &str, execution: &str, sound: bool) -> Message {
+    let definition: Value = if sound { json!({"id": task, "title": "a task"}) } else { json!("not an object") };
+    let data = json!({
+        "task_id": task,
+        "execution_id": execution,
+        "task": definition,
+        "env_vars": {"EXECUTION": execution},
+    });
+    Message::text(json!({"type": "task_assignment", "data": data}).to_string())
+}
+
+/// The head of the worker's request, and what came behind it.
+async fn read_head(stream: &mut Stream) -> Option<(String, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 1024];
+    loop {
+        let length = stream.read(&mut chunk).await.ok().filter(|length| *length > 0)?;
+        bytes.extend_from_slice(&chunk[..length]);
+        if let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            let rest = bytes.split_off(at + 4);
+            return Some((String::from_utf8_lossy(&bytes).into_owned(), rest));
+        }
+    }
+}

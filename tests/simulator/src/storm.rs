@@ -1,0 +1,314 @@
+//! A run in two phases: in the first anything may break, in the second nothing does and everything must end well.
+
+use std::time::Duration;
+
+use futures_lite::FutureExt;
+use tungstenite::Message;
+
+use crate::Options;
+use crate::network::Cut;
+use crate::scene::{MACHINE, ROOT, Scene};
+
+/// `docs/protocol.md`: the longest wait between two dials, and what the guarantee adds to it.
+const CLAIM_BOUND: Duration = Duration::from_secs(60 + 10);
+/// How long the tasks may take to end once nothing is wrong any more: the agent's ten minutes, and what the faults left.
+const CALM: Duration = Duration::from_secs(1800);
+
+/// Drives a scene through both phases.
+pub async fn drive(scene: Scene, options: Options) {
+    let mut storm = Storm { tasks: 0, executions: 0, scene };
+    storm.break_things(options).await;
+    if storm.scene.executor.chance(25) {
+        return storm.stop(true).await;
+    }
+    storm.heal();
+    storm.answers_in_time().await;
+    storm.everything_ends().await;
+    storm.stop(false).await;
+}
+
+fn owned((task, execution): (&str, &str)) -> (String, String) {
+    (task.to_owned(), execution.to_owned())
+}
+
+struct Storm {
+    scene: Scene,
+    tasks: u32,
+    executions: u32,
+}
+
+impl Storm {
+    async fn break_things(&mut self, options: Options) {
+        let Scene { executor, network, server, machine, .. } = self.scene.clone();
+        let drawn = |wanted: bool| wanted && executor.chance(80);
+        network.set_faulty(drawn(options.network));
+        server.set_faulty(drawn(options.server));
+        machine.host.set_faulty(drawn(options.processes));
+        machine.disk.set_faulty(drawn(options.disk));
+        let steps = executor.random(|random| random.u32(5..=60));
+        for _ in 0..steps {
+            executor.sleep(executor.duration(Duration::from_micros(10), Duration::from_secs(600))).await;
+            self.act(options);
+            if executor.chance(20) {
+                self.scene.check_metrics();
+            }
+        }
+    }
+
+    /// One thing that happens.
+    fn act(&mut self, options: Options) {
+        let Scene { executor, server, .. } = &self.scene;
+        match executor.random(|random| random.u32(..100)) {
+            0..40 => drop(self.assign_new()),
+            40..46 => self.assign_again(),
+            46..52 => self.assign_anew(),
+            52..62 => self.cancel(),
+            62..66 => self.send_nonsense(),
+            66..70 => self.assign_malformed(),
+            70..72 => server.send(Message::Ping(vec![1, 2, 3].into())),
+            // A burst, and a cancellation that overtakes the start.
+            72..76 => (0..8).for_each(|_| drop(self.assign_new())),
+            76..80 => {
+                self.assign_new();
+                self.scene.server.cancel(&format!("T{}", self.tasks));
+            }
+            80..84 if options.server => server.close(),
+            84..88 if options.server => {
+                server.turn_deaf(executor.duration(Duration::from_millis(100), Duration::from_secs(120)));
+            }
+            88..92 if options.network => {
+                let kinds = [Cut::Reset, Cut::HangUp, Cut::Silence, Cut::Deaf];
+                server.cut(executor.random(|random| random.choice(kinds)).unwrap_or(Cut::Reset));
+            }
+            92..96 if options.network => self.outage(),
+            96..98 if options.suspend => self.suspend(),
+            _ => {}
+        }
+    }
+
+    fn execution(&mut self) -> String {
+        self.executions += 1;
+        format!("E{}", self.executions)
+    }
+
+    fn assign_new(&mut self) -> (String, String) {
+        self.tasks += 1;
+        let (task, execution) = (format!("T{}", self.tasks), self.execution());
+        if self.scene.executor.chance(2) {
+            // Somebody made a directory of that name.
+            self.scene.machine.disk.put(&format!("{ROOT}/{task}"));
+        }
+        self.scene.server.assign(&task, &execution, true);
+        (task, execution)
+    }
+
+    fn assign_malformed(&mut self) {
+        self.tasks += 1;
+        let (task, execution) = (format!("M{}", self.tasks), self.execution());
+        self.scene.server.assign(&task, &execution, false);
+    }
+
+    /// The same execution of an active task.
+    fn assign_again(&mut self) {
+        let server = &self.scene.server;
+        let active: Vec<_> = server.ledger(|ledger| {
+            // An older execution is never assigned again once there is a newer one.
+            let is_last = |(task, _): &(&str, &str)| ledger.unanswered().all(|(waiting, _)| waiting != *task);
+            ledger.active().filter(is_last).map(owned).collect()
+        });
+        if let Some((task, execution)) = self.scene.executor.random(|random| random.choice(active)) {
+            server.assign_again(&task, &execution);
+        }
+    }
+
+    /// A new execution of a task that is active or over. Only while nobody can take what is under way for an answer to it.
+    fn assign_anew(&mut self) {
+        let server = self.scene.server.clone();
+        if !server.is_settled() {
+            return;
+        }
+        let tasks: Vec<String> = server.ledger(|ledger| {
+            let active = ledger.active().map(|(task, _)| task);
+            active.chain(ledger.over()).map(Into::into).collect()
+        });
+        let Some(task) = self.scene.executor.random(|random| random.choice(tasks)) else { return };
+        let unanswered = server.ledger(|ledger| ledger.unanswered().any(|(waiting, _)| waiting == task));
+        if task.starts_with('M') || unanswered || server.was_repeated(&task) {
+            return;
+        }
+        let execution = self.execution();
+        server.assign(&task, &execution, true);
+    }
+
+    fn cancel(&mut self) {
+        let number = self.scene.executor.random(|random| random.u32(..=self.tasks));
+        self.scene.server.cancel(&format!("T{number}"));
+    }
+
+    fn send_nonsense(&self) {
+        let nonsense = [
+            Message::text("{}"),
+            Message::text("not JSON"),
+            Message::text(r#"{"type":"task_paused","data":{}}"#),
+            Message::text(r#"{"type":"task_assignment","data":{"task":{}}}"#),
+            Message::text(r#"{"type":"task_cancellation","data":null}"#),
+            Message::binary(vec![0; 100]),
+        ];
+        if let Some(message) = self.scene.executor.random(|random| random.choice(nonsense)) {
+            self.scene.server.send(message);
+        }
+    }
+
+    fn outage(&self) {
+        let length = self.scene.executor.duration(Duration::from_secs(1), Duration::from_secs(3600));
+        self.scene.journal.note(|| format!("network: outage of {length:?}"));
+        self.scene.network.set_outage(true);
+        let own = self.scene.clone();
+        self.scene.executor.spawn(crate::executor::OUTSIDE, async move {
+            own.executor.sleep(length).await;
+            own.network.set_outage(false);
+        });
+    }
+
+    fn suspend(&self) {
+        let length = self.scene.executor.duration(Duration::from_secs(1), Duration::from_secs(6 * 3600));
+        self.scene.journal.note(|| format!("host: suspended for {length:?}"));
+        self.scene.executor.suspend(MACHINE);
+        let own = self.scene.clone();
+        self.scene.executor.spawn(crate::executor::OUTSIDE, async move {
+            own.executor.sleep(length).await;
+            own.executor.resume(MACHINE);
+        });
+    }
+
+    /// From now on nothing breaks.
+    fn heal(&self) {
+        let Scene { executor, network, server, machine, journal, .. } = &self.scene;
+        journal.note(|| "all faults are over".to_owned());
+        executor.resume(MACHINE);
+        network.heal();
+        server.heal();
+        machine.host.set_faulty(false);
+        machine.disk.set_faulty(false);
+    }
+
+    /// Liveness: the next assignment is answered soon. (Whether it may be rejected is for the ledger to say.)
+    async fn answers_in_time(&mut self) -> (String, String) {
+        let (task, execution) = self.assign_new();
+        let Scene { executor, server, watch, .. } = &self.scene;
+        let started = executor.now();
+        let answered = async {
+            server.answered(&task, &execution).await;
+            true
+        };
+        let late = async {
+            executor.sleep(CLAIM_BOUND).await;
+            false
+        };
+        let in_time = answered.or(late).await;
+        let took = executor.now().checked_sub(started).unwrap_or_default();
+        if in_time {
+            self.scene.journal.note(|| format!("server: answered after {took:?}"));
+        } else {
+            watch.violate(format!("the next assignment was not answered within {CLAIM_BOUND:?} of the last fault"));
+        }
+        (task, execution)
+    }
+
+    /// Liveness: what was claimed ends, and the next task runs from claim to end.
+    async fn everything_ends(&mut self) {
+        let Scene { executor, server, watch, operator, .. } = self.scene.clone();
+        let until = executor.now() + CALM;
+        loop {
+            let waiting: Vec<String> = server.ledger(|ledger| {
+                let active = ledger.active().filter(|_| !operator.dispatches);
+                active.chain(ledger.unanswered()).map(|(task, _)| task.to_owned()).collect()
+            });
+            if waiting.is_empty() {
+                break;
+            }
+            if executor.now() > until {
+                return watch.violate(format!("{waiting:?} did not end within {CALM:?} without faults"));
+            }
+            // Whatever never ends by itself is cancelled, now and then.
+            for task in waiting {
+                if executor.chance(30) {
+                    server.cancel(&task);
+                }
+            }
+            executor.sleep(Duration::from_secs(20)).await;
+        }
+        self.scene.check_metrics();
+        self.check_totals();
+        let (task, execution) = self.answers_in_time().await;
+        if !operator.dispatches && server.ledger(|ledger| !ledger.is_claimed(&task, &execution)) {
+            watch.violate(format!("{task} was not claimed although nothing else holds a slot"));
+        }
+    }
+
+    /// With nothing under way the server has heard of each end, and the metrics show as many.
+    fn check_totals(&self) {
+        let Scene { server, watch, operator, .. } = &self.scene;
+        if operator.dispatches {
+            return;
+        }
+        let shown = self.scene.scrape();
+        for result in ["succeeded", "failed", "cancelled"] {
+            let series = format!("oz_worker_tasks_completed_total{{result={result}}}");
+            let counted = shown.get(&series).copied().unwrap_or_default();
+            let heard = server.ledger(|ledger| ledger.ended_in(result));
+            #[allow(clippy::cast_precision_loss)] // nothing counts that far
+            let differs = (counted - heard as f64).abs() > 0.1;
+            // The end of an execution that a newer one replaced may never have been heard.
+            if differs && !server.ledger(|ledger| ledger.has_replaced()) {
+                watch.violate(format!("{series} is {counted}, and the server heard of {heard}"));
+            }
+        }
+    }
+
+    /// SIGTERM, perhaps twice, and what must have happened when the worker has left.
+    async fn stop(&mut self, amid_faults: bool) {
+        let Scene { executor, server, watch, operator, left, machine, .. } = self.scene.clone();
+        if amid_faults {
+            // Time that the machine sleeps is not the worker's.
+            executor.resume(MACHINE);
+        }
+        self.scene.signal("SIGTERM");
+        if executor.chance(30) {
+            let own = self.scene.clone();
+            executor.spawn(crate::executor::OUTSIDE, async move {
+                own.executor.sleep(own.executor.duration(Duration::from_millis(1), Duration::from_secs(60))).await;
+                own.signal("SIGINT");
+            });
+        }
+        for _ in 0..executor.random(|random| random.u32(..4)) {
+            executor.sleep(executor.duration(Duration::from_micros(10), Duration::from_secs(10))).await;
+            self.assign_new();
+        }
+        // A clock that is wrong by 0.05 %, and timers that were slept over.
+        let bound = operator.shutdown_bound().mul_f64(1.001) + Duration::from_secs(6);
+        let gone = async {
+            let _ = left.recv().await;
+            true
+        };
+        let late = async {
+            executor.sleep(bound).await;
+            false
+        };
+        if !gone.or(late).await {
+            return watch.violate(format!("the worker has not left {bound:?} after it was asked to"));
+        }
+        self.scene.journal.note(|| "the worker has left".to_owned());
+        // What was killed last dies now.
+        executor.sleep(Duration::from_secs(10)).await;
+        if !amid_faults && !operator.dispatches {
+            let alive = machine.host.alive();
+            if alive > 0 {
+                watch.violate(format!("{alive} processes are alive after the worker left"));
+            }
+        }
+        if !amid_faults && server.close_code() != Some(1000) {
+            watch.violate(format!("the worker closed with {:?} and not with 1000", server.close_code()));
+        }
+    }
+}

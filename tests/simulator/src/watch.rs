@@ -1,0 +1,296 @@
+//! What is checked while it happens: the worker's log, its processes and its metrics, held against each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+use crate::journal::Journal;
+use crate::process::Kind;
+
+/// Collects what is wrong. A clone is another handle to the same.
+#[derive(Clone)]
+pub struct Watch {
+    journal: Journal,
+    facts: Arc<Mutex<Facts>>,
+}
+
+#[derive(Default)]
+struct Facts {
+    limit: usize,
+    violations: Vec<String>,
+    lines: usize,
+    stopping: bool,
+    /// The execution of each task that was claimed last.
+    claimed: BTreeMap<String, String>,
+    executions: BTreeSet<String>,
+    /// The executions whose agent or dispatch command was started.
+    started: BTreeSet<String>,
+    /// The tasks between claim and end.
+    active: BTreeSet<String>,
+    /// The living processes of trees, and their tasks.
+    alive: BTreeMap<u64, String>,
+    /// The tasks whose processes did not die, as the log says.
+    immortal: BTreeSet<String>,
+    /// What each series must show, by what the log tells.
+    counted: BTreeMap<String, u64>,
+    connected: bool,
+    series: Option<usize>,
+}
+
+impl Watch {
+    /// Nothing is wrong yet. `limit` is `--max-concurrent-tasks`.
+    pub fn new(journal: &Journal, limit: usize) -> Self {
+        let facts = Facts { limit, ..Facts::default() };
+        Self { journal: journal.clone(), facts: Arc::new(Mutex::new(facts)) }
+    }
+
+    /// Something that must never happen.
+    pub fn violate(&self, what: String) {
+        self.journal.note(|| format!("VIOLATION: {what}"));
+        self.facts().violations.push(what);
+    }
+
+    fn violate_all(&self, wrong: Vec<String>) {
+        for wrong in wrong {
+            self.violate(wrong);
+        }
+    }
+
+    /// Everything that was wrong.
+    pub fn violations(&self) -> Vec<String> {
+        self.facts().violations.clone()
+    }
+
+    /// The number of lines that the worker logged.
+    pub fn lines(&self) -> usize {
+        self.facts().lines
+    }
+
+    /// The number of executions that were run.
+    pub fn runs(&self) -> usize {
+        self.facts().started.len()
+    }
+
+    /// The execution of a task that was claimed last.
+    pub fn claimed(&self, task: &str) -> Option<String> {
+        self.facts().claimed.get(task).cloned()
+    }
+
+    /// A process of a task was started.
+    pub fn started(&self, kind: Kind, task: &str, execution: &str) {
+        let mut facts = self.facts();
+        let mut wrong = Vec::new();
+        if kind != Kind::Cancel && facts.claimed.get(task).map(String::as_str) != Some(execution) {
+            wrong.push(format!("{kind:?} of {execution} runs although {task} was not claimed for it"));
+        }
+        // What a worker that leaves has given up goes on until it is killed.
+        let given_up = facts.stopping && kind == Kind::Teardown;
+        if kind != Kind::Cancel && !given_up && !facts.active.contains(task) {
+            wrong.push(format!("{kind:?} of {execution} runs although {task} holds no slot"));
+        }
+        if matches!(kind, Kind::Agent | Kind::Dispatch) && !facts.started.insert(execution.to_owned()) {
+            wrong.push(format!("{execution} runs twice"));
+        }
+        drop(facts);
+        self.violate_all(wrong);
+    }
+
+    /// A process joined a task's tree.
+    pub fn entered(&self, number: u64, task: &str) {
+        self.facts().alive.insert(number, task.to_owned());
+    }
+
+    /// A process is gone.
+    pub fn left(&self, number: u64) {
+        self.facts().alive.remove(&number);
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap()
+    }
+
+    fn heard(&self, line: &Line) {
+        let wrong = self.facts().hear(line);
+        self.violate_all(wrong);
+    }
+
+    /// Holds the metrics against the log. `shown` is every series with its value.
+    pub fn check_metrics(&self, shown: &BTreeMap<String, f64>) {
+        let mut facts = self.facts();
+        let mut wrong = Vec::new();
+        let count = shown.len();
+        if *facts.series.get_or_insert(count) != count {
+            wrong.push(format!("there are {count} series instead of {:?}", facts.series));
+        }
+        let sum = |name: &str| -> f64 {
+            shown.iter().filter(|(series, _)| series.split('{').next() == Some(name)).map(|(_, value)| value).sum()
+        };
+        let (active, claimed) = (sum("oz_worker_tasks_active"), sum("oz_worker_tasks_claimed_total"));
+        let completed = sum("oz_worker_tasks_completed_total");
+        if active < 0.0 || (active - (claimed - completed)).abs() > 0.1 {
+            wrong.push(format!("{active} active, {claimed} claimed, {completed} completed"));
+        }
+        let timed = sum("oz_worker_task_duration_seconds_count");
+        if (timed - completed).abs() > 0.1 {
+            wrong.push(format!("{timed} durations of {completed} completed tasks"));
+        }
+        for (series, value) in shown {
+            let of_log = ["tasks_claimed", "tasks_completed", "task_failures", "reconnects"];
+            let expected = facts.counted.get(series).copied().unwrap_or_default();
+            #[allow(clippy::cast_precision_loss)] // nothing counts that far
+            let differs = (value - expected as f64).abs() > 0.1;
+            if differs && of_log.iter().any(|name| series.contains(name)) {
+                wrong.push(format!("{series} is {value}, and the log tells {expected}"));
+            }
+        }
+        let connected = sum("oz_worker_connected") > 0.5;
+        if !facts.stopping && connected != facts.connected {
+            wrong.push(format!("oz_worker_connected says {connected}, and the log {}", facts.connected));
+        }
+        drop(facts);
+        self.violate_all(wrong);
+    }
+}
+
+impl Facts {
+    fn count(&mut self, series: &str) {
+        *self.counted.entry(series.to_owned()).or_default() += 1;
+    }
+
+    fn failure(&mut self, phase: &str, line: &Line) {
+        let reason = line.field("reason");
+        self.count(&format!("oz_worker_task_failures_total{{phase={phase},reason={reason}}}"));
+    }
+
+    /// What the line means; gives what must never happen.
+    fn hear(&mut self, line: &Line) -> Vec<String> {
+        self.lines += 1;
+        let mut wrong = Vec::new();
+        let (task, message) = (line.field("task_id"), line.message.as_str());
+        let ended = |result: &str| format!("oz_worker_tasks_completed_total{{result={result}}}");
+        let reconnect = |reason: &str| format!("oz_worker_websocket_reconnects_total{{reason={reason}}}");
+        if message.contains("internal error") || message.contains("panicked") {
+            wrong.push(format!("the worker says: {message}"));
+        }
+        match message {
+            "task claimed" => {
+                self.count("oz_worker_tasks_claimed_total");
+                let execution = line.field("execution_id");
+                if self.stopping {
+                    wrong.push(format!("{execution} was claimed after the worker was asked to stop"));
+                }
+                if !self.executions.insert(execution.to_owned()) {
+                    wrong.push(format!("{execution} was claimed as new a second time"));
+                }
+                if !self.active.insert(task.to_owned()) {
+                    wrong.push(format!("{task} was claimed as new while it is active"));
+                }
+                if self.limit > 0 && self.active.len() > self.limit {
+                    wrong.push(format!("{} tasks are active, and at most {} may be", self.active.len(), self.limit));
+                }
+                self.claimed.insert(task.to_owned(), execution.to_owned());
+            }
+            "task succeeded" | "task cancelled" | "task dispatched" => {
+                self.count(&ended(message.trim_start_matches("task ")));
+                wrong.extend(self.end(task));
+            }
+            _ if message.starts_with("task failed: ") => {
+                self.count(&ended("failed"));
+                self.failure("backend", line);
+                wrong.extend(self.end(task));
+            }
+            _ if message.starts_with("cleanup failed: ") => self.failure("cleanup", line),
+            _ if message.starts_with("cancelling the dispatched task failed") => {
+                self.count("oz_worker_task_failures_total{phase=cleanup,reason=cancel_command}");
+            }
+            _ if message.starts_with("answered an assignment with task_failed") => {
+                self.count("oz_worker_task_failures_total{phase=assignment,reason=unknown}");
+            }
+            _ if message.starts_with("dial failed") => self.count(&reconnect("dial_failed")),
+            _ if message.starts_with("disconnected") => {
+                self.connected = false;
+                self.count(&reconnect("remote_close"));
+            }
+            _ if message.starts_with("connected") => self.connected = true,
+            _ if message.starts_with("stopping") || message.starts_with("draining") => self.stopping = true,
+            _ if message.contains("did not die of SIGKILL") => drop(self.immortal.insert(task.to_owned())),
+            _ => {}
+        }
+        wrong
+    }
+
+    fn end(&mut self, task: &str) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if !self.active.remove(task) {
+            wrong.push(format!("{task} ended without being active"));
+        }
+        // A worker that leaves reports first and kills then.
+        if !self.stopping && !self.immortal.contains(task) {
+            let left = self.alive.iter().filter(|(_, owner)| *owner == task).map(|(number, _)| number);
+            wrong.extend(left.map(|number| format!("process {number} of {task} is alive after the task's end")));
+        }
+        wrong
+    }
+}
+
+/// One line of the worker's log.
+#[derive(Default)]
+struct Line {
+    message: String,
+    fields: Vec<(&'static str, String)>,
+}
+
+impl Line {
+    fn field(&self, name: &str) -> &str {
+        self.fields.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
+    }
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = format!("{value:?}");
+        match field.name() {
+            "message" => self.message = text,
+            name => self.fields.push((name, text)),
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.fields.push((field.name(), value.to_owned()));
+    }
+}
+
+/// Listens to the worker's log.
+pub struct Listener(pub Watch);
+
+impl Subscriber for Listener {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && metadata.target().starts_with("oz_worker") && *metadata.level() <= tracing::Level::INFO
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        self.0.journal.note(|| {
+            let mut text = format!("worker: {} {}", event.metadata().level(), line.message);
+            for (name, value) in &line.fields {
+                let _ = write!(text, " {name}={value}");
+            }
+            text
+        });
+        self.0.heard(&line);
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
