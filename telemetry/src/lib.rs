@@ -1,4 +1,4 @@
-//! Turns the worker's metric events into OpenTelemetry instruments, and serves or pushes them.
+//! Turns the worker's metric events into OpenTelemetry instruments and its tasks into spans, and serves or pushes them.
 //!
 //! Telemetry cannot hurt the worker. [`start`] never fails: whatever is wrong is a line in the log. [`Recorder::record`]
 //! is a memory write into series that exist from the start (`docs/metrics.md`); exporting happens on threads of this
@@ -28,6 +28,7 @@ mod endpoint;
 mod health;
 mod http;
 mod instruments;
+mod last_export;
 mod listen;
 mod otlp;
 mod page;
@@ -38,29 +39,33 @@ mod scrape;
 mod server;
 mod settings;
 mod status;
+mod traces;
 mod words;
 
 use std::net::TcpListener;
-use std::sync::{Arc, mpsc};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use opentelemetry::metrics::MeterProvider;
+use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::metrics::{MeterProviderBuilder, PeriodicReader, SdkMeterProvider};
 use prometheus::Registry;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use crate::console::Console;
+use crate::console::MetricConsole;
 use crate::endpoint::Endpoint;
 use crate::instruments::Instruments;
+use crate::last_export::LastExport;
 use crate::otlp::{Closing, Push};
 use crate::problem::Problem;
 use crate::server::Server;
 use crate::settings::{Prometheus, Settings};
 use crate::status::Status;
+use crate::traces::Tracing;
 
 pub use crate::recorder::Recorder;
+pub use crate::traces::TaskTrace;
 
 /// The time that the SDK gives an exporter to shut down.
 const SDK_LIMIT: Duration = Duration::from_secs(5);
@@ -82,13 +87,14 @@ pub struct Identity {
     pub status_page: bool,
 }
 
-/// What runs beside the worker to export its metrics. Nothing does when no exporter is asked for.
+/// What runs beside the worker to export its metrics and spans. Nothing does when no exporter is asked for.
 ///
 /// End it with [`Telemetry::shutdown`]; a mere drop exports once more too, but without a timeout.
 #[derive(Debug, Default)]
 pub struct Telemetry {
     provider: Option<SdkMeterProvider>,
     server: Option<Server>,
+    tracing: Option<Tracing>,
     closing: Closing,
 }
 
@@ -99,19 +105,34 @@ pub struct Telemetry {
 pub fn start(identity: &Identity, env: impl Fn(&str) -> Option<String>) -> (Recorder, Telemetry) {
     let (settings, problems) = Settings::read(&env);
     problems.iter().for_each(report);
-    if !settings.exports() {
+    if !settings.exports() && settings.traces.is_none() {
         return (Recorder::disabled(), Telemetry::default());
     }
     let (resource, problem) = resource::resource(identity, &env);
     problem.unwrap_or_else(|problem| report(&problem));
 
+    let closing = Closing::default();
+    let traces = settings.traces.as_ref();
+    let tracing = traces.and_then(|traces| Tracing::start(traces, identity, &resource, &closing));
+    let (mut recorder, mut telemetry) = start_metrics(settings, identity, resource, &closing);
+    recorder.traces = tracing.as_ref().map(Tracing::traces);
+    telemetry.tracing = tracing;
+    telemetry.closing = closing;
+    (recorder, telemetry)
+}
+
+fn start_metrics(
+    settings: Settings,
+    identity: &Identity,
+    resource: Resource,
+    closing: &Closing,
+) -> (Recorder, Telemetry) {
     let mut readers = Readers { provider: SdkMeterProvider::builder().with_resource(resource), count: 0 };
     let endpoint = settings.prometheus.and_then(|prometheus| readers.serve(&prometheus));
     // Before OTLP: readers shut down in this order, and a collector that hangs must not cost the console its last export.
     if settings.console {
-        readers.push(Console::default(), settings.interval);
+        readers.push(MetricConsole::default(), settings.interval);
     }
-    let closing = Closing::default();
     if let Some(otlp) = &settings.otlp {
         match Push::new(otlp, closing.clone()) {
             Ok(push) => readers.push(push.with_temporality(settings.temporality), settings.interval),
@@ -128,7 +149,7 @@ pub fn start(identity: &Identity, env: impl Fn(&str) -> Option<String>) -> (Reco
     let server = endpoint
         .zip(recorder.status.clone())
         .and_then(|((listeners, registry), status)| serve(listeners, registry, status));
-    (recorder, Telemetry { provider: Some(provider), server, closing })
+    (recorder, Telemetry { provider: Some(provider), server, ..Telemetry::default() })
 }
 
 /// A recorder over instruments of its own, for the readers that `provider` was given: what [`start`] makes, without the
@@ -136,38 +157,27 @@ pub fn start(identity: &Identity, env: impl Fn(&str) -> Option<String>) -> (Reco
 pub fn recorder(provider: MeterProviderBuilder, identity: &Identity) -> (Recorder, SdkMeterProvider) {
     let provider = provider.with_view(instruments::view).build();
     let instruments = Instruments::new(&provider.meter("oz-agent-worker"), identity);
-    (Recorder { instruments: Some(Arc::new(instruments)), status: None }, provider)
+    (Recorder { instruments: Some(Arc::new(instruments)), ..Recorder::default() }, provider)
 }
 
 impl Telemetry {
-    /// Exports once more where metrics are pushed, then ends every thread. Returns within `timeout`, and within the 5
-    /// seconds per exporter that the SDK allows; a collector that has not answered by then misses the last export.
+    /// Exports once more where metrics and spans are pushed, then ends every thread. Returns within `timeout`; a collector
+    /// that has not answered by then misses the last export.
     pub fn shutdown(self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
         // A little less, so that an exporter that fails can still say so.
         self.closing.begin(Instant::now() + timeout.min(SDK_LIMIT).mul_f64(0.9));
-        if let Some(provider) = self.provider {
-            shut_down(provider, timeout);
+        // Side by side: a collector that hangs must not cost the other signal its last export. Whatever failed to be
+        // exported has been logged by the exporter.
+        let spans = self.tracing.map(|tracing| tracing.shut_down(timeout));
+        let metrics =
+            self.provider.map(|provider| LastExport::begin("metrics", provider, |provider| drop(provider.shutdown())));
+        for last_export in [spans, metrics].into_iter().flatten() {
+            last_export.wait_until(deadline);
         }
         if let Some(server) = self.server {
             server.stop();
         }
-    }
-}
-
-/// The SDK takes no timeout, so it shuts down on a thread of its own, which is left behind if it takes longer.
-fn shut_down(provider: SdkMeterProvider, timeout: Duration) {
-    let (done, finished) = mpsc::channel();
-    let kept = provider.clone();
-    let run = move || {
-        // Whatever failed to be exported has been logged by the exporter.
-        let _ = provider.shutdown();
-        let _ = done.send(());
-    };
-    match thread::Builder::new().name("metrics-exit".to_owned()).spawn(run) {
-        Ok(_) if finished.recv_timeout(timeout).is_err() => warn!("the last export of metrics did not end in time"),
-        Ok(_) => {}
-        // Dropping the last handle would shut down here and now, for as long as that takes.
-        Err(_) => std::mem::forget(kept),
     }
 }
 

@@ -23,6 +23,18 @@ pub(crate) enum Problem {
     #[error("{variable}: {value:?} is not a whole number of milliseconds above 0; using {}", .instead.as_millis())]
     NotMilliseconds { variable: String, value: String, instead: Duration },
 
+    #[error(
+        "OTEL_TRACES_SAMPLER: unknown sampler {value:?}; accepted are always_on, always_off, traceidratio and each of them \
+         after parentbased_; using parentbased_always_on"
+    )]
+    UnknownSampler { value: String },
+
+    #[error("OTEL_TRACES_SAMPLER_ARG: {value:?} is not a number from 0 to 1; using 1")]
+    NotARatio { value: String },
+
+    #[error("{variable}: {value:?} is not a whole number from 1 to {most}; using {instead}")]
+    NotACount { variable: String, value: String, most: usize, instead: usize },
+
     #[error("OTEL_EXPORTER_PROMETHEUS_PORT: {value:?} is not a port (0 to 65535); using {instead}")]
     NotAPort { value: String, instead: u16 },
 

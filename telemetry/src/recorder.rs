@@ -4,22 +4,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oz_worker_core::Notice;
+use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::MetricEvent;
 
 use crate::instruments::Instruments;
 use crate::status::Status;
+use crate::traces::{TaskTrace, Traces};
 
 /// Takes down what happens. Cheap to clone, and cheap to tell: whoever exports does so on a thread of its own.
 #[derive(Debug, Clone, Default)]
 pub struct Recorder {
     pub(crate) instruments: Option<Arc<Instruments>>,
     pub(crate) status: Option<Arc<Status>>,
+    pub(crate) traces: Option<Arc<Traces>>,
 }
 
 impl Recorder {
     /// A recorder that takes nothing down.
     pub const fn disabled() -> Self {
-        Self { instruments: None, status: None }
+        Self { instruments: None, status: None, traces: None }
     }
 
     /// Counts one event: a handful of atomic writes. Takes no lock that an exporter holds for longer than a copy, and
@@ -30,11 +33,13 @@ impl Recorder {
         }
     }
 
-    /// Hears what a person is told, before the log does.
-    pub fn note(&self, notice: &Notice) {
+    /// Hears what a person is told, before the log does. Gives the id of the trace of the task that it is about, when tracing
+    /// is on, so that the log can name it.
+    pub fn note(&self, notice: &Notice) -> Option<String> {
         if let Some(status) = &self.status {
             status.note(Instant::now(), notice);
         }
+        self.traces.as_ref()?.note(notice)
     }
 
     /// The run loop lives, and will say so again within `wait`. One atomic write, for `/livez`.
@@ -42,5 +47,15 @@ impl Recorder {
         if let Some(status) = &self.status {
             status.alive(Instant::now(), wait);
         }
+    }
+
+    /// A task is claimed and about to be started.
+    pub fn claimed(&self, spec: &TaskSpec) -> TaskTrace {
+        TaskTrace(self.traces.as_ref().map(|traces| traces.claimed(spec)))
+    }
+
+    /// The cancel command of a task that was handed over is about to be run; [`TaskTrace::cancelled`] says how that went.
+    pub fn cancelling(&self, task_id: &str) -> TaskTrace {
+        TaskTrace(self.traces.as_ref().map(|traces| traces.cancelling(task_id)))
     }
 }

@@ -2,6 +2,7 @@
 
 mod otlp;
 mod reader;
+mod spans;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -15,6 +16,7 @@ use crate::settings::reader::Reader;
 
 pub(crate) use crate::settings::otlp::{Compression, Otlp, Protocol, Signal};
 pub(crate) use crate::settings::reader::{key_and_value, variable};
+pub(crate) use crate::settings::spans::Traces;
 pub(crate) use crate::settings::tls::Tls;
 
 /// Default of `OTEL_METRIC_EXPORT_INTERVAL` (OpenTelemetry specification, SDK environment variables).
@@ -32,8 +34,8 @@ pub(crate) struct Settings {
     pub(crate) interval: Duration,
     /// Of what `otlp` pushes.
     pub(crate) temporality: Temporality,
-    #[allow(dead_code, reason = "read once there are spans")]
-    pub(crate) traces: Traces,
+    /// Nothing, unless spans are asked for.
+    pub(crate) traces: Option<Traces>,
 }
 
 /// Where `/metrics` is served.
@@ -42,14 +44,6 @@ pub(crate) struct Prometheus {
     pub(crate) host: String,
     /// 0 lets the operating system choose.
     pub(crate) port: u16,
-}
-
-/// Where spans go. Nowhere, unless that is asked for.
-#[derive(Debug, Default)]
-#[allow(dead_code, reason = "read once there are spans")]
-pub(crate) struct Traces {
-    pub(crate) console: bool,
-    pub(crate) otlp: Option<Otlp>,
 }
 
 /// What a list of exporters asks for.
@@ -91,11 +85,6 @@ impl Reader<'_> {
             settings.interval = self.milliseconds(&["OTEL_METRIC_EXPORT_INTERVAL"], INTERVAL);
         }
         settings
-    }
-
-    fn traces(&mut self) -> Traces {
-        let exporters = self.exporters(Signal::Traces, "none");
-        Traces { console: exporters.console, otlp: if exporters.otlp { self.otlp(Signal::Traces) } else { None } }
     }
 
     fn exporters(&mut self, signal: Signal, default: &str) -> Exporters {

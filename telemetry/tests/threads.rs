@@ -13,11 +13,13 @@ fn threads() -> usize {
 }
 
 #[test]
-fn none_takes_no_thread_and_no_line_and_prometheus_one_thread_however_many_clients_there_are() {
+fn none_takes_no_thread_and_no_line_and_each_exporter_one_thread_however_many_clients_there_are() {
     let log = Log::capture();
     let before = threads();
-    for variables in [[("OTEL_METRICS_EXPORTER", "none")], [("OTEL_SDK_DISABLED", "true")]] {
-        let (recorder, telemetry) = start(&identity(), env(&variables));
+    let none = [("OTEL_METRICS_EXPORTER", "none"), ("OTEL_TRACES_EXPORTER", "none")];
+    let disabled = [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "console")];
+    for variables in [&none[..1], &none, &disabled] {
+        let (recorder, telemetry) = start(&identity(), env(variables));
         recorder.record(MetricEvent::Connected);
         assert_eq!(threads(), before);
         telemetry.shutdown(PATIENCE);
@@ -32,5 +34,11 @@ fn none_takes_no_thread_and_no_line_and_prometheus_one_thread_however_many_clien
     scrape(address);
     assert_eq!(threads(), before + 1);
     drop(clients);
+    telemetry.shutdown(PATIENCE);
+
+    let before = threads();
+    let variables = [("OTEL_METRICS_EXPORTER", "none"), ("OTEL_TRACES_EXPORTER", "console")];
+    let (_, telemetry) = start(&identity(), env(&variables));
+    assert_eq!(threads(), before + 1);
     telemetry.shutdown(PATIENCE);
 }

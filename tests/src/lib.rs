@@ -35,6 +35,7 @@ pub mod playground;
 pub mod process;
 pub mod proxy;
 pub mod server;
+pub mod spans;
 pub mod tls;
 pub mod worker;
 

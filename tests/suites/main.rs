@@ -29,4 +29,5 @@ mod status_page;
 mod storm;
 mod tasks;
 mod tls;
+mod traces;
 mod vectors;

@@ -13,8 +13,10 @@ use futures_lite::FutureExt;
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome, TaskEnd};
+use oz_worker_telemetry::TaskTrace;
 
 pub use command::CommandBackend;
+use command::Task;
 pub use direct::DirectBackend;
 
 use crate::runtime::Runtime;
@@ -28,22 +30,27 @@ pub enum Backend<R: Runtime> {
 }
 
 impl<R: Runtime> Backend<R> {
-    /// Runs a task to its end, or until `stop` asks for less.
-    pub async fn run(&self, spec: TaskSpec, stop: Stop) -> TaskEnd {
+    /// Runs a task to its end, or until `stop` asks for less. `trace` is the task's own.
+    pub async fn run(&self, spec: TaskSpec, trace: TaskTrace, stop: Stop) -> TaskEnd {
         match self {
-            Self::Direct(direct) => direct.run(spec, stop).await,
-            Self::Command(command) => command.run(spec, stop).await,
+            Self::Direct(direct) => direct.run(spec, trace, stop).await,
+            Self::Command(command) => command.run(spec, trace, stop).await,
         }
     }
 
-    /// Cancels a task that was dispatched.
+    /// Cancels a task that was dispatched. `trace` is that of the cancellation.
     ///
     /// # Errors
     /// Why that failed, in words.
-    pub async fn cancel_dispatched(&self, task_id: &str, execution_id: Option<&str>) -> Result<(), String> {
+    pub async fn cancel_dispatched(
+        &self,
+        task_id: &str,
+        execution_id: Option<&str>,
+        trace: &TaskTrace,
+    ) -> Result<(), String> {
         match self {
             Self::Direct(_) => Ok(()),
-            Self::Command(command) => command.cancel(task_id, execution_id).await,
+            Self::Command(command) => command.cancel(&Task { id: task_id, execution_id, trace }).await,
         }
     }
 }

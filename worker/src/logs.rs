@@ -60,12 +60,21 @@ pub fn flush(timeout: Duration) -> bool {
     LOGGER.get().is_none_or(|logger| logger.queue.flush(timeout))
 }
 
+/// Which task a line is about.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    /// The task's id.
+    pub task_id: &'a str,
+    /// The id of its trace, when tracing is on.
+    pub trace_id: Option<&'a str>,
+}
+
 /// Logs one line of a task's output, given without its line break; never blocks. `cut` is how many further bytes of the
 /// line the caller has thrown away already, when it did not want to hold them: nothing beyond [`MAX_LINE`] is shown.
 /// Control characters are escaped and invalid UTF-8 is replaced.
-pub fn output_line(budget: &OutputBudget, task_id: &str, line: &[u8], cut: u64) {
+pub fn output_line(budget: &OutputBudget, task: About<'_>, line: &[u8], cut: u64) {
     if let Some(logger) = LOGGER.get() {
-        logger.output(budget, task_id, line, cut);
+        logger.output(budget, task, line, cut);
     }
 }
 
@@ -76,9 +85,9 @@ pub fn has_room(budget: &OutputBudget) -> bool {
 }
 
 /// To be called when a task has written its last line for now: says how many lines were dropped, if any.
-pub fn output_end(budget: &OutputBudget, task_id: &str) {
+pub fn output_end(budget: &OutputBudget, task: About<'_>) {
     if let Some(logger) = LOGGER.get() {
-        logger.output_end(budget, task_id);
+        logger.output_end(budget, task);
     }
 }
 
@@ -109,21 +118,21 @@ impl Logger {
         Ok(Self { level, style, queue })
     }
 
-    fn output(&self, budget: &OutputBudget, task_id: &str, line: &[u8], cut: u64) {
+    fn output(&self, budget: &OutputBudget, task: About<'_>, line: &[u8], cut: u64) {
         if self.level > LogLevel::Info {
             return;
         }
         self.queue.push_output(budget, |out, dropped| {
             let now = SystemTime::now();
-            self.style.dropped_output(out, now, task_id, dropped);
-            self.style.output(out, now, task_id, line, cut);
+            self.style.dropped_output(out, now, task, dropped);
+            self.style.output(out, now, task, line, cut);
         });
     }
 
-    fn output_end(&self, budget: &OutputBudget, task_id: &str) {
+    fn output_end(&self, budget: &OutputBudget, task: About<'_>) {
         let dropped = budget.take_dropped();
         if dropped > 0 {
-            self.queue.push(|out| self.style.dropped_output(out, SystemTime::now(), task_id, dropped));
+            self.queue.push(|out| self.style.dropped_output(out, SystemTime::now(), task, dropped));
         }
     }
 

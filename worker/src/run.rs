@@ -131,23 +131,26 @@ impl<R: Runtime> RunLoop<R> {
             Output::CancelDispatched { task_id, execution_id } => self.cancel_dispatched(task_id, execution_id),
             Output::Metric(event) => self.recorder.record(event),
             Output::Notice(notice) => {
-                self.recorder.note(&notice);
-                notices::log(notice);
+                let trace_id = self.recorder.note(&notice);
+                notices::log(notice, trace_id.as_deref());
             }
             Output::Exit => {}
         }
     }
 
-    fn start_task(&mut self, run: RunId, spec: Box<TaskSpec>) {
+    fn start_task(&mut self, run: RunId, mut spec: Box<TaskSpec>) {
         // The claim first: starting a process takes far longer than a write.
         self.link.write_now();
+        let trace = self.recorder.claimed(&spec);
+        trace.pass_on(&mut spec.env);
         let (stop, asked) = async_channel::bounded(1);
         let task_id = spec.task_id.clone();
         self.tasks.insert(task_id.clone(), (run, stop));
         let (backend, events) = (Arc::clone(&self.backend), self.events.0.clone());
         let stop = Stop::new(asked, self.leaving.1.clone());
         self.runtime.spawn(async move {
-            let running = AssertUnwindSafe(backend.run(*spec, stop)).catch_unwind();
+            trace.started();
+            let running = AssertUnwindSafe(backend.run(*spec, trace, stop)).catch_unwind();
             // A task is never lost, not even to a bug of ours.
             let end = running.await.unwrap_or_else(|_| TaskEnd {
                 outcome: Outcome::Failed(Failure {
@@ -163,8 +166,11 @@ impl<R: Runtime> RunLoop<R> {
 
     fn cancel_dispatched(&self, task_id: String, execution_id: Option<String>) {
         let (backend, events) = (Arc::clone(&self.backend), self.events.0.clone());
+        let trace = self.recorder.cancelling(&task_id);
         self.runtime.spawn(async move {
-            if let Err(problem) = backend.cancel_dispatched(&task_id, execution_id.as_deref()).await {
+            let cancelled = backend.cancel_dispatched(&task_id, execution_id.as_deref(), &trace).await;
+            trace.cancelled(&cancelled);
+            if let Err(problem) = cancelled {
                 let _ = events.send(Event::CancelFailed { task_id, problem }).await;
             }
         });

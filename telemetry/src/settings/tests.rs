@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use opentelemetry_sdk::metrics::Temporality;
 
-use super::{Compression, Otlp, Prometheus, Protocol, Settings};
+use super::{Compression, Otlp, Prometheus, Protocol, Settings, Traces};
 
 fn read(variables: &[(&str, &str)]) -> (Settings, Vec<String>) {
     let env = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
@@ -83,22 +83,23 @@ fn an_unknown_protocol_is_named_with_the_accepted_ones_and_the_default_is_used()
 #[test]
 fn spans_are_exported_only_when_that_is_asked_for_and_in_their_own_way() {
     let (settings, problems) = read(&[]);
-    assert!(settings.traces.otlp.is_none() && !settings.traces.console && problems.is_empty());
+    assert!(settings.traces.is_none() && problems.is_empty());
     let (settings, problems) = read(&[
         ("OTEL_TRACES_EXPORTER", "otlp,console"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318"),
         ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "700"),
         ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=1"),
     ]);
-    assert!(settings.traces.console && problems.is_empty());
-    let otlp = settings.traces.otlp.unwrap();
+    let traces = settings.traces.unwrap();
+    assert!(traces.console && problems.is_empty());
+    let otlp = traces.otlp.unwrap();
     assert_eq!(otlp.endpoint, "http://collector:4318/v1/traces");
     assert_eq!(otlp.timeout, Duration::from_millis(700));
     assert_eq!(otlp.headers.0["a"], "1");
     let metrics = settings.otlp.unwrap();
     assert_eq!((metrics.timeout, metrics.headers.0.len()), (Duration::from_secs(10), 0));
     let (settings, problems) = read(&[("OTEL_TRACES_EXPORTER", "prometheus")]);
-    assert!(settings.traces.otlp.is_none() && problems[0].contains("accepted are otlp, console and none,"));
+    assert!(settings.traces.is_none() && problems[0].contains("accepted are otlp, console and none,"));
 }
 
 #[test]
@@ -200,4 +201,59 @@ fn certificates_that_cannot_be_used_are_one_problem_and_nothing_is_pushed() {
         let plain = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
         assert!(read(&[certificates, vec![plain]].concat()).0.otlp.is_some());
     }
+}
+
+/// How spans are exported with these variables, and what is wrong with them.
+fn traces(variables: &[(&str, &str)]) -> (Traces, Vec<String>) {
+    let mut all = vec![("OTEL_TRACES_EXPORTER", "console")];
+    all.extend_from_slice(variables);
+    let (settings, problems) = read(&all);
+    (settings.traces.unwrap(), problems)
+}
+
+#[test]
+fn every_sampler_of_the_specification_is_known() {
+    let ratio = ("OTEL_TRACES_SAMPLER_ARG", "0.25");
+    for (name, expected) in [
+        ("", "ParentBased(AlwaysOn)"),
+        ("always_on", "AlwaysOn"),
+        ("ALWAYS_OFF", "AlwaysOff"),
+        ("traceidratio", "TraceIdRatioBased(0.25)"),
+        ("parentbased_always_on", "ParentBased(AlwaysOn)"),
+        ("parentbased_always_off", "ParentBased(AlwaysOff)"),
+        ("parentbased_traceidratio", "ParentBased(TraceIdRatioBased(0.25))"),
+    ] {
+        let (traces, problems) = traces(&[("OTEL_TRACES_SAMPLER", name), ratio]);
+        assert_eq!((format!("{:?}", traces.sampler), problems), (expected.to_owned(), Vec::new()));
+    }
+}
+
+#[test]
+fn a_bad_sampler_batch_or_length_is_one_problem_and_its_default_is_used() {
+    let (default, _) = traces(&[]);
+    let (traces, problems) = traces(&[
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "1000000000"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "5s"),
+        ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "-1"),
+    ]);
+    assert_eq!(problems.len(), 5, "{problems:#?}");
+    assert_eq!(format!("{traces:?}"), format!("{default:?}"));
+    for ratio in ["2", "NaN", "half"] {
+        let variables = [("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", ratio)];
+        let (traces, problems) = self::traces(&variables);
+        assert_eq!(format!("{:?}", traces.sampler), "TraceIdRatioBased(1.0)");
+        assert!(problems.len() == 1 && problems[0].contains("OTEL_TRACES_SAMPLER_ARG"), "{problems:?}");
+    }
+}
+
+#[test]
+fn the_limit_on_texts_can_be_lowered_and_not_raised() {
+    let length = |variables: &[(&str, &str)]| traces(variables).0.longest_text;
+    assert_eq!(length(&[]), 1024);
+    assert_eq!(length(&[("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "1000000")]), 1024);
+    let general = ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "10");
+    assert_eq!(length(&[general]), 10);
+    assert_eq!(length(&[general, ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "20")]), 20);
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use futures_lite::{AsyncWriteExt, FutureExt};
 use oz_worker_core::agent::{Sidecar, TaskSpec};
 use oz_worker_core::metrics::FailureReason;
-use oz_worker_core::{Outcome, TaskEnd};
+use oz_worker_core::{Failure, Outcome, TaskEnd};
+use oz_worker_telemetry::TaskTrace;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -73,6 +74,20 @@ fn as_object<S: serde::Serializer>(env: &[(String, String)], serializer: S) -> R
     serializer.collect_map(env.iter().map(|(name, value)| (name, value)))
 }
 
+/// Which task a command is about.
+pub(super) struct Task<'a> {
+    pub(super) id: &'a str,
+    pub(super) execution_id: Option<&'a str>,
+    pub(super) trace: &'a TaskTrace,
+}
+
+/// What a command is for.
+enum Purpose {
+    /// To hand a task over that is described by this JSON.
+    Dispatch(Vec<u8>),
+    Cancel,
+}
+
 /// How a command ended.
 enum End {
     Exited(Exit),
@@ -82,7 +97,7 @@ enum End {
 }
 
 impl<R: Runtime> CommandBackend<R> {
-    pub(super) async fn run(&self, spec: TaskSpec, stop: Stop) -> TaskEnd {
+    pub(super) async fn run(&self, spec: TaskSpec, trace: TaskTrace, stop: Stop) -> TaskEnd {
         if stop.is_asked() {
             return ended(Outcome::Stopped);
         }
@@ -94,10 +109,12 @@ impl<R: Runtime> CommandBackend<R> {
             }
         };
         let TaskSpec { task_id, execution_id, image, .. } = spec;
-        let mut command = self.command(&self.dispatch_command, &task_id, execution_id.as_deref());
+        let task = Task { id: &task_id, execution_id: execution_id.as_deref(), trace: &trace };
+        let mut command = self.command(&self.dispatch_command, &task);
         command.env.push(("OZ_SERVER_ROOT_URL".into(), self.server_root_url.clone().into()));
         command.env.push(("OZ_DOCKER_IMAGE".into(), image.into()));
-        let end = self.execute(&task_id, command, Some(payload), self.dispatch_timeout, stop.asked()).await;
+        let purpose = Purpose::Dispatch(payload);
+        let end = self.execute(&task, command, purpose, self.dispatch_timeout, stop.asked()).await;
         ended(match end {
             End::Exited(Exit::Code(0)) => Outcome::Dispatched,
             End::Exited(exit) => {
@@ -107,11 +124,15 @@ impl<R: Runtime> CommandBackend<R> {
                 let limit = duration::show(self.dispatch_timeout);
                 failed(FailureReason::DispatchTimeout, format!("the dispatch command took longer than {limit}"))
             }
+            End::Stopped if stop.is_abandoned() => Outcome::Stopped,
+            // A dispatch that is stopped half-way may have handed the task over already.
             End::Stopped => {
-                if !stop.is_abandoned() {
-                    self.cancel_what_was_handed_over(&task_id, execution_id.as_deref()).await;
-                }
-                Outcome::Stopped
+                let cancelled = self.cancel(&task).await.map_err(|message| Failure {
+                    reason: FailureReason::CancelCommand,
+                    exit_code: 0,
+                    message,
+                });
+                return TaskEnd { outcome: Outcome::Stopped, cleanup: cancelled.err().into_iter().collect() };
             }
             End::Error(error) => {
                 failed(FailureReason::DispatchCommand, format!("cannot run the dispatch command: {error}"))
@@ -119,17 +140,10 @@ impl<R: Runtime> CommandBackend<R> {
         })
     }
 
-    /// A dispatch that is stopped half-way may have handed the task over already.
-    async fn cancel_what_was_handed_over(&self, task_id: &str, execution_id: Option<&str>) {
-        if let Err(problem) = self.cancel(task_id, execution_id).await {
-            tracing::warn!(task_id, "the task was cancelled while it was dispatched, and {problem}");
-        }
-    }
-
-    pub(super) async fn cancel(&self, task_id: &str, execution_id: Option<&str>) -> Result<(), String> {
+    pub(super) async fn cancel(&self, task: &Task<'_>) -> Result<(), String> {
         let Some(script) = &self.cancel_command else { return Ok(()) };
-        let command = self.command(script, task_id, execution_id);
-        match self.execute(task_id, command, None, CANCEL_LIMIT, std::future::pending()).await {
+        let command = self.command(script, task);
+        match self.execute(task, command, Purpose::Cancel, CANCEL_LIMIT, std::future::pending()).await {
             End::Exited(Exit::Code(0)) | End::Stopped => Ok(()),
             End::Exited(exit) => Err(format!("the cancel command {}", InWords(exit))),
             End::TimedOut => Err("the cancel command took longer than 10s".into()),
@@ -152,14 +166,15 @@ impl<R: Runtime> CommandBackend<R> {
         })
     }
 
-    fn command(&self, script: &str, task_id: &str, execution_id: Option<&str>) -> Command {
+    fn command(&self, script: &str, task: &Task<'_>) -> Command {
         let pair = |name: &str, value: &str| (OsString::from(name), OsStr::new(value).to_owned());
         let mut env = self.env.clone();
         env.extend([
-            pair("OZ_RUN_ID", task_id),
-            pair("OZ_EXECUTION_ID", execution_id.unwrap_or_default()),
+            pair("OZ_RUN_ID", task.id),
+            pair("OZ_EXECUTION_ID", task.execution_id.unwrap_or_default()),
             pair("OZ_WORKER_BACKEND", "command"),
         ]);
+        env.extend(task.trace.variables().into_iter().map(|(name, value)| (name.into(), value.into())));
         Command {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), script.into()],
@@ -173,9 +188,9 @@ impl<R: Runtime> CommandBackend<R> {
     /// runtime and is left alone; its output goes on being logged.
     async fn execute(
         &self,
-        task_id: &str,
+        task: &Task<'_>,
         command: Command,
-        payload: Option<Vec<u8>>,
+        purpose: Purpose,
         limit: Duration,
         stop: impl Future<Output = ()>,
     ) -> End {
@@ -185,12 +200,16 @@ impl<R: Runtime> CommandBackend<R> {
         };
         drop(command);
         let (input, pipe) = (process.input(), process.output());
-        forward(&self.runtime, pipe, task_id);
-        if let (Some(mut input), Some(payload)) = (input, payload) {
-            // A command that does not read its input is no error; one that reads it slowly must not hold up its exit.
-            self.runtime.spawn(async move {
-                let _ = input.write_all(&payload).await;
-            });
+        forward(&self.runtime, pipe, task.id, task.trace);
+        match (purpose, input) {
+            (Purpose::Dispatch(payload), Some(mut input)) => {
+                task.trace.backend_started();
+                // A command that does not read its input is no error; one that reads it slowly must not hold up its exit.
+                self.runtime.spawn(async move {
+                    let _ = input.write_all(&payload).await;
+                });
+            }
+            (_, input) => drop(input),
         }
         let deadline = self.runtime.sleep_until(self.runtime.now().plus(limit));
         let exited = async {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome, TaskEnd};
+use oz_worker_telemetry::TaskTrace;
 
 use super::step::{InWords, Step, StepEnd, Steps};
 use super::{Stop, ended, failed};
@@ -52,15 +53,15 @@ struct Place<F> {
 type Env = Vec<(OsString, OsString)>;
 
 impl<R: Runtime> DirectBackend<R> {
-    pub(super) async fn run(&self, spec: TaskSpec, stop: Stop) -> TaskEnd {
+    pub(super) async fn run(&self, spec: TaskSpec, trace: TaskTrace, stop: Stop) -> TaskEnd {
         if stop.is_asked() {
             return ended(Outcome::Stopped);
         }
-        let place = match self.place(&spec.task_id) {
+        let place = match self.place(&spec.task_id, &trace) {
             Ok(place) => place,
             Err(message) => return ended(failed(FailureReason::WorkspaceSetup, message)),
         };
-        let mut steps = Steps::new(&self.runtime, &spec.task_id, self.cancel_grace_period, &stop);
+        let mut steps = Steps::new(&self.runtime, &spec.task_id, trace, self.cancel_grace_period, &stop);
         let teardown = self.teardown_command.as_ref().map(|script| self.script(script, &place, &spec));
 
         let outcome = self.set_up_and_run(spec, &place, &mut steps, &stop).await;
@@ -79,15 +80,15 @@ impl<R: Runtime> DirectBackend<R> {
         TaskEnd { outcome, cleanup }
     }
 
-    fn place(&self, task_id: &str) -> Result<Place<R::Files>, String> {
+    fn place(&self, task_id: &str, trace: &TaskTrace) -> Result<Place<R::Files>, String> {
         let own = match self.target_dir {
             None => self.workspaces.create(task_id),
             Some(_) => self.workspaces.create_private(),
         };
         let own = own.map_err(|error| error.to_string())?;
         if own.origin() == Origin::Foreign {
-            let path = own.path().display();
-            tracing::warn!(task_id, "workspace {path} was there before: it is used, and will not be removed");
+            let (path, trace_id) = (own.path().display(), trace.id());
+            tracing::warn!(task_id, trace_id, "workspace {path} was there before: it is used, and will not be removed");
         }
         let cwd = self.target_dir.clone().unwrap_or_else(|| own.path().to_owned());
         Ok(Place { own, cwd })

@@ -1,11 +1,14 @@
 //! What a task writes, cut into lines for the log. Nothing is held for a task that is silent.
 
-use crate::logs::{MAX_LINE, OutputBudget, has_room, output_end, output_line};
+use oz_worker_telemetry::TaskTrace;
+
+use crate::logs::{About, MAX_LINE, OutputBudget, has_room, output_end, output_line};
 
 /// The output of one task.
 #[derive(Debug)]
 pub(super) struct TaskOutput {
     task_id: Box<str>,
+    trace: TaskTrace,
     budget: OutputBudget,
     /// The beginning of a line whose end has not come yet, at most [`MAX_LINE`] bytes of it.
     begun: Vec<u8>,
@@ -15,8 +18,8 @@ pub(super) struct TaskOutput {
 
 impl TaskOutput {
     /// The output of a task that has not written anything.
-    pub(super) fn new(task_id: &str) -> Self {
-        Self { task_id: task_id.into(), budget: OutputBudget::new(), begun: Vec::new(), cut: 0 }
+    pub(super) fn new(task_id: &str, trace: &TaskTrace) -> Self {
+        Self { task_id: task_id.into(), trace: trace.clone(), budget: OutputBudget::new(), begun: Vec::new(), cut: 0 }
     }
 
     /// Logs every line that is complete now, as long as the log has room for it, and gives how many bytes that took. With
@@ -45,7 +48,7 @@ impl TaskOutput {
         if !self.begun.is_empty() {
             self.end_line();
         }
-        output_end(&self.budget, &self.task_id);
+        output_end(&self.budget, self.about());
     }
 
     fn begin(&mut self, piece: &[u8]) {
@@ -61,6 +64,10 @@ impl TaskOutput {
 
     fn log(&self, line: &[u8], cut: u64) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        output_line(&self.budget, &self.task_id, line, cut);
+        output_line(&self.budget, self.about(), line, cut);
+    }
+
+    fn about(&self) -> About<'_> {
+        About { task_id: &self.task_id, trace_id: self.trace.id() }
     }
 }

@@ -12,6 +12,7 @@ use async_channel::Receiver;
 use futures_io::AsyncRead;
 use futures_lite::FutureExt;
 use futures_lite::future::poll_fn;
+use oz_worker_telemetry::TaskTrace;
 
 use super::Stop;
 use super::output::TaskOutput;
@@ -57,6 +58,7 @@ pub(super) enum Step {
 pub(super) struct Steps<'a, R: Runtime> {
     runtime: &'a R,
     task_id: String,
+    trace: TaskTrace,
     grace: Duration,
     stop: &'a Stop,
     tree: R::Tree,
@@ -68,9 +70,9 @@ pub(super) struct Steps<'a, R: Runtime> {
 
 impl<'a, R: Runtime> Steps<'a, R> {
     /// No step yet. `grace` is how long after SIGTERM comes SIGKILL when `stop` asks to stop.
-    pub(super) fn new(runtime: &'a R, task_id: &str, grace: Duration, stop: &'a Stop) -> Self {
+    pub(super) fn new(runtime: &'a R, task_id: &str, trace: TaskTrace, grace: Duration, stop: &'a Stop) -> Self {
         let (task_id, tree) = (task_id.to_owned(), runtime.tree());
-        Self { runtime, task_id, grace, stop, tree, over: Vec::new(), outputs: Vec::new() }
+        Self { runtime, task_id, trace, grace, stop, tree, over: Vec::new(), outputs: Vec::new() }
     }
 
     /// Runs `command` to its end, or until the task is to stop.
@@ -80,7 +82,10 @@ impl<'a, R: Runtime> Steps<'a, R> {
             Err(error) => return StepEnd::Error(error),
         };
         drop(command);
-        self.outputs.push(forward(self.runtime, process.output(), &self.task_id));
+        if step == Step::Agent {
+            self.trace.backend_started();
+        }
+        self.outputs.push(forward(self.runtime, process.output(), &self.task_id, &self.trace));
         let exited = async { Some(process.wait().await) };
         let stopped = async {
             match step {
@@ -131,8 +136,11 @@ impl<'a, R: Runtime> Steps<'a, R> {
         let mut pause = Duration::from_micros(500);
         while !self.tree.is_empty() {
             if self.runtime.now() >= until {
-                let task_id = self.task_id.as_str();
-                tracing::warn!(task_id, "a process of the task did not die of SIGKILL within 5 s; going on without it");
+                tracing::warn!(
+                    task_id = self.task_id,
+                    trace_id = self.trace.id(),
+                    "a process of the task did not die of SIGKILL within 5 s; going on without it"
+                );
                 break;
             }
             self.tree.kill();
@@ -154,10 +162,11 @@ pub(super) fn forward<R: Runtime>(
     runtime: &R,
     pipe: Option<<R::Process as Process>::Output>,
     task_id: &str,
+    trace: &TaskTrace,
 ) -> Receiver<()> {
     let (open, closed) = async_channel::bounded(1);
     if let Some(pipe) = pipe {
-        let output = TaskOutput::new(task_id);
+        let output = TaskOutput::new(task_id, trace);
         let own = runtime.clone();
         runtime.spawn(async move {
             read_lines(&own, pipe, output).await;

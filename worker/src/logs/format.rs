@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use tracing::Level;
 
+use super::About;
 use crate::settings::LogFormat;
 
 /// The longest piece of one line of output, or of one value, that is shown; in bytes, before escaping.
@@ -63,12 +64,13 @@ impl Style {
     }
 
     /// One line that a task wrote. In text the free part comes last, so that no agent can write what looks like a field.
-    pub fn output(self, out: &mut Vec<u8>, time: SystemTime, task_id: &str, line: &[u8], cut: u64) {
+    pub fn output(self, out: &mut Vec<u8>, time: SystemTime, task: About<'_>, line: &[u8], cut: u64) {
         self.head(out, time, Level::INFO);
         let (shown, rest) = line.split_at(whole_characters(line, MAX_LINE));
         let quoting = match self {
             Self::Text { .. } => {
-                bare_value(out, task_id_field(task_id));
+                bare_value(out, task_id_field(task));
+                self.trace_id_field(out, task);
                 out.extend_from_slice(b" | ");
                 Quoting::Output
             }
@@ -85,7 +87,8 @@ impl Style {
             }
             Self::Json => {
                 out.push(b'"');
-                self.text_field(out, "task_id", task_id_field(task_id));
+                self.text_field(out, "task_id", task_id_field(task));
+                self.trace_id_field(out, task);
                 if cut > 0 {
                     self.literal_field(out, "cut_bytes", format_args!("{cut}"));
                 }
@@ -95,12 +98,13 @@ impl Style {
     }
 
     /// The line that says how many lines of a task are missing at this point; nothing when none are.
-    pub fn dropped_output(self, out: &mut Vec<u8>, time: SystemTime, task_id: &str, lines: u64) {
+    pub fn dropped_output(self, out: &mut Vec<u8>, time: SystemTime, task: About<'_>, lines: u64) {
         if lines == 0 {
             return;
         }
         let mut fields = Vec::new();
-        self.text_field(&mut fields, "task_id", task_id_field(task_id));
+        self.text_field(&mut fields, "task_id", task_id_field(task));
+        self.trace_id_field(&mut fields, task);
         self.literal_field(&mut fields, "lines", format_args!("{lines}"));
         let message = b"output lines dropped: the task wrote faster than the log could";
         self.event(out, time, Level::WARN, &Parts { message, fields: &fields });
@@ -123,6 +127,12 @@ impl Style {
     pub fn literal_field(self, out: &mut Vec<u8>, name: &str, value: fmt::Arguments<'_>) {
         self.field_name(out, name);
         let _ = out.write_fmt(value);
+    }
+
+    fn trace_id_field(self, out: &mut Vec<u8>, task: About<'_>) {
+        if let Some(trace_id) = task.trace_id {
+            self.text_field(out, "trace_id", trace_id);
+        }
     }
 
     fn field_name(self, out: &mut Vec<u8>, name: &str) {
@@ -158,9 +168,9 @@ pub fn count_field(style: Style, name: &str, count: u64) -> Vec<u8> {
     field
 }
 
-fn task_id_field(task_id: &str) -> &str {
-    let end = whole_characters(task_id.as_bytes(), MAX_TASK_ID);
-    task_id.get(..end).unwrap_or_default()
+fn task_id_field(task: About<'_>) -> &str {
+    let end = whole_characters(task.task_id.as_bytes(), MAX_TASK_ID);
+    task.task_id.get(..end).unwrap_or_default()
 }
 
 /// Where to cut `bytes` so that at most `most` are left and no UTF-8 character is torn apart.
@@ -274,7 +284,7 @@ mod tests {
     }
 
     fn output(style: Style, task_id: &str, line: &[u8], cut: u64) -> String {
-        text_of(|out| style.output(out, time(), task_id, line, cut))
+        text_of(|out| style.output(out, time(), About { task_id, trace_id: None }, line, cut))
     }
 
     #[test]
@@ -349,6 +359,17 @@ mod tests {
     }
 
     #[test]
+    fn output_names_the_trace_of_its_task_beside_it() {
+        let task = About { task_id: "t-1", trace_id: Some("4bf9") };
+        let line = text_of(|out| TEXT.output(out, time(), task, b"hello", 0));
+        assert_eq!(line, "2026-01-31T23:59:59.007Z  INFO t-1 trace_id=4bf9 | hello\n");
+        let line = text_of(|out| Style::Json.output(out, time(), task, b"hello", 0));
+        assert!(line.ends_with("\"message\":\"hello\",\"task_id\":\"t-1\",\"trace_id\":\"4bf9\"}\n"), "{line}");
+        let line = text_of(|out| TEXT.dropped_output(out, time(), task, 7));
+        assert!(line.ends_with(" task_id=t-1 trace_id=4bf9 lines=7\n"), "{line}");
+    }
+
+    #[test]
     fn a_long_line_is_cut_between_characters_and_says_how_much_is_missing() {
         let line = output(TEXT, "t", &vec![b'x'; MAX_LINE], 0);
         assert!(line.ends_with("xx\n"));
@@ -367,9 +388,10 @@ mod tests {
         for style in [TEXT, Style::new(LogFormat::Text, true), Style::Json] {
             for byte in [0x1b, b'"', 0xff, b'x', b'\n'] {
                 let line = text_of(|out| {
-                    style.dropped_output(out, time(), &"\u{1b}".repeat(1000), u64::MAX);
                     let id = "\u{1b}".repeat(1000);
-                    style.output(out, time(), &id, &vec![byte; 1_000_000], u64::MAX);
+                    let task = About { task_id: &id, trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736") };
+                    style.dropped_output(out, time(), task, u64::MAX);
+                    style.output(out, time(), task, &vec![byte; 1_000_000], u64::MAX);
                 });
                 assert!(line.len() <= half, "{style:?} {byte}: {}", line.len());
                 assert_eq!(line.lines().count(), 2);

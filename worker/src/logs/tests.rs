@@ -58,7 +58,7 @@ impl Log {
     }
 
     fn output(&self, budget: &OutputBudget, task_id: &str, line: &str) {
-        self.logger.output(budget, task_id, line.as_bytes(), 0);
+        self.logger.output(budget, About { task_id, trace_id: None }, line.as_bytes(), 0);
     }
 
     fn events(&self, emit: impl FnOnce()) {
@@ -158,8 +158,8 @@ fn one_task_cannot_crowd_out_another_or_the_worker() {
     }
     log.output(&quiet, "quiet", "still here");
     log.events(|| warn!(target: "oz_worker", "still here too"));
-    log.logger.output_end(&flood, "flood");
-    log.logger.output_end(&quiet, "quiet");
+    log.logger.output_end(&flood, About { task_id: "flood", trace_id: None });
+    log.logger.output_end(&quiet, About { task_id: "quiet", trace_id: None });
     let lines = log.lines();
     let kept = lines.iter().filter(|line| line.contains("flood | x")).count();
     let held: usize = lines.iter().filter(|line| line.contains("flood | x")).map(|line| line.len() + 1).sum();
@@ -192,7 +192,7 @@ fn dropped_lines_are_told_where_they_are_missing_once_there_is_room() {
     log.go.send(()).unwrap();
     log.began.recv_timeout(BOUND).unwrap();
     log.output(&budget, "t", "last");
-    log.logger.output_end(&budget, "t");
+    log.logger.output_end(&budget, About { task_id: "t", trace_id: None });
     let lines = log.lines();
     let tails: Vec<_> = lines.iter().map(|line| untimed(line).get(..40).unwrap_or(untimed(line))).collect();
     assert_eq!(

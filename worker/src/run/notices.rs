@@ -8,8 +8,8 @@ use tracing::{error, info, warn};
 
 use crate::settings::duration;
 
-/// Writes a notice to the log.
-pub(super) fn log(notice: Notice) {
+/// Writes a notice to the log. `trace_id` is that of the task that it is about, when tracing is on.
+pub(super) fn log(notice: Notice, trace_id: Option<&str>) {
     match notice {
         Notice::Connected { unproven_ends: 0 } => info!("connected"),
         Notice::Connected { unproven_ends } => {
@@ -26,30 +26,35 @@ pub(super) fn log(notice: Notice) {
         }
         Notice::BadFrame(BadFrame { message_type: None, size, problem }) => warn!(size, "ignored a frame: {problem}"),
         Notice::MalformedAssignment { task_id, size, problem, is_answered: true } => {
-            warn!(task_id, size, "answered an assignment with task_failed: {problem}");
+            warn!(task_id, trace_id, size, "answered an assignment with task_failed: {problem}");
         }
         Notice::MalformedAssignment { task_id, size, problem, is_answered: false } => {
-            warn!(task_id, size, "ignored an assignment: {problem}");
+            warn!(task_id, trace_id, size, "ignored an assignment: {problem}");
         }
         Notice::Claimed { task_id, execution_id, title, active } => {
             let execution_id = execution_id.unwrap_or_default();
-            info!(task_id, execution_id, title, active, "task claimed");
+            info!(task_id, trace_id, execution_id, title, active, "task claimed");
         }
         Notice::Rejected { is_repeated: true, .. } => {}
         Notice::Rejected { task_id, reason, active, .. } => {
-            info!(task_id, reason = reason.as_str(), active, "task rejected");
+            info!(task_id, trace_id, reason = reason.as_str(), active, "task rejected");
         }
         Notice::AssignedAgain { task_id } => {
-            info!(task_id, "task was assigned again; it is known already and not started a second time");
+            info!(task_id, trace_id, "task was assigned again; it is known already and not started a second time");
         }
-        Notice::CancelRequested { task_id } => info!(task_id, "task cancelled by the user; stopping it"),
-        Notice::CancelUnknown { task_id } => warn!(task_id, "cannot cancel a task that is not active on this worker"),
-        Notice::CancelFailed { task_id, problem } => warn!(task_id, "cancelling the dispatched task failed: {problem}"),
+        Notice::CancelRequested { task_id } => info!(task_id, trace_id, "task cancelled by the user; stopping it"),
+        Notice::CancelUnknown { task_id } => {
+            warn!(task_id, trace_id, "cannot cancel a task that is not active on this worker");
+        }
+        Notice::CancelFailed { task_id, problem } => {
+            warn!(task_id, trace_id, "cancelling the dispatched task failed: {problem}");
+        }
         Notice::Ended { task_id, result, duration, failure, active } => {
             let duration = rounded(duration);
             match (result, failure) {
                 (TaskResult::Failed, Some(failure)) => warn!(
                     task_id,
+                    trace_id,
                     %duration,
                     reason = failure.reason.as_str(),
                     exit_code = failure.exit_code,
@@ -57,11 +62,11 @@ pub(super) fn log(notice: Notice) {
                     "task failed: {}",
                     failure.message
                 ),
-                (result, _) => info!(task_id, %duration, active, "task {result}"),
+                (result, _) => info!(task_id, trace_id, %duration, active, "task {result}"),
             }
         }
         Notice::CleanupFailed { task_id, failure } => {
-            warn!(task_id, reason = failure.reason.as_str(), "cleanup failed: {}", failure.message);
+            warn!(task_id, trace_id, reason = failure.reason.as_str(), "cleanup failed: {}", failure.message);
         }
         Notice::Draining { signal, active, timeout } => {
             let timeout = rounded(timeout);

@@ -1,0 +1,241 @@
+//! What the spans say, with an exporter that keeps them.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::time::Duration;
+
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{Sampler, SpanData, SpanExporter};
+use oz_worker_core::agent::InstanceShape;
+use oz_worker_core::metrics::RejectReason;
+
+use super::*;
+
+const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+#[derive(Debug, Clone, Default)]
+struct Kept(Arc<Mutex<Vec<SpanData>>>);
+
+impl SpanExporter for Kept {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        self.0.lock().unwrap().extend(batch);
+        Ok(())
+    }
+}
+
+impl Kept {
+    fn spans(&self) -> Vec<SpanData> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn only(&self) -> SpanData {
+        let mut spans = self.spans();
+        assert_eq!(spans.len(), 1, "{spans:#?}");
+        spans.remove(0)
+    }
+}
+
+fn tracing(sampler: Sampler) -> (Traces, Kept) {
+    let kept = Kept::default();
+    let provider = SdkTracerProvider::builder().with_sampler(sampler).with_simple_exporter(kept.clone()).build();
+    let identity = Identity {
+        version: "1".into(),
+        worker_id: "w1".into(),
+        backend: "direct".into(),
+        max_concurrent_tasks: 1,
+        host_name: String::new(),
+        status_page: false,
+    };
+    (Traces::new(&provider, &identity, 20), kept)
+}
+
+fn task(env: &[(&str, &str)]) -> TaskSpec {
+    TaskSpec {
+        task_id: "T".into(),
+        execution_id: None,
+        title: "a title".into(),
+        harness: None,
+        args: Vec::new(),
+        env: env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+        image: String::new(),
+        sidecars: Vec::new(),
+        shape: InstanceShape::default(),
+        task: String::new(),
+    }
+}
+
+fn ended(result: TaskResult, failure: Option<Failure>) -> Notice {
+    Notice::Ended { task_id: "T".into(), result, duration: Duration::ZERO, failure, active: 0 }
+}
+
+fn failure(reason: FailureReason, message: &str) -> Failure {
+    Failure { reason, exit_code: 3, message: message.into() }
+}
+
+fn events(span: &SpanData) -> Vec<&str> {
+    span.events.iter().map(|event| event.name.as_ref()).collect()
+}
+
+fn text(attributes: &[KeyValue]) -> String {
+    let attributes = attributes.iter().map(|attribute| format!("{}={}", attribute.key, attribute.value));
+    attributes.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_task_has_one_span_from_its_claim_to_its_end() {
+    let (traces, kept) = tracing(Sampler::AlwaysOn);
+    let trace = TaskTrace(Some(traces.claimed(&task(&[]))));
+    trace.started();
+    trace.backend_started();
+    assert!(kept.spans().is_empty());
+    let id = traces.note(&ended(TaskResult::Succeeded, None)).unwrap();
+    let span = kept.only();
+    assert_eq!(span.name, "oz_worker.task");
+    assert_eq!(text(&span.attributes), "task.id=T task.title=a title worker.id=w1 worker.backend=direct");
+    assert_eq!(events(&span), ["task.assigned", "task.claimed", "task.started", "backend.started", "task.completed"]);
+    assert!(span.events.iter().is_sorted_by_key(|event| event.timestamp));
+    assert!(span.start_time <= span.events[0].timestamp && span.events[4].timestamp <= span.end_time);
+    assert_eq!((span.status, span.span_context.trace_id().to_string()), (Status::Ok, id.clone()));
+    // What is told of it later names its trace too.
+    assert_eq!(traces.note(&Notice::CancelUnknown { task_id: "T".into() }), Some(id));
+    assert_eq!(traces.note(&Notice::CancelUnknown { task_id: "U".into() }), None);
+}
+
+#[test]
+fn what_failed_stands_in_the_span_and_its_texts_are_cut() {
+    let (traces, kept) = tracing(Sampler::AlwaysOn);
+    traces.claimed(&TaskSpec { title: "ä".repeat(21), ..task(&[]) });
+    let cleanup = failure(FailureReason::TeardownCommand, "left a mess");
+    traces.note(&Notice::CleanupFailed { task_id: "T".into(), failure: cleanup });
+    let cancel = failure(FailureReason::CancelCommand, "still there");
+    traces.note(&Notice::CleanupFailed { task_id: "T".into(), failure: cancel });
+    let cause = failure(FailureReason::AgentInvocation, "the agent exited with code 3");
+    traces.note(&ended(TaskResult::Failed, Some(cause)));
+    let span = kept.only();
+    assert!(text(&span.attributes).contains(&format!("task.title={} ", "ä".repeat(20))));
+    let told: Vec<_> = span.events.iter().skip(2).map(|event| (event.name.as_ref(), text(&event.attributes))).collect();
+    let expected = [
+        ("cleanup.failed", "failure.phase=cleanup failure.reason=teardown_command error.message=left a mess"),
+        ("cancel.failed", "failure.phase=cleanup failure.reason=cancel_command error.message=still there"),
+        ("task.failed", "failure.phase=backend failure.reason=agent_invocation error.message=the agent exited wit"),
+    ];
+    assert_eq!(told, expected.map(|(name, attributes)| (name, attributes.to_owned())));
+    assert_eq!(span.status, Status::error("the agent exited wit"));
+}
+
+#[test]
+fn a_cancelled_task_is_no_error() {
+    let (traces, kept) = tracing(Sampler::AlwaysOn);
+    traces.claimed(&task(&[]));
+    traces.note(&Notice::CancelRequested { task_id: "T".into() });
+    traces.note(&ended(TaskResult::Cancelled, None));
+    let span = kept.only();
+    assert_eq!(events(&span)[2..], ["task.cancellation_requested", "task.cancelled"]);
+    assert_eq!(span.status, Status::Ok);
+}
+
+#[test]
+fn a_task_that_never_held_a_slot_has_a_span_too() {
+    let (traces, kept) = tracing(Sampler::AlwaysOn);
+    let rejected = Notice::Rejected {
+        task_id: "T".into(),
+        title: "a title".into(),
+        reason: RejectReason::AtCapacity,
+        active: 1,
+        is_repeated: true,
+    };
+    let id = traces.note(&rejected).unwrap();
+    let span = kept.only();
+    assert_eq!((events(&span), &span.status), (vec!["task.assigned", "task.rejected"], &Status::Ok));
+    assert_eq!(text(&span.events[1].attributes), "reason=at_capacity");
+    assert_eq!(span.span_context.trace_id().to_string(), id);
+    let malformed =
+        Notice::MalformedAssignment { task_id: "M".into(), size: 9, problem: "no task".into(), is_answered: true };
+    traces.note(&malformed);
+    let span = kept.spans().remove(1);
+    assert_eq!((events(&span), &span.status), (vec!["task.assigned", "task.failed"], &Status::error("no task")));
+    assert_eq!(
+        text(&span.events[1].attributes),
+        "failure.phase=assignment failure.reason=unknown error.message=no task"
+    );
+}
+
+#[test]
+fn the_span_of_a_rejected_execution_is_not_that_of_the_one_which_runs() {
+    let (traces, kept) = tracing(Sampler::AlwaysOn);
+    let running = traces.claimed(&task(&[]));
+    let (reason, active) = (RejectReason::AlreadyRunning, 1);
+    let rejected = Notice::Rejected { task_id: "T".into(), title: String::new(), reason, active, is_repeated: false };
+    assert_ne!(traces.note(&rejected).unwrap(), running.trace_id());
+    traces.note(&ended(TaskResult::Succeeded, None));
+    assert_eq!(events(&kept.spans()[1]), ["task.assigned", "task.claimed", "task.completed"]);
+}
+
+#[test]
+fn cancelling_a_task_that_was_handed_over_is_a_span_below_the_tasks_own() {
+    let (traces, kept) = tracing(Sampler::AlwaysOn);
+    traces.claimed(&task(&[]));
+    traces.note(&ended(TaskResult::Dispatched, None));
+    let cancellation = TaskTrace(Some(traces.cancelling("T")));
+    cancellation.cancelled(&Err("the cancel command exited with code 3".into()));
+    let spans = kept.spans();
+    assert_eq!((spans.len(), spans[1].name.as_ref()), (2, "oz_worker.task_cancellation"));
+    assert_eq!(events(&spans[0])[2..], ["task.dispatched"]);
+    assert_eq!(events(&spans[1]), ["task.cancellation_requested", "cancel.failed"]);
+    assert_eq!(spans[1].parent_span_id, spans[0].span_context.span_id());
+    assert_eq!(spans[1].span_context.trace_id(), spans[0].span_context.trace_id());
+    let failed = Notice::CancelFailed { task_id: "T".into(), problem: String::new() };
+    assert_eq!(traces.note(&failed), cancellation.id().map(ToOwned::to_owned));
+}
+
+#[test]
+fn a_trace_context_in_the_tasks_environment_is_the_parent_and_the_task_gets_the_span() {
+    let (traces, kept) = tracing(Sampler::AlwaysOn);
+    let mut spec = task(&[("A", "1"), ("TRACEPARENT", PARENT), ("TRACESTATE", "k=v"), ("Z", "2")]);
+    let trace = TaskTrace(Some(traces.claimed(&spec)));
+    trace.pass_on(&mut spec.env);
+    traces.note(&ended(TaskResult::Succeeded, None));
+    let span = kept.only();
+    assert_eq!(span.parent_span_id.to_string(), "00f067aa0ba902b7");
+    let own = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{}-01", span.span_context.span_id());
+    assert_eq!(spec.env, task(&[("A", "1"), ("TRACEPARENT", &own), ("TRACESTATE", "k=v"), ("Z", "2")]).env);
+}
+
+#[test]
+fn what_is_no_trace_context_is_replaced_by_one() {
+    let (traces, _) = tracing(Sampler::AlwaysOn);
+    for parent in ["", "nonsense", "00-00000000000000000000000000000000-0000000000000000-01"] {
+        let mut spec = task(&[("TRACEPARENT", parent), ("TRACESTATE", "\u{1}")]);
+        let trace = TaskTrace(Some(traces.claimed(&spec)));
+        trace.pass_on(&mut spec.env);
+        assert_eq!(spec.env, trace.variables());
+        assert!(spec.env[0].1.contains(trace.id().unwrap()), "{:?}", spec.env);
+    }
+}
+
+#[test]
+fn a_trace_that_is_not_sampled_is_passed_on_as_such_and_not_exported() {
+    let (traces, kept) = tracing(Sampler::AlwaysOff);
+    let trace = TaskTrace(Some(traces.claimed(&task(&[]))));
+    assert!(trace.variables()[0].1.ends_with("-00"), "{:?}", trace.variables());
+    assert_eq!(traces.note(&ended(TaskResult::Succeeded, None)).as_deref(), trace.id());
+    assert!(kept.spans().is_empty());
+}
+
+#[test]
+fn without_tracing_the_environment_stays_as_it_is() {
+    let mut env = task(&[("TRACEPARENT", "theirs")]).env;
+    TaskTrace::default().pass_on(&mut env);
+    assert_eq!(env[0].1, "theirs");
+    assert!(TaskTrace::default().variables().is_empty());
+}
+
+#[test]
+fn spans_that_are_open_when_the_worker_leaves_are_ended() {
+    let (traces, kept) = tracing(Sampler::AlwaysOn);
+    let _held = (traces.claimed(&task(&[])), traces.cancelling("D"));
+    traces.end_all();
+    let spans = kept.spans();
+    assert_eq!(spans.len(), 2);
+    assert!(spans.iter().all(|span| span.status == Status::error("the worker left")));
+}

@@ -1,0 +1,71 @@
+//! What exports the spans: an SDK provider with one thread per exporter.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{BatchSpanProcessor, SdkTracerProvider, SpanExporter, TracerProviderBuilder};
+
+use super::Traces;
+use crate::Identity;
+use crate::console::SpanConsole;
+use crate::last_export::LastExport;
+use crate::otlp::{Closing, Push};
+use crate::settings;
+
+/// Tracing that is on.
+#[derive(Debug)]
+pub(crate) struct Tracing {
+    traces: Arc<Traces>,
+    provider: SdkTracerProvider,
+}
+
+impl Tracing {
+    /// Starts what is asked for. `closing` tells the exporters that the worker leaves. `None` when nothing is left to export
+    /// to, which is in the log.
+    pub(crate) fn start(
+        settings: &settings::Traces,
+        identity: &Identity,
+        resource: &Resource,
+        closing: &Closing,
+    ) -> Option<Self> {
+        let push = settings.otlp.as_ref().map(|otlp| Push::new(otlp, closing.clone())).transpose();
+        let push = push.unwrap_or_else(|problem| {
+            crate::report(&problem);
+            None
+        });
+        if push.is_none() && !settings.console {
+            return None;
+        }
+        let sampler = settings.sampler.clone();
+        let mut provider = SdkTracerProvider::builder().with_resource(resource.clone()).with_sampler(sampler);
+        if settings.console {
+            provider = add(provider, SpanConsole::default(), settings);
+        }
+        if let Some(push) = push {
+            provider = add(provider, push, settings);
+        }
+        let provider = provider.build();
+        let traces = Arc::new(Traces::new(&provider, identity, settings.longest_text));
+        Some(Self { traces, provider })
+    }
+
+    pub(crate) fn traces(&self) -> Arc<Traces> {
+        Arc::clone(&self.traces)
+    }
+
+    /// Ends every span and exports what is left of them.
+    pub(crate) fn shut_down(self, timeout: Duration) -> LastExport {
+        self.traces.end_all();
+        LastExport::begin("spans", self.provider, move |provider| drop(provider.shutdown_with_timeout(timeout)))
+    }
+}
+
+fn add<E: SpanExporter + 'static>(
+    provider: TracerProviderBuilder,
+    exporter: E,
+    settings: &settings::Traces,
+) -> TracerProviderBuilder {
+    let batches = BatchSpanProcessor::builder(exporter).with_batch_config(settings.batches.config()).build();
+    provider.with_span_processor(batches)
+}
