@@ -21,6 +21,7 @@ mod output;
 mod patience;
 mod programs;
 mod prometheus;
+mod promises;
 pub(crate) mod scene;
 mod secrets;
 mod session;
