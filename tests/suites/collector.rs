@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fs::File, net::TcpListener};
 
 use oz_worker_tests::{
     BOUND,
+    agent::Agent,
     message::Assignment,
     metrics::{Labels, Scrape},
     peers::{
@@ -11,6 +12,8 @@ use oz_worker_tests::{
         otelcol::{Collector, Setup},
         otlp::Export,
     },
+    server::Server,
+    tls::Authority,
     worker::Launch,
 };
 use rustix::process::Signal;
@@ -18,7 +21,11 @@ use rustix::process::Signal;
 use crate::scene::Scene;
 
 /// The ways to push, and the compressions of each.
-const PROTOCOLS: [(&str, &[&str]); 1] = [("http/protobuf", &["none", "gzip"])];
+const PROTOCOLS: [(&str, &[&str]); 3] = [
+    ("http/protobuf", &["none", "gzip", "zstd"]),
+    ("http/json", &["none", "gzip", "zstd"]),
+    ("grpc", &["none", "gzip", "zstd"]),
+];
 
 /// A worker that serves `/metrics` too, so that the two can be compared, and pushes often.
 fn pushing(launch: Launch, collector: &Collector, protocol: &str) -> Launch {
@@ -236,5 +243,36 @@ fn worker_that_is_told_nothing_pushes_to_the_default_port_of_this_machine() {
             let id = ("worker.id", scene.worker.launch.id());
             exports.iter().any(|export| is_from(export, id)).then_some(())
         });
+    }
+}
+
+#[test]
+fn client_certificate_opens_a_collector_that_asks_for_one() {
+    let authority = Authority::new("A test's authority");
+    let dir = tempfile::tempdir().unwrap();
+    let Some(collector) = Setup::tls(&authority, dir.path()).start() else { return };
+    let (certificate, key) = authority.issue("worker", dir.path());
+    let trusted = dir.path().join("trusted.pem");
+    authority.write(&trusted);
+    for (protocol, _) in PROTOCOLS {
+        let (server, agent) = (Server::start(), Agent::new());
+        let trusting = pushing(Launch::direct(&server, &agent), &collector, protocol)
+            .env("OTEL_EXPORTER_OTLP_CERTIFICATE", trusted.to_str().unwrap());
+        let known = trusting
+            .clone()
+            .env("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", certificate.to_str().unwrap())
+            .env("OTEL_EXPORTER_OTLP_CLIENT_KEY", key.to_str().unwrap())
+            .start();
+        let id = ("worker.id", known.launch.id());
+        collector.wait_for(protocol, |exports| exports.iter().any(|export| is_from(export, id)).then_some(()));
+        assert_eq!(known.lines_with("WARN"), [""; 0]);
+
+        let before = collector.exports().len();
+        drop(known);
+        let unknown = trusting.worker_id("unknown").start();
+        let line = unknown.wait_for_line("metrics do not reach the collector");
+        assert!(line.to_lowercase().contains("certificate"), "{line}");
+        let after = collector.exports().split_off(before);
+        assert!(!after.iter().any(|export| is_from(export, ("worker.id", "unknown"))));
     }
 }
