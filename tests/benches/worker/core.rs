@@ -5,16 +5,14 @@ use std::{hint::black_box, time::Duration};
 use oz_worker_core::{
     Config, Frame, Input, Outcome, Output, RunId, TaskEnd, Worker, agent::AgentSettings, message::decode, time::Instant,
 };
-use rustix::time::{ClockId, clock_gettime};
 use serde::de::IgnoredAny;
 
 use crate::{
     Effort, allocations,
-    report::{self, Report, Row, median, per_second},
+    proc::nanos,
+    report::{self, Report, Row, per_second},
     wire::{assignment, task_id},
 };
-
-const BATCH: u32 = 10_000;
 
 pub fn measure(report: &mut Report, effort: Effort) {
     report::subject("core alone, on one processor");
@@ -186,17 +184,4 @@ fn allocated(report: &mut Report) {
         assert!(core.worker.is_connected(), "something else was measured");
         Row::new(what, count.to_string()).at_most(count as f64, 0.0, "").print(report);
     }
-}
-
-/// Nanoseconds of one step, the median of some rounds; `run` does as many steps as it is told.
-fn nanos(rounds: u32, mut run: impl FnMut(u32)) -> f64 {
-    run(BATCH);
-    // Time on the processor, not on the wall: whoever else computes meanwhile is not measured.
-    let clock = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
-    let round = |_| {
-        let start = clock();
-        run(BATCH);
-        clock().saturating_sub(start).as_nanos() as f64 / f64::from(BATCH)
-    };
-    median((0..rounds).map(round).collect())
 }

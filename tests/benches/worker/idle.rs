@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use oz_worker_tests::worker::http_get;
+use oz_worker_tests::{peers::otelcol::Setup, worker::http_get};
 
 use crate::{
     Effort, proc,
@@ -42,6 +42,36 @@ pub fn measure(report: &mut Report, effort: Effort, worker: &Path) {
     Row::new("threads", threads.to_string()).at_most(threads as f64, 12.0, "").print(report);
     let size = fs::metadata(worker).unwrap().len() as f64;
     Row::new("release binary", mebibytes(size)).at_most(size / f64::from(1 << 20), 8.0, " MiB").print(report);
+}
+
+/// The dearest way to export: to a scraper and, over gRPC, to a collector at once.
+pub fn measure_pushing(report: &mut Report, effort: Effort) {
+    report::subject("idle, scraped and pushing over gRPC");
+    let Some(collector) = Setup::plain().start() else {
+        return report::note("not measured: no OpenTelemetry Collector");
+    };
+    let agents = Agents::new();
+    let mut scene = Launch::new(&agents.exits_at_once(), 0)
+        .env("OTEL_METRICS_EXPORTER", "prometheus,otlp")
+        .env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.grpc())
+        .env("OTEL_METRIC_EXPORT_INTERVAL", "200")
+        .start();
+    scene.peer.sync();
+    collector.wait_for("a tenth export", |exports| exports.get(9).map(|_| ()));
+    assert_eq!(http_get(&scene.metrics, "/metrics").0, 200);
+    scene.peer.idle(Duration::from_secs(effort.pick(20, 5)));
+    let (memory, threads) = (proc::memory(scene.pid()), proc::threads(scene.pid()));
+    scene.stop(|| ());
+    Row::new("resident memory", mebibytes(memory.rss))
+        .at_most(memory.rss / f64::from(1 << 20), 10.0, " MiB")
+        .print(report);
+    report::note(&format!(
+        "not backed by a file: {}; after {} exports",
+        mebibytes(memory.anonymous),
+        collector.exports().len()
+    ));
+    Row::new("threads", threads.to_string()).at_most(threads as f64, 12.0, "").print(report);
 }
 
 /// About the least that a process can be.

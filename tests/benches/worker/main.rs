@@ -10,11 +10,14 @@ mod allocations;
 mod burst;
 mod claim;
 mod core;
+mod endurance;
 mod idle;
 mod memory;
 mod proc;
+mod record;
 mod report;
 mod scene;
+mod scrape;
 mod start;
 mod tasks;
 mod wire;
@@ -41,7 +44,8 @@ struct Flags {
     #[argh(switch, hidden_help)]
     #[allow(dead_code)]
     bench: bool,
-    /// what to measure: core, claim, tasks, burst, start, idle, memory, flood (default: everything)
+    /// what to measure: core, record, claim, tasks, burst, start, scrape, idle, memory, flood, endurance (default:
+    /// everything)
     #[argh(positional)]
     subjects: Vec<String>,
 }
@@ -70,7 +74,10 @@ fn main() {
     if wanted("core") {
         core::measure(&mut report, effort);
     }
-    if flags.subjects == ["core"] {
+    if wanted("record") {
+        record::measure(&mut report, effort);
+    }
+    if !flags.subjects.is_empty() && flags.subjects.iter().all(|subject| subject == "core" || subject == "record") {
         return report.sum_up();
     }
     flags.runtime.choose();
@@ -89,14 +96,21 @@ fn main() {
     if wanted("start") {
         start::measure(&mut report, effort);
     }
+    if wanted("scrape") {
+        scrape::measure(&mut report, effort);
+    }
     if wanted("idle") {
         idle::measure(&mut report, effort, &worker);
+        idle::measure_pushing(&mut report, effort);
     }
     if wanted("memory") {
         memory::measure_tasks(&mut report, effort);
     }
     if wanted("flood") {
         memory::measure_flood(&mut report, flood_secs);
+    }
+    if wanted("endurance") {
+        endurance::measure(&mut report, effort);
     }
     report.sum_up();
 }

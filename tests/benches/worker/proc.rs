@@ -2,7 +2,15 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    time::{ClockId, clock_gettime},
+};
+
+use crate::report::median;
+
+/// Steps that are timed at once.
+const BATCH: u32 = 10_000;
 
 /// Memory of a process, in bytes.
 #[derive(Clone, Copy)]
@@ -50,6 +58,19 @@ pub fn cpu(pid: u32) -> Duration {
 /// Processor time of the calling thread.
 pub fn cpu_of_this_thread() -> Duration {
     cpu_in(Path::new("/proc/thread-self/schedstat"))
+}
+
+/// Nanoseconds of one step, the median of some rounds; `run` does as many steps as it is told.
+pub fn nanos(rounds: u32, mut run: impl FnMut(u32)) -> f64 {
+    run(BATCH);
+    // Time on the processor, not on the wall: whoever else computes meanwhile is not measured.
+    let clock = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
+    let round = |_| {
+        let start = clock();
+        run(BATCH);
+        clock().saturating_sub(start).as_nanos() as f64 / f64::from(BATCH)
+    };
+    median((0..rounds).map(round).collect())
 }
 
 /// The first number is nanoseconds on a processor; a thread that has ended has none.

@@ -27,6 +27,7 @@ pub struct Launch {
     dir: TempDir,
     oz: PathBuf,
     max_concurrent_tasks: u32,
+    env: Vec<(String, String)>,
 }
 
 impl Launch {
@@ -34,7 +35,13 @@ impl Launch {
     pub fn new(oz: &Path, max_concurrent_tasks: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("ws")).unwrap();
-        Self { dir, oz: oz.to_owned(), max_concurrent_tasks }
+        Self { dir, oz: oz.to_owned(), max_concurrent_tasks, env: Vec::new() }
+    }
+
+    /// Sets one more environment variable, or another value of one.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// Starts it; its log goes to a file, as a service's does.
@@ -60,6 +67,7 @@ impl Launch {
             .envs([("PATH", "/usr/bin:/bin"), ("HOME", "/"), ("WARP_API_KEY", "wk-bench")])
             .envs([("OTEL_METRICS_EXPORTER", "prometheus"), ("OTEL_EXPORTER_PROMETHEUS_HOST", host)])
             .env("OTEL_EXPORTER_PROMETHEUS_PORT", port)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(dir)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -16,7 +16,8 @@ use crate::{
     wire::{assignment_frames, is_claim, is_success},
 };
 
-const AT_ONCE: usize = 8;
+/// Tasks that run at the same time.
+pub const AT_ONCE: usize = 8;
 
 pub fn measure(report: &mut Report, effort: Effort) {
     report::subject("trivial tasks, 8 at a time");
@@ -57,7 +58,7 @@ fn against_bare(report: &mut Report, effort: Effort, what: &str, agent: &Path) {
 }
 
 /// Tasks a second through the worker.
-fn run(scene: &mut Scene, first: usize, count: usize) -> f64 {
+pub fn run(scene: &mut Scene, first: usize, count: usize) -> f64 {
     let frames = assignment_frames(first..first + count);
     let start = Instant::now();
     let mut next = frames.iter();

@@ -1,0 +1,56 @@
+//! Many tasks one after another: neither the number of series nor the memory grows with them.
+
+use oz_worker_tests::{metrics::Scrape, worker::http_get};
+
+use crate::{
+    Effort, proc,
+    report::{self, Report, Row, mebibytes, per_second},
+    scene::{Agents, Launch, Scene},
+    tasks::{AT_ONCE, run},
+};
+
+/// How many tasks are made known to the worker at once; its rate is taken of each such part.
+const PART: usize = 5000;
+
+pub fn measure(report: &mut Report, effort: Effort) {
+    let parts = effort.pick(20, 4);
+    report::subject(&format!("{} tasks, one after another", parts * PART));
+    let agents = Agents::new();
+    let agent = agents.least().unwrap_or_else(|_| agents.exits_at_once());
+    let mut scene = Launch::new(&agent, AT_ONCE as u32).start();
+    scene.peer.sync();
+    let first = series(&scene);
+
+    // The first part makes room that is kept.
+    let mut rates = vec![run(&mut scene, 0, PART)];
+    let before = proc::memory(scene.pid());
+    let mut most = before.rss;
+    for part in 1..parts {
+        rates.push(run(&mut scene, part * PART, PART));
+        series(&scene);
+        most = most.max(proc::resident(scene.pid()));
+    }
+    let last = series(&scene);
+    let after = proc::memory(scene.pid());
+    scene.stop(|| ());
+
+    assert_eq!(last.value("oz_worker_tasks_claimed_total", &[]) as usize, parts * PART, "not every task was counted");
+    let (first, last) = (first.series(), last.series());
+    let changed = first.symmetric_difference(&last).count();
+    Row::new("series that came or went since the first scrape", changed.to_string())
+        .at_most(changed as f64, 0.0, "")
+        .print(report);
+    report::note(&format!("{} series", last.len()));
+    let grown = after.rss - before.rss;
+    Row::new(&format!("resident memory more than after {PART}"), mebibytes(grown))
+        .at_most(grown / f64::from(1 << 20), 0.25, " MiB")
+        .print(report);
+    let anonymous = after.anonymous - before.anonymous;
+    report::note(&format!("not backed by a file: {} more; at most {}", mebibytes(anonymous), mebibytes(most)));
+    let rate = |rate: Option<&f64>| per_second(rate.copied().unwrap_or_default());
+    report::note(&format!("tasks: {} in the first {PART}, {} in the last", rate(rates.first()), rate(rates.last())));
+}
+
+fn series(scene: &Scene) -> Scrape {
+    Scrape::parse(&http_get(&scene.metrics, "/metrics").1)
+}
