@@ -11,6 +11,11 @@ use crate::Identity;
 const DURATION_BOUNDS: [f64; 16] =
     [0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0];
 
+/// Defaults of an exponential histogram (OpenTelemetry specification, Metrics SDK): buckets on each side of 0, and the
+/// finest scale it begins with.
+const EXPONENTIAL_BUCKETS: u32 = 160;
+const EXPONENTIAL_SCALE: i8 = 20;
+
 /// The most series one instrument has. The SDK's own limit of 2,000 makes it reserve 130 KiB per instrument and reader.
 const SERIES_LIMIT: usize = FailurePhase::ALL.len() * FailureReason::ALL.len();
 
@@ -155,13 +160,31 @@ fn add_one(counters: &[BoundCounter<u64>], index: usize) {
     }
 }
 
-/// The SDK view of every instrument: room for its own series and no more, and for the histogram our boundaries, without
+/// How the durations of tasks are put into buckets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Buckets {
+    /// Those of the catalogue.
+    #[default]
+    Explicit,
+    /// As many as the SDK finds it needs.
+    Exponential,
+}
+
+/// The SDK view of every instrument: room for its own series and no more, and for the histogram these buckets, without
 /// minimum and maximum, which mean nothing for a series that has not counted yet.
-pub(crate) fn view(instrument: &Instrument) -> Option<Stream> {
+pub(crate) fn view(instrument: &Instrument, buckets: Buckets) -> Option<Stream> {
     let mut stream = Stream::builder().with_cardinality_limit(SERIES_LIMIT);
     if instrument.kind() == InstrumentKind::Histogram {
-        let boundaries = DURATION_BOUNDS.to_vec();
-        stream = stream.with_aggregation(Aggregation::ExplicitBucketHistogram { boundaries, record_min_max: false });
+        stream = stream.with_aggregation(match buckets {
+            Buckets::Explicit => {
+                Aggregation::ExplicitBucketHistogram { boundaries: DURATION_BOUNDS.to_vec(), record_min_max: false }
+            }
+            Buckets::Exponential => Aggregation::Base2ExponentialHistogram {
+                max_size: EXPONENTIAL_BUCKETS,
+                max_scale: EXPONENTIAL_SCALE,
+                record_min_max: false,
+            },
+        });
     }
     stream.build().ok()
 }

@@ -49,13 +49,13 @@ use std::time::{Duration, Instant};
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
-use opentelemetry_sdk::metrics::{MeterProviderBuilder, PeriodicReader, SdkMeterProvider};
+use opentelemetry_sdk::metrics::{Instrument, MeterProviderBuilder, PeriodicReader, SdkMeterProvider};
 use prometheus::Registry;
 use tracing::{error, info};
 
 use crate::console::MetricConsole;
 use crate::endpoint::Endpoint;
-use crate::instruments::Instruments;
+use crate::instruments::{Buckets, Instruments};
 use crate::last_export::LastExport;
 use crate::otlp::{Closing, Push};
 use crate::problem::Problem;
@@ -92,7 +92,7 @@ pub struct Identity {
 /// End it with [`Telemetry::shutdown`]; a mere drop exports once more too, but without a timeout.
 #[derive(Debug, Default)]
 pub struct Telemetry {
-    provider: Option<SdkMeterProvider>,
+    providers: Vec<SdkMeterProvider>,
     server: Option<Server>,
     tracing: Option<Tracing>,
     closing: Closing,
@@ -114,7 +114,7 @@ pub fn start(identity: &Identity, env: impl Fn(&str) -> Option<String>) -> (Reco
     let closing = Closing::default();
     let traces = settings.traces.as_ref();
     let tracing = traces.and_then(|traces| Tracing::start(traces, identity, &resource, &closing));
-    let (mut recorder, mut telemetry) = start_metrics(settings, identity, resource, &closing);
+    let (mut recorder, mut telemetry) = start_metrics(settings, identity, &resource, &closing);
     recorder.traces = tracing.as_ref().map(Tracing::traces);
     telemetry.tracing = tracing;
     telemetry.closing = closing;
@@ -124,10 +124,12 @@ pub fn start(identity: &Identity, env: impl Fn(&str) -> Option<String>) -> (Reco
 fn start_metrics(
     settings: Settings,
     identity: &Identity,
-    resource: Resource,
+    resource: &Resource,
     closing: &Closing,
 ) -> (Recorder, Telemetry) {
-    let mut readers = Readers { provider: SdkMeterProvider::builder().with_resource(resource), count: 0 };
+    let mut readers = Readers::new(resource);
+    // A view is for every reader of a provider, and buckets are for the collector only.
+    let mut apart = (settings.buckets != Buckets::default()).then(|| Readers::new(resource));
     let endpoint = settings.prometheus.and_then(|prometheus| readers.serve(&prometheus));
     // Before OTLP: readers shut down in this order, and a collector that hangs must not cost the console its last export.
     if settings.console {
@@ -135,29 +137,38 @@ fn start_metrics(
     }
     if let Some(otlp) = &settings.otlp {
         match Push::new(otlp, closing.clone()) {
-            Ok(push) => readers.push(push.with_temporality(settings.temporality), settings.interval),
+            Ok(push) => {
+                let readers = apart.as_mut().unwrap_or(&mut readers);
+                readers.push(push.with_temporality(settings.temporality), settings.interval);
+            }
             Err(problem) => report(&problem),
         }
     }
-    if readers.count == 0 {
+    let sets = [(readers, Buckets::default())].into_iter().chain(apart.map(|apart| (apart, settings.buckets)));
+    let (instruments, providers): (Vec<_>, Vec<_>) =
+        sets.filter_map(|(readers, buckets)| readers.instruments(buckets, identity)).unzip();
+    if instruments.is_empty() {
         return (Recorder::disabled(), Telemetry::default());
     }
-
-    let (mut recorder, provider) = recorder(readers.provider, identity);
+    let mut recorder = Recorder { instruments: Some(instruments.into()), ..Recorder::default() };
     recorder.status = endpoint.is_some().then(|| Arc::new(Status::new(identity.clone())));
     // Only now, so that the first scrape finds every series.
     let server = endpoint
         .zip(recorder.status.clone())
         .and_then(|((listeners, registry), status)| serve(listeners, registry, status));
-    (recorder, Telemetry { provider: Some(provider), server, ..Telemetry::default() })
+    (recorder, Telemetry { providers, server, ..Telemetry::default() })
 }
 
 /// A recorder over instruments of its own, for the readers that `provider` was given: what [`start`] makes, without the
 /// variables and the threads. The instruments live as long as the provider that is given back.
 pub fn recorder(provider: MeterProviderBuilder, identity: &Identity) -> (Recorder, SdkMeterProvider) {
-    let provider = provider.with_view(instruments::view).build();
-    let instruments = Instruments::new(&provider.meter("oz-agent-worker"), identity);
-    (Recorder { instruments: Some(Arc::new(instruments)), ..Recorder::default() }, provider)
+    let (instruments, provider) = bind(provider, Buckets::default(), identity);
+    (Recorder { instruments: Some([instruments].into()), ..Recorder::default() }, provider)
+}
+
+fn bind(provider: MeterProviderBuilder, buckets: Buckets, identity: &Identity) -> (Instruments, SdkMeterProvider) {
+    let provider = provider.with_view(move |instrument: &Instrument| instruments::view(instrument, buckets)).build();
+    (Instruments::new(&provider.meter("oz-agent-worker"), identity), provider)
 }
 
 impl Telemetry {
@@ -170,9 +181,10 @@ impl Telemetry {
         // Side by side: a collector that hangs must not cost the other signal its last export. Whatever failed to be
         // exported has been logged by the exporter.
         let spans = self.tracing.map(|tracing| tracing.shut_down(timeout));
-        let metrics =
-            self.provider.map(|provider| LastExport::begin("metrics", provider, |provider| drop(provider.shutdown())));
-        for last_export in [spans, metrics].into_iter().flatten() {
+        let end = |provider: &SdkMeterProvider| drop(provider.shutdown());
+        let metrics: Vec<_> =
+            self.providers.into_iter().map(|provider| LastExport::begin("metrics", provider, end)).collect();
+        for last_export in spans.into_iter().chain(metrics) {
             last_export.wait_until(deadline);
         }
         if let Some(server) = self.server {
@@ -185,13 +197,22 @@ fn report(problem: &Problem) {
     error!("{problem}");
 }
 
-/// The SDK's readers as they are added, one per exporter.
+/// The SDK's readers of one provider as they are added, one per exporter.
 struct Readers {
     provider: MeterProviderBuilder,
     count: usize,
 }
 
 impl Readers {
+    fn new(resource: &Resource) -> Self {
+        Self { provider: SdkMeterProvider::builder().with_resource(resource.clone()), count: 0 }
+    }
+
+    /// Instruments for these readers, if there are any.
+    fn instruments(self, buckets: Buckets, identity: &Identity) -> Option<(Instruments, SdkMeterProvider)> {
+        (self.count > 0).then(|| bind(self.provider, buckets, identity))
+    }
+
     fn push(&mut self, exporter: impl PushMetricExporter, interval: Duration) {
         let reader = PeriodicReader::builder(exporter).with_interval(interval).build();
         self.provider = std::mem::take(&mut self.provider).with_reader(reader);

@@ -35,6 +35,9 @@ pub(crate) enum Problem {
     #[error("{variable}: {value:?} is not a whole number from 1 to {most}; using {instead}")]
     NotACount { variable: String, value: String, most: usize, instead: usize },
 
+    #[error("{variable}: {value:?} is not a whole number of milliseconds; using {}", .instead.as_millis())]
+    NotATimeout { variable: String, value: String, instead: Duration },
+
     #[error("OTEL_EXPORTER_PROMETHEUS_PORT: {value:?} is not a port (0 to 65535); using {instead}")]
     NotAPort { value: String, instead: u16 },
 

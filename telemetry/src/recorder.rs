@@ -14,7 +14,8 @@ use crate::traces::{TaskTrace, Traces};
 /// Takes down what happens. Cheap to clone, and cheap to tell: whoever exports does so on a thread of its own.
 #[derive(Debug, Clone, Default)]
 pub struct Recorder {
-    pub(crate) instruments: Option<Arc<Instruments>>,
+    /// One set, or two when the collector's histogram is not everybody's.
+    pub(crate) instruments: Option<Arc<[Instruments]>>,
     pub(crate) status: Option<Arc<Status>>,
     pub(crate) traces: Option<Arc<Traces>>,
 }
@@ -28,7 +29,7 @@ impl Recorder {
     /// Counts one event: a handful of atomic writes. Takes no lock that an exporter holds for longer than a copy, and
     /// never allocates.
     pub fn record(&self, event: MetricEvent) {
-        if let Some(instruments) = &self.instruments {
+        for instruments in self.instruments.iter().flat_map(|sets| sets.iter()) {
             instruments.record(event);
         }
     }

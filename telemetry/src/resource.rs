@@ -101,6 +101,24 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn every_attribute_of_the_worker_can_be_set_from_outside() {
+        let list = "service.name=a,service.version=b,service.instance.id=c,worker.id=d,worker.backend=e,host.name=f";
+        let env = |name: &str| (name == "OTEL_RESOURCE_ATTRIBUTES").then(|| list.to_owned());
+        let (resource, problem) = resource(&identity(), &env);
+        problem.unwrap();
+        for (key, value) in [
+            ("service.name", "a"),
+            ("service.version", "b"),
+            ("service.instance.id", "c"),
+            ("worker.id", "d"),
+            ("worker.backend", "e"),
+            ("host.name", "f"),
+        ] {
+            assert_eq!(attribute(&resource, key).as_deref(), Some(value), "{key}");
+        }
+    }
+
+    #[test]
     fn a_malformed_list_of_attributes_is_ignored_whole() {
         let env = |name: &str| (name == "OTEL_RESOURCE_ATTRIBUTES").then(|| "a=1,canary".to_owned());
         let (resource, problem) = resource(&identity(), &env);

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use opentelemetry_sdk::metrics::Temporality;
 
+use crate::instruments::Buckets;
 use crate::problem::Problem;
 use crate::settings::reader::Reader;
 
@@ -34,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) interval: Duration,
     /// Of what `otlp` pushes.
     pub(crate) temporality: Temporality,
+    /// The same.
+    pub(crate) buckets: Buckets,
     /// Nothing, unless spans are asked for.
     pub(crate) traces: Option<Traces>,
 }
@@ -80,6 +83,7 @@ impl Reader<'_> {
         if exporters.otlp {
             settings.otlp = self.otlp(Signal::Metrics);
             settings.temporality = self.temporality();
+            settings.buckets = self.buckets();
         }
         if exporters.otlp || exporters.console {
             settings.interval = self.milliseconds(&["OTEL_METRIC_EXPORT_INTERVAL"], INTERVAL);
@@ -113,6 +117,15 @@ impl Reader<'_> {
             }),
         };
         Prometheus { host, port }
+    }
+
+    fn buckets(&mut self) -> Buckets {
+        let variable = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
+        let choices = [
+            ("explicit_bucket_histogram", Buckets::Explicit),
+            ("base2_exponential_bucket_histogram", Buckets::Exponential),
+        ];
+        self.choice(&[variable.to_owned()], &choices)
     }
 
     fn temporality(&mut self) -> Temporality {

@@ -5,10 +5,12 @@
 
 mod common;
 
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use common::certificates::{Authority, Files};
 use common::collector::Collector;
+use common::export::text;
 use common::{Log, PATIENCE, env, identity, pushing, scrape, series};
 use oz_worker_core::metrics::{MetricEvent, RejectReason, TaskResult};
 use oz_worker_telemetry::start;
@@ -151,15 +153,51 @@ fn with_delta_temporality_counters_are_differences_and_gauges_are_always_there()
 }
 
 #[test]
+fn an_exponential_histogram_is_for_the_collector_only() {
+    let log = Log::capture();
+    let collector = Collector::http(&[]);
+    let mut variables = pushing(&collector.url, "3600000");
+    variables[0] = ("OTEL_METRICS_EXPORTER", "prometheus,otlp");
+    variables.push(("OTEL_EXPORTER_PROMETHEUS_PORT", "0"));
+    variables.push(("OTEL_EXPORTER_PROMETHEUS_HOST", "127.0.0.3"));
+    let aggregation = "base2_exponential_bucket_histogram";
+    variables.push(("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", aggregation));
+    let (recorder, telemetry) = start(&identity(), env(&variables));
+    for seconds in [1, 3] {
+        let duration = Duration::from_secs(seconds);
+        recorder.record(MetricEvent::TaskCompleted { result: TaskResult::Succeeded, duration });
+    }
+    let line = log.wait_for(&["metrics endpoint listening", "127.0.0.3"]);
+    let values = scrape(line.rsplit_once("address=").unwrap().1.parse().unwrap()).values;
+    let succeeded = |name: &str, more: &[(&str, &str)]| series(name, &[&[("result", "succeeded")], more].concat());
+    assert_eq!(values[&succeeded("oz_worker_task_duration_seconds_bucket", &[("le", "2.5")])], 1.0);
+    assert_eq!(values[&succeeded("oz_worker_task_duration_seconds_count", &[])], 2.0);
+    telemetry.shutdown(PATIENCE);
+
+    let export = collector.next().decode();
+    assert!(export.histogram.is_empty());
+    let counts: BTreeMap<_, _> =
+        export.exponential.iter().map(|point| (text(&point.attributes)["result"].clone(), point.count)).collect();
+    assert_eq!(counts.len(), TaskResult::ALL.len());
+    assert_eq!((counts["succeeded"], counts["failed"]), (2, 0));
+    assert!(export.exponential.iter().all(|point| (point.min, point.max) == (None, None)));
+    // Both exporters have everything else.
+    assert_eq!(export.numbers[&succeeded("oz_worker_tasks_completed_total", &[])], 2);
+    assert_eq!(values[&succeeded("oz_worker_tasks_completed_total", &[])], 2.0);
+}
+
+#[test]
 fn several_exporters_see_the_same_events() {
     let log = Log::capture();
     let collector = Collector::http(&[]);
     let mut variables = pushing(&collector.url, "20");
     variables[0] = ("OTEL_METRICS_EXPORTER", "prometheus,otlp");
     variables.push(("OTEL_EXPORTER_PROMETHEUS_PORT", "0"));
+    variables.push(("OTEL_EXPORTER_PROMETHEUS_HOST", "127.0.0.2"));
     let (recorder, telemetry) = start(&identity(), env(&variables));
     recorder.record(MetricEvent::Connected);
-    let address = log.wait_for(&["metrics endpoint listening"]).rsplit_once("address=").unwrap().1.parse().unwrap();
+    let line = log.wait_for(&["metrics endpoint listening", "127.0.0.2"]);
+    let address = line.rsplit_once("address=").unwrap().1.parse().unwrap();
     let connected = series("oz_worker_connected", &[]);
     assert_eq!(scrape(address).values[&connected], 1.0);
     let deadline = Instant::now() + PATIENCE;

@@ -103,7 +103,7 @@ impl Reader<'_> {
             Protocol::Grpc => self.grpc_endpoint(signal),
         }?;
         let secure = endpoint.scheme() == Some(&Scheme::HTTPS);
-        let timeout = self.milliseconds(&signal.variables("TIMEOUT"), OTLP_TIMEOUT);
+        let timeout = self.timeout(&signal.variables("TIMEOUT"), OTLP_TIMEOUT);
         let export_timeout = match signal {
             Signal::Metrics => "OTEL_METRIC_EXPORT_TIMEOUT",
             Signal::Traces => "OTEL_BSP_EXPORT_TIMEOUT",
@@ -114,7 +114,7 @@ impl Reader<'_> {
             protocol,
             endpoint,
             headers: self.headers(signal),
-            timeout: timeout.min(self.milliseconds(&[export_timeout], EXPORT_TIMEOUT)),
+            timeout: timeout.min(self.timeout(&[export_timeout], EXPORT_TIMEOUT)),
             compression: self.choice(&signal.variables("COMPRESSION"), &compressions),
             // Nothing of it is read where it is of no use.
             tls: if secure { self.tls(signal)? } else { Tls::default() },

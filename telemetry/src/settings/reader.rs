@@ -7,6 +7,9 @@ use percent_encoding::percent_decode_str;
 
 use crate::problem::Problem;
 
+/// As good as none, and still a time that can be added to another: 49 days.
+const NO_LIMIT: Duration = Duration::from_millis(u32::MAX as u64);
+
 /// The environment, and what was wrong with it so far.
 pub(super) struct Reader<'a> {
     env: &'a dyn Fn(&str) -> Option<String>,
@@ -63,6 +66,19 @@ impl<'a> Reader<'a> {
             Ok(milliseconds) if milliseconds > 0 => Duration::from_millis(milliseconds),
             _ => {
                 self.problems.push(Problem::NotMilliseconds { variable, value, instead: default });
+                default
+            }
+        }
+    }
+
+    /// The same for a bound on a time, where 0 is none (OpenTelemetry specification, SDK environment variables, "Timeout").
+    pub(super) fn timeout(&mut self, names: &[impl AsRef<str>], default: Duration) -> Duration {
+        let Some((variable, value)) = self.first(names) else { return default };
+        match value.parse() {
+            Ok(0) => NO_LIMIT,
+            Ok(milliseconds) => Duration::from_millis(milliseconds).min(NO_LIMIT),
+            Err(_) => {
+                self.problems.push(Problem::NotATimeout { variable, value, instead: default });
                 default
             }
         }

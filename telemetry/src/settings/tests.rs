@@ -139,13 +139,14 @@ fn a_bad_value_is_one_problem_and_its_default_is_used() {
         ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
         ("OTEL_SDK_DISABLED", "yes"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "1m"),
-        ("OTEL_METRIC_EXPORT_TIMEOUT", "0"),
+        ("OTEL_METRIC_EXPORT_TIMEOUT", "never"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "-5"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli"),
         ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "sideways"),
+        ("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "bars"),
         ("OTEL_EXPORTER_PROMETHEUS_PORT", "94640"),
     ]);
-    assert_eq!(problems.len(), 7, "{problems:#?}");
+    assert_eq!(problems.len(), 8, "{problems:#?}");
     let otlp = settings.otlp.unwrap();
     assert_eq!((settings.interval, otlp.timeout), (Duration::from_secs(60), Duration::from_secs(10)));
     assert_eq!((otlp.compression, settings.temporality), (Compression::None, Temporality::Cumulative));
@@ -158,6 +159,14 @@ fn an_export_is_bounded_by_the_smaller_of_the_two_timeouts() {
     assert_eq!(read(&otlp).0.otlp.unwrap().timeout, Duration::from_millis(1500));
     let export = [("OTEL_METRIC_EXPORT_TIMEOUT", "250")];
     assert_eq!(read(&export).0.otlp.unwrap().timeout, Duration::from_millis(250));
+}
+
+#[test]
+fn a_timeout_of_zero_is_none() {
+    let zero = ("OTEL_EXPORTER_OTLP_TIMEOUT", "0");
+    assert_eq!(otlp(&[zero]).timeout, Duration::from_secs(30));
+    assert!(otlp(&[zero, ("OTEL_METRIC_EXPORT_TIMEOUT", "0")]).timeout > Duration::from_secs(86_400));
+    assert!(otlp(&[zero, ("OTEL_METRIC_EXPORT_TIMEOUT", &u64::MAX.to_string())]).timeout > Duration::from_secs(86_400));
 }
 
 #[test]
