@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use common::collector::{Answer, Collector, nowhere};
-use common::{Log, PATIENCE, env, identity, pushing, series};
+use common::{Log, PATIENCE, env, identity, pushing, scrape, series};
 use oz_worker_core::metrics::MetricEvent;
 use oz_worker_telemetry::start;
 
@@ -169,6 +169,33 @@ fn a_collector_that_never_answers_does_not_hold_up_the_exit() {
         // The SDK alone would take 5 seconds, the request 10.
         assert!(begin.elapsed() < Duration::from_secs(4), "{protocol}");
         log.wait_for(&[&url, "WARN", "no answer in time"]);
+    }
+}
+
+#[test]
+fn neither_events_nor_scrapes_wait_for_a_collector_that_hangs() {
+    let log = Log::capture();
+    for (protocol, host) in [("http/protobuf", "127.0.0.4"), ("grpc", "127.0.0.5")] {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let mut variables = pushing(&url, "20");
+        variables.retain(|(name, _)| *name != "OTEL_EXPORTER_OTLP_TIMEOUT");
+        variables[0] = ("OTEL_METRICS_EXPORTER", "prometheus,otlp");
+        variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
+        variables.push(("OTEL_EXPORTER_OTLP_TIMEOUT", "0"));
+        variables.push(("OTEL_METRIC_EXPORT_TIMEOUT", "0"));
+        variables.push(("OTEL_EXPORTER_PROMETHEUS_HOST", host));
+        variables.push(("OTEL_EXPORTER_PROMETHEUS_PORT", "0"));
+        let (recorder, telemetry) = start(&identity(), env(&variables));
+        let line = log.wait_for(&["metrics endpoint listening", host]);
+        let address = line.rsplit_once("address=").unwrap().1.parse().unwrap();
+        // The export has begun, and will not end.
+        let connection = silent.accept().unwrap();
+        recorder.record(MetricEvent::TaskClaimed);
+        let claimed = scrape(address).values[&series("oz_worker_tasks_claimed_total", &[])];
+        assert!((claimed - 1.0).abs() < f64::EPSILON, "{protocol}");
+        drop(connection);
+        telemetry.shutdown(Duration::from_millis(100));
     }
 }
 
