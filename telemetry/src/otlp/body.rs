@@ -1,14 +1,17 @@
 //! What is sent: a message as protobuf or JSON, packed or not.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
+use bytes::Bytes;
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use ruzstd::decoding::StreamingDecoder;
 use ruzstd::encoding::CompressionLevel;
 use serde_json::Value;
 
+use crate::otlp::answer::MAX_ANSWER;
 use crate::otlp::failure::Failure;
 use crate::settings::{Compression, Protocol};
-use bytes::Bytes;
 
 /// A request of OTLP, which is protobuf and, by the specification's mapping, JSON.
 pub(super) trait Message: prost::Message + serde::Serialize {}
@@ -92,6 +95,18 @@ fn leave_out_nulls(value: &mut Value) {
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
+}
+
+/// What a collector packed as `encoding` says; `None` when that cannot be undone.
+pub(super) fn unpack(encoding: &str, bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut unpacked = Vec::new();
+    let most = MAX_ANSWER as u64;
+    let read = match encoding {
+        "gzip" => GzDecoder::new(bytes).take(most).read_to_end(&mut unpacked),
+        "zstd" => StreamingDecoder::new(bytes).ok()?.take(most).read_to_end(&mut unpacked),
+        _ => return None,
+    };
+    read.ok().map(|_| unpacked)
 }
 
 #[cfg(test)]
