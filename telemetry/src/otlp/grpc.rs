@@ -33,6 +33,9 @@ const PREFIX: usize = 5;
 /// How long the collector may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// Sends one request.
+type Sender = client::SendRequest<Bytes>;
+
 /// One collector.
 pub(super) struct Grpc {
     /// Without brackets, if it is an address.
@@ -87,14 +90,18 @@ impl Grpc {
     {
         let (sender, connection) = client::handshake(stream).await?;
         let driver = tokio::spawn(connection);
-        let mut sender = sender.ready().await?;
-        let (answer, mut request) = sender.send_request(self.request(encoding)?, false)?;
+        let answer = self.ask(sender, encoding, body).await;
+        match (answer, timeout(GOODBYE, driver).await) {
+            // Why the connection ended is known to it only: to the call it is a broken pipe, whatever the collector said.
+            (Err(Failure::Connection(_)), Ok(Ok(Err(error)))) => Err(error.into()),
+            (answer, _) => answer,
+        }
+    }
+
+    async fn ask(&self, sender: Sender, encoding: Encoding, body: Bytes) -> Result<PartialSuccess, Failure> {
+        let (answer, mut request) = sender.ready().await?.send_request(self.request(encoding)?, false)?;
         request.send_data(body, true)?;
-        let answer = read(answer).await;
-        drop((sender, request));
-        // Whatever the connection ended with, the answer is there.
-        let _ = timeout(GOODBYE, driver).await;
-        answer
+        read(answer).await
     }
 
     fn request(&self, encoding: Encoding) -> Result<Request<()>, Failure> {
