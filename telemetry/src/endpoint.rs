@@ -18,11 +18,8 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// Answers one request.
     pub(crate) fn answer(&self, request: &Request) -> Response {
-        if request.method == Method::Other {
-            // Nothing here is changed by anybody.
-            return Response::text(405, "use GET\n").with(&[("Allow", "GET, HEAD")]);
-        }
         match request.path.as_str() {
+            _ if request.method == Method::Other => not_allowed(),
             "/metrics" => scrape::answer(&self.registry),
             "/livez" => health::live(&self.status),
             "/readyz" => health::ready(&self.status),
@@ -30,4 +27,19 @@ impl Endpoint {
             _ => Response::text(404, "there are /metrics, /livez and /readyz\n"),
         }
     }
+}
+
+/// Answers one request where nothing but health is to be seen.
+pub(crate) fn health(status: &Status, request: &Request) -> Response {
+    match request.path.as_str() {
+        _ if request.method == Method::Other => not_allowed(),
+        "/livez" => health::live(status),
+        "/readyz" => health::ready(status),
+        _ => Response::text(404, "there are /livez and /readyz\n"),
+    }
+}
+
+/// Nothing here is changed by anybody.
+fn not_allowed() -> Response {
+    Response::text(405, "use GET\n").with(&[("Allow", "GET, HEAD")])
 }

@@ -94,6 +94,7 @@ pub struct Identity {
 pub struct Telemetry {
     providers: Vec<SdkMeterProvider>,
     server: Option<Server>,
+    health: Option<Server>,
     tracing: Option<Tracing>,
     closing: Closing,
 }
@@ -169,6 +170,16 @@ fn bind(provider: MeterProviderBuilder, buckets: Buckets, identity: &Identity) -
 }
 
 impl Telemetry {
+    /// Serves `/livez` and `/readyz` at this address too, whatever is exported: on one thread more. `recorder` is the one
+    /// that came with this, and must be told of what happens from now on. What is wrong with the address is one `error` line.
+    pub fn serve_health(&mut self, recorder: &mut Recorder, identity: &Identity, host: &str, port: u16) {
+        let status = recorder.status.get_or_insert_with(|| Arc::new(Status::new(identity.clone())));
+        match serve_health(host, port, status.clone()) {
+            Ok(server) => self.health = Some(server),
+            Err(problem) => report(&problem),
+        }
+    }
+
     /// Exports once more where metrics and spans are pushed, then ends every thread. Returns within `timeout`; a collector
     /// that has not answered by then misses the last export.
     pub fn shutdown(self, timeout: Duration) {
@@ -184,7 +195,7 @@ impl Telemetry {
         for last_export in spans.into_iter().chain(metrics) {
             last_export.wait_until(deadline);
         }
-        if let Some(server) = self.server {
+        for server in [self.server, self.health].into_iter().flatten() {
             server.stop();
         }
     }
@@ -237,4 +248,17 @@ fn serve(listeners: Vec<TcpListener>, registry: Registry, status: Arc<Status>) -
         .ok()?;
     info!(%address, "metrics endpoint listening");
     Some(server)
+}
+
+fn serve_health(host: &str, port: u16, status: Arc<Status>) -> Result<Server, Problem> {
+    let listeners = listen::listen(host, port).map_err(|source| Problem::ListenForHealth {
+        host: host.to_owned(),
+        port,
+        source,
+    })?;
+    let address = listen::shown(&listeners);
+    let server = Server::start(listeners, move |request| endpoint::health(&status, request))
+        .map_err(|source| Problem::Health { source })?;
+    info!(%address, "health endpoint listening");
+    Ok(server)
 }

@@ -50,6 +50,12 @@ pub(crate) enum Problem {
     #[error("no metrics endpoint: {source}")]
     Endpoint { source: io::Error },
 
+    #[error("no /livez and /readyz: cannot listen on {host}:{port}: {source}; change --health-address")]
+    ListenForHealth { host: String, port: u16, source: io::Error },
+
+    #[error("no /livez and /readyz: {source}")]
+    Health { source: io::Error },
+
     #[error("{variable}: not a URL like http://collector:4318; {signal} are not pushed")]
     NotAUrl { signal: Signal, variable: String },
 

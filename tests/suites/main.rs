@@ -16,6 +16,7 @@ mod direct;
 mod frames;
 mod harness;
 mod health;
+mod health_address;
 mod metrics;
 mod output;
 mod patience;

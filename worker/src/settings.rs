@@ -99,6 +99,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Whether there is a page for people beside `/metrics`.
     pub status_page: bool,
+    /// Host and port at which `/livez` and `/readyz` are served besides.
+    pub health_address: Option<(String, u16)>,
     /// Whether what a task leaves behind is removed.
     pub cleanup: bool,
     /// How many tasks may run at once; 0 for any number.

@@ -98,8 +98,11 @@ fn serve<R: Runtime>(
             host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             status_page: settings.status_page,
         };
-        let (recorder, telemetry): (_, Telemetry) =
+        let (mut recorder, mut telemetry): (_, Telemetry) =
             oz_worker_telemetry::start(&identity, |name| std::env::var(name).ok());
+        if let Some((host, port)) = &settings.health_address {
+            telemetry.serve_health(&mut recorder, &identity, host, *port);
+        }
         let run_loop = RunLoop::new(runtime.clone(), prepared.link, prepared.backend, recorder, prepared.signals);
         let seed = RandomState::new().build_hasher().finish();
         drive(&runtime, Box::pin(run_loop.run(Worker::new(config(settings), seed))));

@@ -94,6 +94,9 @@ pub fn report(settings: &Settings, path_var: Option<&OsStr>, metrics: &str) -> R
     if !settings.status_page {
         report.line("status page", "off");
     }
+    if let Some((host, port)) = &settings.health_address {
+        report.line("health", &format!("{host}:{port}"));
+    }
     report.line("log", &format!("{}, {}", settings.log_level.name(), settings.log_format.name()));
     for warning in &settings.warnings {
         report.line("warning", warning);

@@ -44,6 +44,12 @@ pub struct Flags {
     pub log_format: Vec<String>,
     #[argh(option, arg_name = "MODE", description = "the page at / beside /metrics: on or off [on]")]
     pub status_page: Vec<String>,
+    #[argh(
+        option,
+        arg_name = "ADDR",
+        description = "also serve /livez and /readyz at HOST:PORT, whatever is exported"
+    )]
+    pub health_address: Vec<String>,
     #[argh(option, arg_name = "DIR", description = "direct: run every task in this directory [a new workspace each]")]
     pub target_dir: Vec<String>,
     #[argh(switch, description = "keep containers, Jobs and workspaces [removed]")]
@@ -210,7 +216,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ("Connection", &["--worker-id", "--api-key-file", "--api-key", "--config-file"]),
     ("Tasks", &["--max-concurrent-tasks", "--idle-on-complete", "--drain-timeout", "--cancel-grace-period"]),
     ("Backend", &["--backend", "--target-dir", "--env", "--volumes", "--no-cleanup"]),
-    ("Logs and checks", &["--log-level", "--log-format", "--status-page", "--check", "--version"]),
+    ("Logs and checks", &["--log-level", "--log-format", "--status-page", "--health-address", "--check", "--version"]),
 ];
 
 /// The text of `--help`: one screen.

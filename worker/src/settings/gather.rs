@@ -63,6 +63,7 @@ impl Gathering<'_> {
         let log_format = self.parsed("--log-format", &flags.log_format, |text| by_name(text, &LogFormat::NAMES));
         let status_page =
             self.parsed("--status-page", &flags.status_page, |text| by_name(text, &[("on", true), ("off", false)]));
+        let health_address = self.parsed("--health-address", &flags.health_address, host_and_port);
         let max_concurrent_tasks = self.parsed("--max-concurrent-tasks", &flags.max_concurrent_tasks, |text| {
             text.parse().map_err(|_| format!("must be a whole number from 0 to {}", u32::MAX))
         });
@@ -88,6 +89,7 @@ impl Gathering<'_> {
             log_level: log_level.unwrap_or(LogLevel::Info),
             log_format: log_format.unwrap_or(LogFormat::Text),
             status_page: status_page.unwrap_or(true),
+            health_address,
             cleanup: !flags.no_cleanup && file.cleanup.unwrap_or(true),
             max_concurrent_tasks: max_concurrent_tasks.or(file.max_concurrent_tasks).unwrap_or(0),
             idle_on_complete: idle_on_complete.or(file.idle_on_complete),
@@ -239,4 +241,12 @@ impl Gathering<'_> {
 /// A path that stays the same wherever a task runs.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// `HOST:PORT`; the host of an IPv6 address stands in brackets.
+fn host_and_port(text: &str) -> Result<(String, u16), &'static str> {
+    let split = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    split
+        .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)))
+        .ok_or("write HOST:PORT, for example 0.0.0.0:8080")
 }

@@ -85,7 +85,7 @@ fn without_flags_the_defaults_hold() {
     assert_eq!(settings.server_root_url, "https://app.warp.dev");
     assert_eq!(settings.session_sharing_server_url, None);
     assert_eq!((settings.log_level, settings.log_format), (LogLevel::Info, LogFormat::Text));
-    assert!(settings.status_page);
+    assert!(settings.status_page && settings.health_address.is_none());
     assert!(settings.cleanup);
     assert_eq!((settings.max_concurrent_tasks, settings.idle_on_complete.as_deref()), (0, None));
     assert_eq!((settings.drain_timeout, settings.cancel_grace_period), (Duration::ZERO, Duration::from_secs(10)));
@@ -120,6 +120,7 @@ fn a_flag_wins_over_the_environment_and_both_over_the_file() {
         "--log-level=DEBUG",
         "--log-format=json",
         "--status-page=off",
+        "--health-address=[::]:8080",
         "--web-socket-url=ws://localhost:9000/ws?a=1",
         "--server-root-url=http://localhost:9001",
         "--session-sharing-server-url=wss://localhost:9002",
@@ -133,6 +134,7 @@ fn a_flag_wins_over_the_environment_and_both_over_the_file() {
     assert_eq!((settings.drain_timeout, settings.cancel_grace_period), (Duration::from_secs(300), Duration::ZERO));
     assert_eq!((settings.log_level, settings.log_format), (LogLevel::Debug, LogFormat::Json));
     assert!(!settings.status_page);
+    assert_eq!(settings.health_address, Some(("[::]".to_owned(), 8080)));
     assert_eq!(settings.dial_url(), "ws://localhost:9000/ws?a=1&worker_id=flag");
     assert_eq!(settings.server_root_url, "http://localhost:9001");
     assert_eq!(settings.session_sharing_server_url.as_deref(), Some("wss://localhost:9002"));
@@ -205,6 +207,9 @@ fn every_bad_flag_is_one_line_that_says_what_to_do() {
         ("--backend=dokcer", "--backend: \"dokcer\": did you mean docker?"),
         ("--log-level=inf", "--log-level: \"inf\": did you mean info?"),
         ("--status-page=no", "--status-page: \"no\": known here: on, off"),
+        ("--health-address=8080", "--health-address: \"8080\": write HOST:PORT, for example 0.0.0.0:8080"),
+        ("--health-address=:8080", "--health-address: \":8080\": write HOST:PORT, for example 0.0.0.0:8080"),
+        ("--health-address=a:99999", "--health-address: \"a:99999\": write HOST:PORT, for example 0.0.0.0:8080"),
         ("--log-format=yaml", "--log-format: \"yaml\": known here: text, json"),
         ("--max-concurrent-tasks=-1", "--max-concurrent-tasks: \"-1\": must be a whole number from 0 to 4294967295"),
         ("--drain-timeout=5", "--drain-timeout: \"5\": a duration needs a unit, for example 1h30m, 45s or 0s"),
