@@ -43,3 +43,16 @@ apt_get() {
     DEBIAN_FRONTEND=noninteractive apt-get -y -qq -o DPkg::Lock::Timeout=300 -o APT::Sandbox::User=root "$@" \
         </dev/null >&2
 }
+
+need_go() {
+    command -v go >/dev/null || apt install --no-install-recommends golang-go
+}
+
+# build_with_go PACKAGE@VERSION FOLDER: the folder is there only when its program is whole.
+build_with_go() {
+    need_go
+    rm -rf "$2.new"
+    CGO_ENABLED=0 GOFLAGS=-buildvcs=false GOBIN=$2.new go install -trimpath -ldflags '-s -w' "$1" >&2 ||
+        fail "$1 cannot be built with $(go env GOVERSION)"
+    mv "$2.new" "$2"
+}

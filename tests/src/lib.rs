@@ -25,6 +25,7 @@ use std::time::Duration;
 
 pub mod agent;
 pub mod binary;
+pub mod chart;
 pub mod connection;
 pub mod control_plane;
 mod log;

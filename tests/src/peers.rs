@@ -7,6 +7,7 @@ pub mod chromium;
 pub mod otelcol;
 pub mod otlp;
 pub mod prometheus;
+pub mod queries;
 mod service;
 
 use std::{
@@ -29,6 +30,14 @@ pub enum Peer {
     Collector,
     /// A browser.
     Chromium,
+    /// Helm.
+    Helm,
+    /// Unit tests of charts.
+    HelmUnittest,
+    /// kubeconform, the schemas of the oldest Kubernetes and those of the newest.
+    Kubeconform,
+    /// What Grafana's own types say of a dashboard.
+    GrafanaCheck,
 }
 
 impl Peer {
@@ -37,6 +46,10 @@ impl Peer {
             Self::Prometheus => "prometheus.sh",
             Self::Collector => "otelcol.sh",
             Self::Chromium => "chromium.sh",
+            Self::Helm => "helm.sh",
+            Self::HelmUnittest => "helm-unittest.sh",
+            Self::Kubeconform => "kubeconform.sh",
+            Self::GrafanaCheck => "grafana-check.sh",
         }
     }
 
@@ -48,7 +61,7 @@ impl Peer {
 
     /// Once per process; other processes wait in the script.
     fn install(self) -> Result<&'static [PathBuf], &'static str> {
-        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 3] = [const { OnceLock::new() }; 3];
+        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 7] = [const { OnceLock::new() }; 7];
         let installed = INSTALLED.get(self as usize).expect("one place per peer");
         installed.get_or_init(|| run(self.script())).as_deref().map_err(String::as_str)
     }

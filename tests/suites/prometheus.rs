@@ -8,20 +8,16 @@ use oz_worker_tests::{
     agent::Agent,
     message::{Assignment, Cancellation},
     metrics::Scrape,
-    peers::prometheus::{Prometheus, check_metrics},
+    peers::{
+        prometheus::{Prometheus, check_metrics},
+        queries::{
+            DURATION_P95, FAILURE_RATE, RECONNECT_STORMS, SATURATION, SUCCESS_RATE, WORKERS_ACTIVE, WORKERS_AVAILABLE,
+        },
+    },
     worker::Launch,
 };
 
 use crate::scene::Scene;
-
-const WORKERS_AVAILABLE: &str = "sum(oz_worker_connected)";
-const WORKERS_ACTIVE: &str = "count(oz_worker_tasks_active > 0)";
-const SATURATION: &str = "sum(oz_worker_tasks_active) / sum(oz_worker_tasks_max_concurrent > 0)";
-const SUCCESS_RATE: &str = r#"sum(rate(oz_worker_tasks_completed_total{result="succeeded"}[5m]))
-/ sum(rate(oz_worker_tasks_completed_total[5m]))"#;
-const DURATION_P95: &str = "histogram_quantile(0.95, sum by (le) (rate(oz_worker_task_duration_seconds_bucket[5m])))";
-const FAILURE_RATE: &str = r#"sum(rate(oz_worker_tasks_completed_total{result="failed"}[5m]))"#;
-const RECONNECT_STORMS: &str = "sum(rate(oz_worker_websocket_reconnects_total[5m])) > 0.1";
 
 /// The window of every rate, in seconds.
 const WINDOW: f64 = 300.0;

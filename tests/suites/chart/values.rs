@@ -1,0 +1,491 @@
+//! Each value of the chart changes what it changed in the chart that operators use today, field by field: the expectations are
+//! written down here from a recording of that one. What this chart adds is below.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::OnceLock,
+};
+
+use oz_worker_tests::chart::{self, Helm, Rendering, text};
+use serde_json::{Map, Value, json};
+
+fn helm() -> Option<Helm> {
+    static HELM: OnceLock<Option<Helm>> = OnceLock::new();
+    *HELM.get_or_init(Helm::here)
+}
+
+/// Renders with the least values and these; `None` skips the test.
+fn render(more: &Value) -> Option<Rendering> {
+    Some(helm()?.render(more))
+}
+
+/// Renders with these values, or ends the test that is skipped.
+macro_rules! rendered {
+    ($($values:tt)*) => {
+        match render(&json!($($values)*)) {
+            Some(rendering) => rendering,
+            None => return,
+        }
+    };
+}
+
+/// Every difference between two trees: the path, and what stands there now.
+fn differences(path: &str, one: &Value, other: &Value, into: &mut Map<String, Value>) {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            let keys: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+            for key in keys {
+                differences(
+                    &format!("{path}/{key}"),
+                    one.get(key).unwrap_or(&Value::Null),
+                    other.get(key).unwrap_or(&Value::Null),
+                    into,
+                );
+            }
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            for at in 0..one.len().max(other.len()) {
+                differences(
+                    &format!("{path}/{at}"),
+                    one.get(at).unwrap_or(&Value::Null),
+                    other.get(at).unwrap_or(&Value::Null),
+                    into,
+                );
+            }
+        }
+        (one, other) if one == other => {}
+        (_, other) => {
+            into.insert(path.to_owned(), other.clone());
+        }
+    }
+}
+
+/// A release as one tree: `file` is the worker's file, `container` the worker's, `pod` the rest of its Pod.
+fn tree(rendering: &Rendering) -> Value {
+    let installed = |object: &&Value| object["metadata"]["annotations"]["helm.sh/hook"].is_null();
+    let mut tree = Map::new();
+    for object in rendering.objects.iter().filter(installed) {
+        let mut object = object.clone();
+        if object["kind"] == "Deployment" {
+            let mut pod = object["spec"]["template"].take();
+            // They follow from other objects.
+            pod["metadata"]["annotations"].as_object_mut().unwrap().retain(|name, _| !name.starts_with("checksum/"));
+            tree.insert("container".to_owned(), pod["spec"]["containers"][0].take());
+            tree.insert("pod".to_owned(), pod);
+        } else if object["data"]["config.yaml"].is_string() {
+            object["data"]["config.yaml"].take();
+            tree.insert("file".to_owned(), rendering.file());
+        }
+        tree.insert(text(&object["kind"]).to_owned(), object);
+    }
+    Value::Object(tree)
+}
+
+/// Lays each of the values over the base and holds every field that changes against what is written down.
+fn assert_changes(base: &Value, expected: &[(Value, Value)]) {
+    let Some(before) = render(base) else { return };
+    for (values, expected) in expected {
+        let mut all = base.clone();
+        chart::merge(&mut all, values);
+        let Some(after) = render(&all) else { return };
+        let mut found = Map::new();
+        differences("", &tree(&before), &tree(&after), &mut found);
+        let expected: Map<String, Value> =
+            expected.as_object().unwrap().iter().map(|(path, value)| (format!("/{path}"), value.clone())).collect();
+        assert_eq!(found, expected, "{values}");
+    }
+}
+
+#[test]
+fn the_least_values_render_what_they_always_did() {
+    let rendering = rendered!({});
+    assert_eq!(
+        rendering.names(),
+        [
+            "ServiceAccount/r-oz-agent-worker",
+            "ConfigMap/r-oz-agent-worker-config",
+            "Role/r-oz-agent-worker",
+            "RoleBinding/r-oz-agent-worker",
+            "Deployment/r-oz-agent-worker"
+        ]
+    );
+    for object in &rendering.objects {
+        assert_eq!(object["metadata"]["namespace"], "ns");
+    }
+    for kind in ["ServiceAccount", "ConfigMap", "Role", "RoleBinding", "Deployment"] {
+        let labels: BTreeMap<String, String> =
+            serde_json::from_value(rendering.the(kind)["metadata"]["labels"].clone()).unwrap();
+        let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let expected = [
+            ("app.kubernetes.io/instance", "r"),
+            ("app.kubernetes.io/managed-by", "Helm"),
+            ("app.kubernetes.io/name", "oz-agent-worker"),
+            ("app.kubernetes.io/version", env!("CARGO_PKG_VERSION")),
+            ("helm.sh/chart", "oz-agent-worker-0.2.0"),
+        ];
+        assert_eq!(labels, expected, "{kind}");
+    }
+    assert_eq!(
+        rendering.file(),
+        json!({
+            "worker_id": "w1", "cleanup": true, "max_concurrent_tasks": 0,
+            "backend": {"kubernetes": {
+                "namespace": "ns", "image_pull_policy": "IfNotPresent", "use_image_volumes": false,
+                "active_deadline_seconds": 28800, "ttl_seconds_after_finished": 86400, "unschedulable_timeout": "30s"
+            }}
+        })
+    );
+    assert_eq!(
+        rendering.the("Role")["rules"],
+        json!([
+            {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "get", "list", "watch", "delete"]},
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+            {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]}
+        ])
+    );
+    let binding = rendering.the("RoleBinding");
+    assert_eq!(
+        binding["roleRef"],
+        json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r-oz-agent-worker"})
+    );
+    assert_eq!(
+        binding["subjects"],
+        json!([{"kind": "ServiceAccount", "name": "r-oz-agent-worker", "namespace": "ns"}])
+    );
+}
+
+#[test]
+fn the_deployment_of_the_least_values_is_what_it_always_was() {
+    let rendering = rendered!({});
+    let deployment = rendering.the("Deployment");
+    let selector = json!({"app.kubernetes.io/name": "oz-agent-worker", "app.kubernetes.io/instance": "r"});
+    assert_eq!(deployment["apiVersion"], "apps/v1");
+    assert_eq!(deployment["spec"]["replicas"], 1);
+    assert_eq!(deployment["spec"]["strategy"], Value::Null);
+    assert_eq!(deployment["spec"]["selector"], json!({"matchLabels": selector}));
+    let pod = rendering.pod();
+    assert_eq!(pod["metadata"]["labels"], selector);
+    assert_eq!(pod["metadata"]["annotations"].as_object().unwrap().len(), 1);
+    assert_eq!(text(&pod["metadata"]["annotations"]["checksum/config"]).len(), 64);
+    let mut spec = pod["spec"].clone();
+    let mut container = spec["containers"][0].take();
+    // What is new beside what there always was.
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        assert!(container.as_object_mut().unwrap().remove(probe).is_some(), "{probe}");
+    }
+    assert_eq!(
+        container["securityContext"].as_object_mut().unwrap().remove("readOnlyRootFilesystem"),
+        Some(json!(true))
+    );
+    let args = container["args"].as_array_mut().unwrap();
+    assert_eq!(args.split_off(10), ["--health-address", "0.0.0.0:9464"]);
+    assert_eq!(
+        spec,
+        json!({
+            "serviceAccountName": "r-oz-agent-worker",
+            "terminationGracePeriodSeconds": 30,
+            "securityContext": {
+                "runAsNonRoot": true, "runAsUser": 10001, "runAsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"}
+            },
+            "containers": [null],
+            "volumes": [{"name": "config", "configMap": {"name": "r-oz-agent-worker-config"}}]
+        })
+    );
+    assert_eq!(
+        container,
+        json!({
+            "name": "oz-agent-worker",
+            "image": "warpdotdev/oz-agent-worker:1.2.3",
+            "imagePullPolicy": "IfNotPresent",
+            "args": [
+                "--config-file", "/etc/oz-agent-worker/config.yaml", "--backend", "kubernetes", "--log-level", "info",
+                "--web-socket-url", "wss://oz.warp.dev/api/v1/selfhosted/worker/ws", "--server-root-url", "https://app.warp.dev"
+            ],
+            "env": [
+                {"name": "WARP_API_KEY", "valueFrom": {"secretKeyRef": {"name": "oz-agent-worker", "key": "WARP_API_KEY"}}},
+                {"name": "OTEL_METRICS_EXPORTER", "value": "none"}
+            ],
+            "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+            "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+            "volumeMounts": [{"name": "config", "mountPath": "/etc/oz-agent-worker", "readOnly": true}]
+        })
+    );
+}
+
+#[test]
+fn names_are_made_from_the_release_and_cut_at_63() {
+    let long = "n".repeat(62) + "-and-more";
+    let cut = "n".repeat(62);
+    for (values, full, label) in [
+        (json!({"nameOverride": "hands"}), "r-hands", "hands"),
+        (json!({"nameOverride": "r"}), "r", "r"),
+        (json!({"fullnameOverride": "other"}), "other", "oz-agent-worker"),
+        (json!({"fullnameOverride": long}), cut.as_str(), "oz-agent-worker"),
+    ] {
+        let rendering = rendered!(values);
+        let deployment = rendering.the("Deployment");
+        assert_eq!(deployment["metadata"]["name"], full, "{values}");
+        assert_eq!(rendering.the("ConfigMap")["metadata"]["name"], format!("{full}-config"));
+        assert_eq!(deployment["metadata"]["labels"]["app.kubernetes.io/name"], label);
+        assert_eq!(rendering.container()["name"], "oz-agent-worker");
+    }
+}
+
+#[test]
+fn image_account_and_rights() {
+    let account = |name: &str| json!({"ServiceAccount/metadata/name": name, "RoleBinding/subjects/0/name": name, "pod/spec/serviceAccountName": name});
+    assert_changes(
+        &json!({}),
+        &[
+            (json!({"image": {"repository": "a/b"}}), json!({"container/image": "a/b:1.2.3"})),
+            (json!({"image": {"tag": "9"}}), json!({"container/image": "warpdotdev/oz-agent-worker:9"})),
+            (json!({"image": {"tag": 20_261_122}}), json!({"container/image": "warpdotdev/oz-agent-worker:20261122"})),
+            (json!({"image": {"pullPolicy": "Always"}}), json!({"container/imagePullPolicy": "Always"})),
+            (json!({"image": {"pullSecrets": [{"name": "s"}]}}), json!({"pod/spec/imagePullSecrets": [{"name": "s"}]})),
+            (json!({"serviceAccount": {"name": "mine"}}), account("mine")),
+            (
+                json!({"serviceAccount": {"annotations": {"a": "b"}}}),
+                json!({"ServiceAccount/metadata/annotations": {"a": "b"}}),
+            ),
+            (
+                json!({"serviceAccount": {"create": false, "name": "theirs"}}),
+                json!({"ServiceAccount": null, "RoleBinding/subjects/0/name": "theirs", "pod/spec/serviceAccountName": "theirs"}),
+            ),
+            (json!({"rbac": {"create": false}}), json!({"Role": null, "RoleBinding": null})),
+        ],
+    );
+}
+
+#[test]
+fn the_api_key_and_the_server() {
+    let reference = "container/env/0/valueFrom/secretKeyRef";
+    assert_changes(
+        &json!({}),
+        &[
+            (
+                json!({"warp": {"apiKeySecret": {"name": "mine", "key": "token"}}}),
+                json!({format!("{reference}/name"): "mine", format!("{reference}/key"): "token"}),
+            ),
+            (json!({"warp": {"webSocketURL": "ws://a:1/b?c=d&e"}}), json!({"container/args/7": "ws://a:1/b?c=d&e"})),
+            (json!({"warp": {"serverRootURL": "http://a"}}), json!({"container/args/9": "http://a"})),
+            // Not used unless the Secret is created.
+            (json!({"warp": {"apiKeySecret": {"value": "wk"}}}), json!({})),
+        ],
+    );
+    for (values, name) in [
+        (json!({"create": true, "value": "w: k"}), "oz-agent-worker"),
+        (json!({"create": true, "value": "w: k", "name": ""}), "r-oz-agent-worker-api-key"),
+    ] {
+        let rendering = rendered!({"warp": {"apiKeySecret": values}});
+        let secret = rendering.the("Secret");
+        assert_eq!((&secret["metadata"]["name"], &secret["type"]), (&json!(name), &json!("Opaque")));
+        assert_eq!((&secret["stringData"], &secret["data"]), (&json!({"WARP_API_KEY": "w: k"}), &Value::Null));
+        assert_eq!(rendering.container()["env"][0]["valueFrom"]["secretKeyRef"]["name"], name);
+        assert_eq!(text(&rendering.pod()["metadata"]["annotations"]["checksum/secret"]).len(), 64);
+    }
+}
+
+#[test]
+fn the_worker() {
+    assert_changes(
+        &json!({}),
+        &[
+            (json!({"worker": {"workerId": "other"}}), json!({"file/worker_id": "other"})),
+            (json!({"worker": {"workerId": 7}}), json!({"file/worker_id": "7"})),
+            (json!({"worker": {"logLevel": "debug"}}), json!({"container/args/5": "debug"})),
+            (
+                json!({"worker": {"cleanup": false}}),
+                json!({"file/cleanup": false, "file/backend/kubernetes/ttl_seconds_after_finished": null}),
+            ),
+            (json!({"worker": {"maxConcurrentTasks": 1_000_000}}), json!({"file/max_concurrent_tasks": 1_000_000})),
+            (json!({"worker": {"idleOnComplete": "10m"}}), json!({"file/idle_on_complete": "10m"})),
+            (
+                json!({"worker": {"extraArgs": ["-e", "A=b: c", 3]}}),
+                json!({"container/args/12": "-e", "container/args/13": "A=b: c", "container/args/14": "3"}),
+            ),
+            (
+                json!({"worker": {"extraEnv": [{"name": "A", "value": "1"}]}}),
+                json!({"container/env/1/name": "A", "container/env/1/value": "1", "container/env/2": {"name": "OTEL_METRICS_EXPORTER", "value": "none"}}),
+            ),
+            (
+                json!({"worker": {"deploymentAnnotations": {"a": "b"}}}),
+                json!({"Deployment/metadata/annotations": {"a": "b"}}),
+            ),
+            (json!({"worker": {"podAnnotations": {"a": "b"}}}), json!({"pod/metadata/annotations/a": "b"})),
+            (json!({"worker": {"podLabels": {"a": "b"}}}), json!({"pod/metadata/labels/a": "b"})),
+            (
+                json!({"worker": {"terminationGracePeriodSeconds": 600}}),
+                json!({"pod/spec/terminationGracePeriodSeconds": 600}),
+            ),
+            (
+                json!({"worker": {"podSecurityContext": {"runAsUser": 1_000_650_000}}}),
+                json!({"pod/spec/securityContext/runAsUser": 1_000_650_000}),
+            ),
+            (json!({"worker": {"podSecurityContext": null}}), json!({"pod/spec/securityContext": null})),
+            (
+                json!({"worker": {"securityContext": {"privileged": false}}}),
+                json!({"container/securityContext/privileged": false}),
+            ),
+            (json!({"worker": {"securityContext": null}}), json!({"container/securityContext": null})),
+            (json!({"worker": {"livenessProbe": null}}), json!({"container/livenessProbe": null})),
+            (
+                json!({"worker": {"livenessProbe": {"periodSeconds": 5}}}),
+                json!({"container/livenessProbe/periodSeconds": 5}),
+            ),
+            (
+                // As some had to write for images without a shell.
+                json!({"worker": {"livenessProbe": {"exec": {"command": ["/bin/true"]}}}}),
+                json!({"container/livenessProbe/exec": {"command": ["/bin/true"]}, "container/livenessProbe/httpGet": null}),
+            ),
+            (
+                json!({"worker": {"resources": {"limits": {"memory": "1Gi"}}}}),
+                json!({"container/resources/limits": {"memory": "1Gi"}}),
+            ),
+            (json!({"worker": {"resources": null}}), json!({"container/resources": null})),
+            (json!({"worker": {"nodeSelector": {"a": "b"}}}), json!({"pod/spec/nodeSelector": {"a": "b"}})),
+            (
+                json!({"worker": {"tolerations": [{"operator": "Exists"}]}}),
+                json!({"pod/spec/tolerations": [{"operator": "Exists"}]}),
+            ),
+            (json!({"worker": {"affinity": {"podAffinity": {}}}}), json!({"pod/spec/affinity": {"podAffinity": {}}})),
+        ],
+    );
+}
+
+#[test]
+fn the_kubernetes_backend() {
+    let expected = |key: &str, value: Value| json!({format!("file/backend/kubernetes/{key}"): value});
+    let same = [
+        ("defaultImage", "default_image", json!("a:1")),
+        ("imagePullPolicy", "image_pull_policy", json!("Never")),
+        ("useImageVolumes", "use_image_volumes", json!(true)),
+        ("preflightImage", "preflight_image", json!("a:1")),
+        ("sidecarImage", "sidecar_image", json!("a:1")),
+        ("extraLabels", "extra_labels", json!({"a": "b", "cost-center": 42})),
+        ("extraAnnotations", "extra_annotations", json!({"a": "b: c"})),
+        ("activeDeadlineSeconds", "active_deadline_seconds", json!(31_536_000)),
+        ("ttlSecondsAfterFinished", "ttl_seconds_after_finished", json!(31_536_000)),
+        ("workspaceSizeLimit", "workspace_size_limit", json!("10Gi")),
+        ("unschedulableTimeout", "unschedulable_timeout", json!("0s")),
+        (
+            "podTemplate",
+            "pod_template",
+            json!({"spec": {"activeDeadlineSeconds": 31_536_000, "nodeSelector": {"a": "yes"}}}),
+        ),
+        ("preflightResources", "preflight_resources", json!({"requests": {"cpu": "100m"}})),
+        ("setupCommand", "setup_command", json!("echo \"a: $B\"\ntrue")),
+        ("teardownCommand", "teardown_command", json!("true")),
+    ];
+    let same: Vec<(Value, Value)> = same
+        .into_iter()
+        .map(|(key, file, value)| (json!({"kubernetesBackend": {key: value}}), expected(file, value)))
+        .collect();
+    assert_changes(&json!({}), &same);
+    assert_changes(
+        &json!({}),
+        &[
+            (json!({"kubernetesBackend": {"setupCommand": "a\nb\n"}}), expected("setup_command", json!("a\nb"))),
+            (
+                json!({"kubernetesBackend": {"activeDeadlineSeconds": null}}),
+                expected("active_deadline_seconds", Value::Null),
+            ),
+            (
+                json!({"kubernetesBackend": {"activeDeadlineSeconds": 0}}),
+                expected("active_deadline_seconds", Value::Null),
+            ),
+            (
+                json!({"kubernetesBackend": {"ttlSecondsAfterFinished": 0}}),
+                expected("ttl_seconds_after_finished", Value::Null),
+            ),
+            // Today's Role stays where no Job is.
+            (
+                json!({"kubernetesBackend": {"namespace": "jobs"}}),
+                json!({"file/backend/kubernetes/namespace": "jobs", "Role/metadata/namespace": "jobs", "RoleBinding/metadata/namespace": "jobs"}),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn metrics() {
+    let scraped = json!({
+        // The endpoint is the one that is scraped.
+        "container/args/10": null, "container/args/11": null,
+        "container/env/1/value": "prometheus",
+        "container/env/2": {"name": "OTEL_EXPORTER_PROMETHEUS_HOST", "value": "0.0.0.0"},
+        "container/env/3": {"name": "OTEL_EXPORTER_PROMETHEUS_PORT", "value": "9464"},
+        "container/ports": [{"name": "metrics", "containerPort": 9464, "protocol": "TCP"}]
+    });
+    assert_changes(&json!({}), &[(json!({"metrics": {"enabled": true, "service": {"create": false}}}), scraped)]);
+    // Without metrics none of the rest matters.
+    assert_changes(
+        &json!({}),
+        &[
+            (
+                json!({"metrics": {"extraEnv": [{"name": "A"}], "podMonitor": {"create": true}, "serviceMonitor": {"create": true}}}),
+                json!({}),
+            ),
+            (json!({"metrics": {"enabled": true, "exporter": "otlp"}}), json!({"container/env/1/value": "otlp"})),
+            (json!({"metrics": {"enabled": true, "exporter": "console"}}), json!({"container/env/1/value": "console"})),
+            (json!({"metrics": {"enabled": true, "exporter": "none"}}), json!({})),
+            (
+                json!({"metrics": {"enabled": true, "exporter": "otlp", "extraEnv": [{"name": "A", "value": "b"}], "podMonitor": {"create": true}}}),
+                json!({"container/env/1/value": "otlp", "container/env/2": {"name": "A", "value": "b"}}),
+            ),
+        ],
+    );
+    let port = json!({
+        "container/ports/0/containerPort": 9999, "container/env/3/value": "9999", "Service/spec/ports/0/port": 9999,
+        // In the chart of today it stays at 9464, where nothing is.
+        "Service/metadata/annotations/prometheus.io/port": "9999",
+        "container/startupProbe/httpGet/port": 9999, "container/livenessProbe/httpGet/port": 9999, "container/readinessProbe/httpGet/port": 9999
+    });
+    assert_changes(
+        &json!({"metrics": {"enabled": true}}),
+        &[
+            (json!({"metrics": {"port": 9999}}), port),
+            (json!({"metrics": {"service": {"type": "NodePort"}}}), json!({"Service/spec/type": "NodePort"})),
+            (
+                json!({"metrics": {"service": {"annotations": {"a": "b"}}}}),
+                json!({"Service/metadata/annotations/a": "b"}),
+            ),
+            (
+                json!({"metrics": {"extraEnv": [{"name": "A", "value": "b"}]}}),
+                json!({"container/env/4": {"name": "A", "value": "b"}}),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn what_scrapes_finds_the_worker() {
+    let rendering = rendered!({"metrics": {"enabled": true, "podMonitor": {
+        "create": true, "interval": "15s", "scrapeTimeout": "5s", "additionalLabels": {"release": "prometheus"}
+    }}});
+    let selector = json!({"app.kubernetes.io/name": "oz-agent-worker", "app.kubernetes.io/instance": "r"});
+    let service = rendering.the("Service");
+    assert_eq!(service["metadata"]["name"], "r-oz-agent-worker-metrics");
+    assert_eq!(
+        service["metadata"]["annotations"],
+        json!({"prometheus.io/scrape": "true", "prometheus.io/port": "9464", "prometheus.io/path": "/metrics"})
+    );
+    assert_eq!(
+        service["spec"],
+        json!({
+            "type": "ClusterIP", "selector": selector, "publishNotReadyAddresses": true,
+            "ports": [{"name": "metrics", "port": 9464, "targetPort": "metrics", "protocol": "TCP"}]
+        })
+    );
+    let monitor = rendering.the("PodMonitor");
+    assert_eq!(monitor["apiVersion"], "monitoring.coreos.com/v1");
+    assert_eq!(monitor["metadata"]["name"], "r-oz-agent-worker");
+    assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
+    assert_eq!(
+        monitor["spec"],
+        json!({
+            "selector": {"matchLabels": selector},
+            "podMetricsEndpoints": [{"port": "metrics", "path": "/metrics", "interval": "15s", "scrapeTimeout": "5s"}]
+        })
+    );
+}
