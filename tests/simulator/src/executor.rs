@@ -150,6 +150,11 @@ impl Executor {
         suspended.last.get(&machine).filter(|(from, until)| (*from..*until).contains(&moment)).map(|(_, until)| *until)
     }
 
+    /// When `machine` woke up last, if it ever slept.
+    pub fn last_woken(&self, machine: Machine) -> Option<Duration> {
+        self.0.suspended.lock().unwrap().last.get(&machine).map(|(_, until)| *until)
+    }
+
     /// Runs everything until `root` has ended; it runs [`OUTSIDE`].
     ///
     /// # Errors

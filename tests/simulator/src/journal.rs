@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::executor::Executor;
 
@@ -25,6 +26,11 @@ impl Journal {
         let (hours, rest) = (now.as_secs() / 3600, now.as_secs() % 3600);
         let mut text = self.text.lock().unwrap();
         let _ = writeln!(text, "{hours:03}:{:02}:{:02}.{:09} {line}", rest / 60, rest % 60, now.subsec_nanos());
+    }
+
+    /// The true time.
+    pub fn now(&self) -> Duration {
+        self.executor.now()
     }
 
     /// Everything so far.

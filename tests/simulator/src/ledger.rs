@@ -96,9 +96,11 @@ impl Ledger {
         let message: Value = serde_json::from_str(text).map_err(|error| format!("{error}: {text}"))?;
         let field = |name: &str| message["data"][name].as_str().unwrap_or_default();
         let task = field("task_id");
-        let (kind, active) = (message["type"].as_str().unwrap_or_default(), self.active().count());
+        let kind = message["type"].as_str().unwrap_or_default();
         let (limit, dispatches, stopping) = (self.limit, self.dispatches, self.stopping);
-        let full = limit > 0 && active >= limit;
+        // Of a task that was assigned anew the worker may have let the old end go already.
+        let (active, unsure) = (self.active().count(), self.active().filter(|(task, _)| self.awaits(task)).count());
+        let (full, may_be_full) = (limit > 0 && active - unsure >= limit, limit > 0 && active >= limit);
         let executions = self.tasks.get_mut(task).ok_or(format!("{kind} for {task}, which was never assigned"))?;
         let busy = executions.iter().any(|execution| execution.state == State::Active);
         let about = if self.settled { None } else { claimed(task) };
@@ -129,7 +131,7 @@ impl Ledger {
                 };
                 match (reason, subject.state) {
                     (_, State::Active | State::Ended) => Err(format!("{task} was rejected after it was claimed")),
-                    ("worker at maximum concurrency", _) if full || dispatches => reject(subject),
+                    ("worker at maximum concurrency", _) if may_be_full || dispatches => reject(subject),
                     ("worker is shutting down", _) if stopping => reject(subject),
                     ("task is already running on this worker", _) if busy || dispatches => reject(subject),
                     _ => Err(format!("{task} was rejected ({reason}) with {active} of {limit} slots taken")),
@@ -166,9 +168,9 @@ impl Ledger {
         self.in_state(State::Unanswered)
     }
 
-    /// Whether more than one execution of a task was assigned.
-    pub fn has_older(&self, task: &str) -> bool {
-        self.tasks.get(task).is_some_and(|executions| executions.len() > 1)
+    /// The tasks of which more than one execution was assigned.
+    pub fn several(&self) -> impl Iterator<Item = &str> {
+        self.tasks.iter().filter(|(_, executions)| executions.len() > 1).map(|(task, _)| task.as_str())
     }
 
     /// The tasks whose last execution has ended, or was rejected.
@@ -201,6 +203,11 @@ impl Ledger {
     /// Whether an execution was replaced by a newer one before its end was heard.
     pub fn has_replaced(&self) -> bool {
         self.tasks.values().flatten().any(|execution| execution.state == State::Ended && execution.end.is_none())
+    }
+
+    /// Whether an execution of this task waits for its answer.
+    fn awaits(&self, task: &str) -> bool {
+        self.unanswered().any(|(waiting, _)| waiting == task)
     }
 
     fn state(&self, task: &str, execution: &str) -> Option<State> {

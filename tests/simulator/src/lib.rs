@@ -20,6 +20,7 @@
 
 pub mod disk;
 pub mod executor;
+pub mod fleet;
 pub mod journal;
 pub mod ledger;
 pub mod machine;
@@ -75,7 +76,7 @@ pub struct Report {
     /// How many executions of tasks ran.
     pub runs: usize,
     /// How many dials there were.
-    pub dials: u64,
+    pub dials: usize,
 }
 
 impl fmt::Display for Report {
@@ -158,7 +159,7 @@ pub fn run<F: Future<Output = ()> + Send + 'static>(
         trace: scene.journal.take(),
         simulated: executor.now(),
         runs: scene.watch.runs(),
-        dials: scene.network.dialled(),
+        dials: scene.network.dials().len(),
     };
     scene.close();
     report

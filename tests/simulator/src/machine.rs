@@ -15,11 +15,13 @@ use oz_worker_core::time::Instant;
 
 use crate::disk::Disk;
 use crate::executor::{self, Executor, Machine};
+use crate::journal::Journal;
 use crate::network::{Network, Stream};
 use crate::process::{Host, Process, Tree};
+use crate::watch::Watch;
 
 /// How late a timer may be noticed that was due while the machine slept: what the runtimes promise.
-const LATE: Duration = Duration::from_secs(5);
+pub const LATE: Duration = Duration::from_secs(5);
 
 /// One machine as the worker sees it. A clone is another handle to the same.
 #[derive(Clone)]
@@ -32,12 +34,31 @@ pub struct Simulated {
     pub clock: Clock,
     /// The way to the server.
     pub network: Network,
+    /// What is checked.
+    pub watch: Watch,
     /// Its processes.
     pub host: Host,
     /// Its disk.
     pub disk: Disk,
     /// The signals that the worker gets.
     pub signals: (Sender<&'static str>, Receiver<&'static str>),
+}
+
+impl Simulated {
+    /// A machine on which nothing ever ran, with its clock and its way to the server.
+    pub fn new(machine: Machine, clock: Clock, network: &Network, watch: &Watch, journal: &Journal) -> Self {
+        let executor = network.executor().clone();
+        Self {
+            host: Host::new(&executor, journal, watch, machine),
+            disk: Disk::new(&executor, journal),
+            executor,
+            machine,
+            clock,
+            network: network.clone(),
+            watch: watch.clone(),
+            signals: async_channel::unbounded(),
+        }
+    }
 }
 
 /// A clock that does not start at zero and is not quite right.
@@ -102,6 +123,7 @@ impl Runtime for Simulated {
     }
 
     async fn resolve(&self, _: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        self.watch.dials(self.executor.now(), self.executor.last_woken(self.machine));
         self.network.resolve(port).await
     }
 

@@ -49,10 +49,11 @@ pub struct Network {
 struct State {
     faulty: bool,
     outage: bool,
+    silent: bool,
     /// Closed when the faults are over: a dial that hangs goes on then.
     healed: (Sender<()>, Receiver<()>),
     connections: Vec<Weak<Mutex<Connection>>>,
-    dialled: u64,
+    dials: Vec<Duration>,
 }
 
 impl Network {
@@ -62,12 +63,18 @@ impl Network {
         let state = State {
             faulty: false,
             outage: false,
+            silent: false,
             healed: async_channel::bounded(1),
             connections: Vec::new(),
-            dialled: 0,
+            dials: Vec::new(),
         };
         let (executor, journal) = (executor.clone(), journal.clone());
         (Self { executor, journal, state: Arc::new(Mutex::new(state)), accept }, accepted)
+    }
+
+    /// What runs everything.
+    pub const fn executor(&self) -> &Executor {
+        &self.executor
     }
 
     /// Whether dials fail and connections break by chance from now on.
@@ -78,6 +85,11 @@ impl Network {
     /// Whether no dial succeeds from now on.
     pub fn set_outage(&self, outage: bool) {
         self.lock().outage = outage;
+    }
+
+    /// Whether nothing arrives on the connections that are opened from now on.
+    pub fn set_silent(&self, silent: bool) {
+        self.lock().silent = silent;
     }
 
     /// All faults are over: dials that hang go on, and who writes to a connection that only he believes in is told so.
@@ -93,16 +105,17 @@ impl Network {
         }
     }
 
-    /// How many dials there were.
-    pub fn dialled(&self) -> u64 {
-        self.lock().dialled
+    /// The time of each dial.
+    pub fn dials(&self) -> Vec<Duration> {
+        self.lock().dials.clone()
     }
 
-    /// The addresses of the server's name.
+    /// The addresses of the server's name: what a dial begins with.
     ///
     /// # Errors
     /// By chance.
     pub async fn resolve(&self, port: u16) -> io::Result<Vec<SocketAddr>> {
+        self.lock().dials.push(self.executor.now());
         self.executor.sleep(self.latency()).await;
         let faulty = self.lock().faulty;
         if faulty && self.executor.chance(3) {
@@ -119,7 +132,6 @@ impl Network {
     /// By chance, and during an outage.
     pub async fn connect(&self) -> io::Result<Stream> {
         let fate = self.fate();
-        self.lock().dialled += 1;
         self.executor.sleep(self.latency()).await;
         match fate {
             Fate::Connects => {}
@@ -131,7 +143,11 @@ impl Network {
             }
         }
         let cut = self.lock().faulty.then(|| self.executor.random(draw_cut)).flatten();
-        let connection = Arc::new(Mutex::new(Connection::new(&self.executor, cut)));
+        let mut connection = Connection::new(&self.executor, cut);
+        if self.lock().silent {
+            connection.cut(Cut::Silence, self.executor.now());
+        }
+        let connection = Arc::new(Mutex::new(connection));
         self.lock().connections.push(Arc::downgrade(&connection));
         let end = |side| Stream {
             executor: self.executor.clone(),

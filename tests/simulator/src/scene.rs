@@ -13,17 +13,15 @@ use oz_worker::run::RunLoop;
 use oz_worker::settings::secret::ApiKey;
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::{Config, Worker};
-use oz_worker_telemetry::Identity;
+use oz_worker_telemetry::{Identity, Recorder};
 use prometheus::Registry;
 use prometheus::proto::MetricType;
 
-use crate::disk::Disk;
 use crate::executor::{Executor, Machine};
 use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::machine::{Clock, Simulated};
 use crate::network::Network;
-use crate::process::Host;
 use crate::server::Server;
 use crate::watch::Watch;
 
@@ -107,15 +105,8 @@ impl Scene {
         let (network, accepted) = Network::new(executor, &journal);
         let ledger = Ledger::new(operator.limit as usize, operator.dispatches);
         let server = Server::start(executor, &journal, &watch, ledger, accepted);
-        let machine = Simulated {
-            executor: executor.clone(),
-            machine: MACHINE,
-            clock: Clock { start: Duration::from_secs(1000), drift: operator.drift },
-            network: network.clone(),
-            host: Host::new(executor, &journal, &watch, MACHINE),
-            disk: Disk::new(executor, &journal),
-            signals: async_channel::unbounded(),
-        };
+        let clock = Clock { start: Duration::from_secs(1000), drift: operator.drift };
+        let machine = Simulated::new(MACHINE, clock, &network, &watch, &journal);
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -191,6 +182,15 @@ fn worker(
     };
     let provider = SdkMeterProvider::builder().with_reader(reader);
     let (recorder, provider) = oz_worker_telemetry::recorder(provider, &identity);
+    (run_loop(machine, operator, recorder), provider)
+}
+
+/// The worker above [`Runtime`], to its end.
+pub(crate) fn run_loop(
+    machine: &Simulated,
+    operator: &Operator,
+    recorder: Recorder,
+) -> impl Future<Output = ()> + Send + use<> {
     let config = Config {
         worker_id: "w1".into(),
         max_concurrent_tasks: operator.limit,
@@ -204,8 +204,7 @@ fn worker(
     let link = Link::new(machine.clone(), target);
     let signals = machine.stop_signals().unwrap();
     let seed = machine.executor.random(|random| random.u64(..));
-    let run_loop = RunLoop::new(machine.clone(), link, backend(machine, operator), recorder, signals);
-    (run_loop.run(Worker::new(config, seed)), provider)
+    RunLoop::new(machine.clone(), link, backend(machine, operator), recorder, signals).run(Worker::new(config, seed))
 }
 
 fn backend(machine: &Simulated, operator: &Operator) -> Backend<Simulated> {

@@ -43,8 +43,10 @@ struct State {
     sessions: u64,
     /// The tasks that were assigned a second time on this connection.
     repeated: BTreeSet<String>,
-    /// When the last session was established, and the code that the worker closed with, if it did.
-    connected_at: Duration,
+    /// The tasks that were assigned at all on this connection, and the messages that came on it.
+    assigned: BTreeSet<String>,
+    heard: BTreeSet<String>,
+    /// The code that the worker closed with, if it did.
     close_code: Option<u16>,
     answered: Answered,
 }
@@ -78,7 +80,8 @@ impl Server {
             session: None,
             sessions: 0,
             repeated: BTreeSet::new(),
-            connected_at: Duration::ZERO,
+            assigned: BTreeSet::new(),
+            heard: BTreeSet::new(),
             close_code: None,
             answered: Vec::new(),
         };
@@ -135,7 +138,7 @@ impl Server {
         let mut state = self.state();
         state.ledger.assigned(task, execution, sound);
         self.journal.note(|| format!("server: assigns {execution} of {task}"));
-        state.send(assignment(task, execution, sound));
+        state.send_assignment(task, execution);
     }
 
     /// Assigns an active execution once more.
@@ -213,12 +216,7 @@ impl Server {
         if !request.contains("worker_id=w1") || !request.contains("Authorization: Bearer key\r\n") {
             self.watch.violate(format!("not a worker's dial: {request}"));
         }
-        let key = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap_or_default();
-        let accept = derive_accept_key(key.as_bytes());
-        let upgrade = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Accept: {accept}\r\n\r\n"
-        );
+        let (upgrade, accept) = upgrade(&request);
         let faulty = self.state().faulty;
         let drawn = if faulty { self.executor.random(|random| random.u32(..100)) } else { 100 };
         let refusal = |status: &str| format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\nno...");
@@ -254,7 +252,7 @@ impl Server {
         let (orders, ordered) = async_channel::unbounded();
         let deaf_until = Arc::new(Mutex::new(Duration::ZERO));
         let session = Session { number: 0, orders, cutter, deaf_until: Arc::clone(&deaf_until) };
-        let number = self.state().establish(session, self.executor.now());
+        let number = self.state().establish(session);
         self.journal.note(|| format!("server: session {number}"));
         let (mut sender, mut receiver) = socket.split();
         let writing = async move {
@@ -300,6 +298,12 @@ impl Server {
             Message::Text(text) => {
                 self.journal.note(|| format!("server: hears {text}"));
                 let heard = state.ledger.heard(&text, |task| self.watch.claimed(task));
+                // Only what was assigned on this connection can be answered on it more than once, or has two executions.
+                let is_of = |task: &str| text.contains(&format!("\"{task}\""));
+                let is_asked = state.assigned.iter().any(|task| is_of(task)) || state.ledger.several().any(is_of);
+                if !state.heard.insert(text.to_string()) && !is_asked {
+                    self.watch.violate(format!("sent twice on one connection: {text}"));
+                }
                 let State { answered, ledger, .. } = &mut *state;
                 answered.retain(|(task, execution, done)| !ledger.is_answered(task, execution) || !done.close());
                 drop(state);
@@ -316,11 +320,12 @@ impl Server {
 }
 
 impl State {
-    fn establish(&mut self, session: Session, now: Duration) -> u64 {
+    fn establish(&mut self, session: Session) -> u64 {
         self.sessions += 1;
-        self.connected_at = now;
         self.close_code = None;
         self.repeated.clear();
+        self.assigned.clear();
+        self.heard.clear();
         self.ledger.connected();
         self.session = Some(Session { number: self.sessions, ..session });
         self.send(Message::Ping(SETTLED.into()));
@@ -332,11 +337,16 @@ impl State {
     /// what is sent again of that has arrived: the worker lets it go when it takes the new one.
     fn assign_unanswered(&mut self, has_older: bool) {
         let unanswered = self.ledger.unanswered();
-        let again = unanswered.filter(|(task, _)| self.ledger.has_older(task) == has_older);
+        let again = unanswered.filter(|(task, _)| self.ledger.several().any(|several| several == *task) == has_older);
         let again: Vec<_> = again.map(|(task, execution)| (task.to_owned(), execution.to_owned())).collect();
         for (task, execution) in again {
-            self.send(assignment(&task, &execution, !task.starts_with('M')));
+            self.send_assignment(&task, &execution);
         }
+    }
+
+    fn send_assignment(&mut self, task: &str, execution: &str) {
+        self.assigned.insert(task.to_owned());
+        self.send(assignment(task, execution, !task.starts_with('M')));
     }
 
     fn send(&mut self, message: Message) {
@@ -357,8 +367,19 @@ fn assignment(task: &str, execution: &str, sound: bool) -> Message {
     Message::text(json!({"type": "task_assignment", "data": data}).to_string())
 }
 
+/// The answer that completes the handshake of `request`, and the value in it that proves that it was read.
+pub(crate) fn upgrade(request: &str) -> (String, String) {
+    let key = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap_or_default();
+    let accept = derive_accept_key(key.as_bytes());
+    let upgrade = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n"
+    );
+    (upgrade, accept)
+}
+
 /// The head of the worker's request, and what came behind it.
-async fn read_head(stream: &mut Stream) -> Option<(String, Vec<u8>)> {
+pub(crate) async fn read_head(stream: &mut Stream) -> Option<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 1024];
     loop {

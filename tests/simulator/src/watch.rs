@@ -3,13 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
+use async_channel::Sender;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
 use crate::journal::Journal;
+use crate::machine::LATE;
 use crate::process::Kind;
+
+/// `docs/protocol.md`: the first step of the backoff, and the last.
+const FIRST_STEP: Duration = Duration::from_secs(1);
+const LAST_STEP: Duration = Duration::from_secs(60);
 
 /// Collects what is wrong. A clone is another handle to the same.
 #[derive(Clone)]
@@ -38,13 +45,18 @@ struct Facts {
     /// What each series must show, by what the log tells.
     counted: BTreeMap<String, u64>,
     connected: bool,
+    /// The step of the backoff, and since when the worker waits with it.
+    step: Duration,
+    waits_since: Option<Duration>,
     series: Option<usize>,
+    /// Who waits for a line that begins so.
+    awaited: Vec<(String, Sender<()>)>,
 }
 
 impl Watch {
     /// Nothing is wrong yet. `limit` is `--max-concurrent-tasks`.
     pub fn new(journal: &Journal, limit: usize) -> Self {
-        let facts = Facts { limit, ..Facts::default() };
+        let facts = Facts { limit, step: FIRST_STEP, ..Facts::default() };
         Self { journal: journal.clone(), facts: Arc::new(Mutex::new(facts)) }
     }
 
@@ -70,6 +82,15 @@ impl Watch {
         self.facts().lines
     }
 
+    /// Ends when the worker writes a line that begins so.
+    pub fn line(&self, beginning: &str) -> impl Future<Output = ()> + Send + 'static {
+        let (came, waits) = async_channel::bounded(1);
+        self.facts().awaited.push((beginning.to_owned(), came));
+        async move {
+            let _ = waits.recv().await;
+        }
+    }
+
     /// The number of executions that were run.
     pub fn runs(&self) -> usize {
         self.facts().started.len()
@@ -78,6 +99,22 @@ impl Watch {
     /// The execution of a task that was claimed last.
     pub fn claimed(&self, task: &str) -> Option<String> {
         self.facts().claimed.get(task).cloned()
+    }
+
+    /// A dial begins at `now`; the machine may have slept since `slept`.
+    pub fn dials(&self, now: Duration, slept: Option<Duration>) {
+        let mut facts = self.facts();
+        let Some(since) = facts.waits_since.take() else { return };
+        let (step, waited) = (facts.step, now.checked_sub(since).unwrap_or_default());
+        facts.step = LAST_STEP.min(step * 2);
+        // A timer that was slept over may keep the next one waiting for as long as it is late itself.
+        let is_exempt = facts.stopping || slept.is_some_and(|woke| woke.saturating_add(LATE) >= since);
+        drop(facts);
+        // Half the step to all of it, by a clock that is a little wrong; the key is read and a name looked up first.
+        let (shortest, longest) = (step.mul_f64(0.499), step.mul_f64(1.001) + Duration::from_millis(60));
+        if !is_exempt && !(shortest..=longest).contains(&waited) {
+            self.violate(format!("dialled after {waited:?}, at a step of {step:?}"));
+        }
     }
 
     /// A process of a task was started.
@@ -114,7 +151,7 @@ impl Watch {
     }
 
     fn heard(&self, line: &Line) {
-        let wrong = self.facts().hear(line);
+        let wrong = self.facts().hear(line, self.journal.now());
         self.violate_all(wrong);
     }
 
@@ -167,8 +204,9 @@ impl Facts {
     }
 
     /// What the line means; gives what must never happen.
-    fn hear(&mut self, line: &Line) -> Vec<String> {
+    fn hear(&mut self, line: &Line, now: Duration) -> Vec<String> {
         self.lines += 1;
+        self.awaited.retain(|(beginning, came)| !(line.message.starts_with(beginning.as_str()) && came.close()));
         let mut wrong = Vec::new();
         let (task, message) = (line.field("task_id"), line.message.as_str());
         let ended = |result: &str| format!("oz_worker_tasks_completed_total{{result={result}}}");
@@ -210,12 +248,16 @@ impl Facts {
             _ if message.starts_with("answered an assignment with task_failed") => {
                 self.count("oz_worker_task_failures_total{phase=assignment,reason=unknown}");
             }
-            _ if message.starts_with("dial failed") => self.count(&reconnect("dial_failed")),
+            _ if message.starts_with("dial failed") => {
+                self.waits_since = Some(now);
+                self.count(&reconnect("dial_failed"));
+            }
             _ if message.starts_with("disconnected") => {
+                self.waits_since = Some(now);
                 self.connected = false;
                 self.count(&reconnect("remote_close"));
             }
-            _ if message.starts_with("connected") => self.connected = true,
+            _ if message.starts_with("connected") => (self.connected, self.step) = (true, FIRST_STEP),
             _ if message.starts_with("stopping") || message.starts_with("draining") => self.stopping = true,
             _ if message.contains("did not die of SIGKILL") => drop(self.immortal.insert(task.to_owned())),
             _ => {}
