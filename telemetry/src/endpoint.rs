@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use prometheus::Registry;
-
 use crate::http::{Method, Request, Response};
+use crate::scrape::Scraper;
 use crate::status::Status;
-use crate::{health, page, scrape};
+use crate::{health, page};
 
 /// Everything there is to see.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
-    pub(crate) registry: Registry,
+    pub(crate) scraper: Scraper,
     pub(crate) status: Arc<Status>,
 }
 
@@ -19,11 +18,10 @@ impl Endpoint {
     /// Answers one request.
     pub(crate) fn answer(&self, request: &Request) -> Response {
         match request.path.as_str() {
-            _ if request.method == Method::Other => not_allowed(),
-            "/metrics" => scrape::answer(&self.registry),
-            "/livez" => health::live(&self.status),
-            "/readyz" => health::ready(&self.status),
-            "/" if self.status.identity.status_page => page::answer(&self.status),
+            "/metrics" => get(request, || self.scraper.answer()),
+            "/livez" => get(request, || health::live(&self.status)),
+            "/readyz" => get(request, || health::ready(&self.status)),
+            "/" if self.status.identity.status_page => get(request, || page::answer(&self.status)),
             _ => Response::text(404, "there are /metrics, /livez and /readyz\n"),
         }
     }
@@ -32,14 +30,16 @@ impl Endpoint {
 /// Answers one request where nothing but health is to be seen.
 pub(crate) fn health(status: &Status, request: &Request) -> Response {
     match request.path.as_str() {
-        _ if request.method == Method::Other => not_allowed(),
-        "/livez" => health::live(status),
-        "/readyz" => health::ready(status),
+        "/livez" => get(request, || health::live(status)),
+        "/readyz" => get(request, || health::ready(status)),
         _ => Response::text(404, "there are /livez and /readyz\n"),
     }
 }
 
-/// Nothing here is changed by anybody.
-fn not_allowed() -> Response {
-    Response::text(405, "use GET\n").with(&[("Allow", "GET, HEAD")])
+/// Answers one request for something that can only be looked at.
+fn get(request: &Request, answer: impl FnOnce() -> Response) -> Response {
+    match request.method {
+        Method::Get | Method::Head => answer(),
+        Method::Other => Response::text(405, "use GET\n").with(&[("Allow", "GET, HEAD")]),
+    }
 }

@@ -164,6 +164,11 @@ impl Response {
         Self { headers, ..self }
     }
 
+    #[cfg(test)]
+    pub(crate) fn into_body(self) -> Vec<u8> {
+        self.body.into_owned()
+    }
+
     /// The bytes to send. `keep_alive`: the connection stays open. `head_only`: everything but the body, as for `HEAD`.
     pub(crate) fn encode(self, gzip: bool, head_only: bool, keep_alive: bool) -> Vec<u8> {
         let zipped = (gzip && self.body.len() >= MIN_GZIP).then(|| compress(&self.body)).flatten();

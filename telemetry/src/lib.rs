@@ -50,15 +50,15 @@ use opentelemetry::metrics::MeterProvider;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::metrics::{Instrument, MeterProviderBuilder, PeriodicReader, SdkMeterProvider};
-use prometheus::Registry;
 use tracing::{error, info};
 
 use crate::console::MetricConsole;
 use crate::endpoint::Endpoint;
 use crate::instruments::{Buckets, Instruments};
 use crate::last_export::LastExport;
-use crate::otlp::Closing;
+use crate::otlp::{Closing, Push};
 use crate::problem::Problem;
+use crate::scrape::Scraper;
 use crate::server::Server;
 use crate::settings::{Prometheus, Settings};
 use crate::status::Status;
@@ -137,8 +137,11 @@ fn start_metrics(
         readers.push(MetricConsole::default(), settings.interval);
     }
     if let Some(otlp) = &settings.otlp {
-        match otlp::metrics(otlp, settings.temporality, closing) {
-            Ok(push) => apart.as_mut().unwrap_or(&mut readers).push(push, settings.interval),
+        match Push::new(otlp, closing.clone()) {
+            Ok(push) => {
+                let readers = apart.as_mut().unwrap_or(&mut readers);
+                readers.push(push.with_temporality(settings.temporality), settings.interval);
+            }
             Err(problem) => report(&problem),
         }
     }
@@ -153,7 +156,7 @@ fn start_metrics(
     // Only now, so that the first scrape finds every series.
     let server = endpoint
         .zip(recorder.status.clone())
-        .and_then(|((listeners, registry), status)| serve(listeners, registry, status));
+        .and_then(|((listeners, scraper), status)| serve(listeners, scraper, status));
     (recorder, Telemetry { providers, server, ..Telemetry::default() })
 }
 
@@ -228,21 +231,21 @@ impl Readers {
     }
 
     /// Takes the port and adds the reader behind it.
-    fn serve(&mut self, prometheus: &Prometheus) -> Option<(Vec<TcpListener>, Registry)> {
+    fn serve(&mut self, prometheus: &Prometheus) -> Option<(Vec<TcpListener>, Scraper)> {
         let Prometheus { host, port } = prometheus;
         let listeners = listen::listen(host, *port)
             .map_err(|source| report(&Problem::Listen { host: host.clone(), port: *port, source }))
             .ok()?;
-        let (exporter, registry) = scrape::exporter()?;
-        self.provider = std::mem::take(&mut self.provider).with_reader(exporter);
+        let scraper = Scraper::default();
+        self.provider = std::mem::take(&mut self.provider).with_reader(scraper.clone());
         self.count += 1;
-        Some((listeners, registry))
+        Some((listeners, scraper))
     }
 }
 
-fn serve(listeners: Vec<TcpListener>, registry: Registry, status: Arc<Status>) -> Option<Server> {
+fn serve(listeners: Vec<TcpListener>, scraper: Scraper, status: Arc<Status>) -> Option<Server> {
     let address = listen::shown(&listeners);
-    let endpoint = Endpoint { registry, status };
+    let endpoint = Endpoint { scraper, status };
     let server = Server::start(listeners, move |request| endpoint.answer(request))
         .map_err(|source| report(&Problem::Endpoint { source }))
         .ok()?;

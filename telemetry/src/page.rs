@@ -24,7 +24,7 @@ const STYLE: &str = include_str!("page.css");
 const HEADERS: &[(&str, &str)] = &[
     (
         "Content-Security-Policy",
-        "default-src 'none'; style-src 'sha256-07snIuo81z6gJSrvqX5svGYDSnUGFtS5vkx/xRAuIro='; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "default-src 'none'; style-src 'sha256-sti+n8XAyiMdASNlkGdJ5BxVhZWK7YQ8hizxojCeYbc='; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
     ("Referrer-Policy", "no-referrer"),
     ("Cache-Control", "no-store"),
@@ -113,6 +113,7 @@ impl Page<'_> {
         if !identity.host_name.is_empty() {
             write!(f, " on {host}")?;
         }
+        write!(f, ", up for {}", span(self.status.uptime(self.now)))?;
         let link = match self.state.link {
             Link::Connected => "connected",
             Link::Disconnected(_) => "not connected",
@@ -168,7 +169,6 @@ impl Page<'_> {
         }
         fact(f, "Declined", "", counts.rejected)?;
         fact(f, "Reconnects", "", counts.reconnects)?;
-        fact(f, "Up for", "", span(self.status.uptime(self.now)))?;
         f.write_str("</dl>\n")
     }
 

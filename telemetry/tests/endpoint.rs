@@ -86,6 +86,7 @@ fn what_cannot_be_answered_is_refused_in_the_words_of_http() {
     let long = "a".repeat(9000);
     for (head, expected) in [
         ("GET /metrics/x HTTP/1.1\r\nHost: a\r\n\r\n", "404 Not Found"),
+        ("POST /nowhere HTTP/1.1\r\nHost: a\r\n\r\n", "404 Not Found"),
         ("POST /metrics HTTP/1.1\r\nHost: a\r\n\r\n", "405 Method Not Allowed"),
         ("GET nonsense /metrics HTTP/1.1\r\nHost: a\r\n\r\n", "400 Bad Request"),
         ("GET /metrics HTTP/1.1\r\n\r\n", "400 Bad Request"),

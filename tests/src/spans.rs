@@ -186,8 +186,7 @@ impl Drop for SpanReceiver {
     }
 }
 
-/// The spans of one export.
-pub(crate) fn spans_of(export: &Value) -> Vec<Span> {
+fn spans_of(export: &Value) -> Vec<Span> {
     let list = |value: &Value, field: &str| value[field].as_array().cloned().unwrap_or_default();
     let mut spans = Vec::new();
     for resource_spans in list(export, "resourceSpans") {

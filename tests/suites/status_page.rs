@@ -108,6 +108,8 @@ fn it_is_readable_on_a_desktop_and_a_phone_by_day_and_by_night() {
             chromium.open(&url);
             let overflow = chromium.evaluate("document.documentElement.scrollWidth - innerWidth");
             assert!(overflow.as_i64().unwrap() <= 0, "{form} scrolls sideways by {overflow}");
+            let cut = "[...document.querySelectorAll('dd, .time')].filter(e => e.scrollWidth > e.clientWidth).length";
+            assert_eq!(chromium.evaluate(cut), 0, "{form} cuts what does not fit");
             let picture = chromium.screenshot();
             assert_eq!(first_pixel(&picture), GROUND[usize::from(dark)], "{form} {scheme}");
             let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("status-page-{form}-{scheme}.png"));
