@@ -71,8 +71,7 @@ impl Span {
         format!("00-{}-{}-01", self.trace_id, self.span_id)
     }
 
-    /// A span as it is in OTLP's JSON, and the resource that it is from.
-    pub fn parse(span: &Value, resource: &Value) -> Self {
+    fn parse(span: &Value, resource: &Value) -> Self {
         let text = |field: &str| span[field].as_str().unwrap_or_default().to_owned();
         let status = match span["status"]["code"].as_i64().unwrap_or_default() {
             0 => "unset".to_owned(),

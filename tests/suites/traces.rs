@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, fs, net::TcpListener};
 use oz_worker_tests::{
     agent::Agent,
     message::{Assignment, Cancellation},
-    peers::otelcol::Setup,
     spans::{Span, SpanReceiver},
     worker::Launch,
 };
@@ -246,38 +245,6 @@ fn the_console_shows_spans_on_standard_output_and_nothing_of_them_elsewhere() {
     let stdout = leave(scene);
     for text in ["Spans", "oz_worker.task", "task.completed", &context[3..35], &context[36..52], r"two\nlines"] {
         assert!(stdout.contains(text), "{text}: {stdout}");
-    }
-}
-
-#[test]
-fn a_real_collector_gets_the_span_over_every_protocol() {
-    let Some(collector) = Setup::plain().start() else { return };
-    for (task_id, protocol, endpoint) in [
-        ("T1", "http/protobuf", collector.http()),
-        ("T2", "http/json", collector.http()),
-        ("T3", "grpc", collector.grpc()),
-    ] {
-        let mut scene = Scene::with(|launch| {
-            launch
-                .env("OTEL_TRACES_EXPORTER", "otlp")
-                .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
-                .env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)
-                .env("OTEL_BSP_SCHEDULE_DELAY", "10")
-        });
-        scene.fail(&Assignment::new(task_id).env("TRACEPARENT", PARENT).env("TRACESTATE", "a=b").run("record; exit 3"));
-        let span = collector.wait_for(protocol, |exports| {
-            let mut spans = exports.iter().flat_map(|export| &export.spans);
-            spans.find_map(|span| Some(Span::parse(span, &Value::Null)).filter(|span| span.task_id() == task_id))
-        });
-        assert_eq!(seen(&scene, task_id), Some(span.traceparent()), "{protocol}");
-        assert_eq!(span.parent_span_id, PARENT[36..52], "{protocol}");
-        assert_eq!(span.status, "error: the agent exited with code 3", "{protocol}");
-        assert_eq!(
-            span.event_names(),
-            ["task.assigned", "task.claimed", "task.started", "backend.started", "task.failed"],
-            "{protocol}"
-        );
-        assert_eq!(span.event("task.failed").attributes["failure.reason"], "agent_invocation", "{protocol}");
     }
 }
 
