@@ -24,7 +24,7 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Bytes, Error, Message, Utf8Bytes};
 
-pub use dial::{DialError, Target, check_handshake};
+pub use dial::{DialError, Target, check_handshake, refusal};
 
 use crate::runtime::Runtime;
 use crate::text::printable;

@@ -21,6 +21,8 @@ mod yaml;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use backend::Backend;
@@ -222,14 +224,15 @@ fn by_name<T: Copy>(text: &str, names: &[(&'static str, T)]) -> Result<T, String
         .ok_or_else(|| hint(text, names.iter().map(|(name, _)| *name)))
 }
 
-/// Reads the command line (without the program's own name), the file it names and the environment, and checks it all.
-/// Reads files, changes nothing, connects to nothing.
+/// Reads the command line (without the program's own name), the file it names (with `read`) and the environment, and
+/// checks it all. Reads files, changes nothing, connects to nothing.
 ///
 /// # Errors
 /// Every problem that could be found.
 pub fn from_args(
     arguments: Vec<OsString>,
     env: &dyn Fn(&str) -> Option<String>,
+    read: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
     about: &About,
 ) -> Result<Invocation, Refusal> {
     let flags = match flags::parse(arguments) {
@@ -238,7 +241,7 @@ pub fn from_args(
         Ok(Parsed::Help) => return Ok(Invocation::Print(flags::help())),
         Err(error) => return Err(Refusal::configuration(vec![error.to_string()])),
     };
-    let settings = gather::settings(&flags, env).map(Box::new).map_err(Refusal::configuration)?;
+    let settings = gather::settings(&flags, env, read).map(Box::new).map_err(Refusal::configuration)?;
     Ok(if flags.check { Invocation::Check(settings) } else { Invocation::Run(settings) })
 }
 

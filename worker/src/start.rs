@@ -43,7 +43,7 @@ pub fn main<R: Runtime>(
     let about = About { version: VERSION, commit: option_env!("OZ_WORKER_COMMIT"), runtime: name };
     let env = |name: &str| std::env::var(name).ok();
     let path = std::env::var_os("PATH");
-    let invocation = from_args(std::env::args_os().skip(1).collect(), &env, &about);
+    let invocation = from_args(std::env::args_os().skip(1).collect(), &env, &|path| std::fs::read(path), &about);
     let checked = invocation.and_then(|invocation| match invocation {
         Invocation::Print(text) => Ok(Err(text)),
         Invocation::Check(settings) => {

@@ -30,7 +30,7 @@ use crate::text::printable;
 pub(super) const LARGEST_FRAME: usize = 16 << 20;
 /// How long one address of several may keep the others waiting.
 const ADDRESS_LIMIT: Duration = Duration::from_secs(10);
-/// How much of a refusal's body is logged, and how long it may take to come.
+/// How much of a refusal's body, or of where it points, is logged, and how long the body may take to come.
 const SHOWN_BODY: usize = 512;
 const BODY_LIMIT: Duration = Duration::from_secs(2);
 
@@ -341,7 +341,7 @@ async fn upgrade<R: Runtime>(
     let (head, rest) = read_head(transport).await.map_err(|source| DialError::Answer { host: host(), source })?;
     if head.status != 101 {
         let body = read_body(runtime, transport, &head, rest).await;
-        return Err(refusal(target, api_key, &head, &body));
+        return Err(refusal(&target.host, api_key, &head, &body));
     }
     check_handshake(&head, &key).map_err(|what| DialError::Handshake { host: host(), what })?;
     Ok(rest)
@@ -400,19 +400,22 @@ fn without_key(text: &str, key: &str) -> String {
     text
 }
 
-fn refusal(target: &Target, api_key: &Secret, head: &Head, body: &[u8]) -> DialError {
+/// What an answer of `host` with another status than 101 amounts to. Its text never holds the API key, and stays one
+/// short line.
+pub fn refusal(host: &str, api_key: &Secret, head: &Head, body: &[u8]) -> DialError {
     let safe = |text: &str| printable(&without_key(text, api_key.expose()));
     let body = safe(String::from_utf8_lossy(body).trim());
     let body = if body.is_empty() { body } else { format!(": {body}") };
     match head.status {
         status @ (401 | 403) => DialError::KeyRefused { status, body },
         status => DialError::Refused {
-            host: target.host.clone(),
+            host: host.to_owned(),
             status,
             location: head
                 .header("location")
                 .map(|location| {
-                    format!(" with a redirect to {}, which is not followed: check --web-socket-url", safe(location))
+                    let location: String = location.chars().take(SHOWN_BODY).collect();
+                    format!(" with a redirect to {}, which is not followed: check --web-socket-url", safe(&location))
                 })
                 .unwrap_or_default(),
             body,

@@ -2,6 +2,7 @@
 //! (`docs/configuration.md`).
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -69,12 +70,12 @@ pub struct File {
     pub environment: Vec<Variable>,
 }
 
-/// Reads and checks a file.
+/// Reads a file with `read` and checks it.
 ///
 /// # Errors
 /// One line for every problem.
-pub fn read(path: &Path) -> Result<File, Vec<String>> {
-    let bytes = std::fs::read(path).map_err(|error| vec![line(path, None, &format!("cannot be read: {error}"))])?;
+pub fn read(path: &Path, read: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> Result<File, Vec<String>> {
+    let bytes = read(path).map_err(|error| vec![line(path, None, &format!("cannot be read: {error}"))])?;
     let source = String::from_utf8(bytes).map_err(|_| vec![line(path, None, "is not UTF-8 text")])?;
     parse(path, &source)
 }

@@ -1,6 +1,7 @@
 //! Flags over environment over file over defaults: which of them each setting comes from.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,13 +16,17 @@ use super::{
     url,
 };
 
-/// The settings that `flags`, `env` and the file named by a flag amount to.
+/// The settings that `flags`, `env` and the file named by a flag, read with `read`, amount to.
 ///
 /// # Errors
 /// One line for every problem that could be found.
-pub fn settings(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> Result<Settings, Vec<String>> {
+pub fn settings(
+    flags: &Flags,
+    env: &dyn Fn(&str) -> Option<String>,
+    read: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
+) -> Result<Settings, Vec<String>> {
     let mut gathering = Gathering { flags, env, problems: Vec::new(), warnings: Vec::new(), file_is_good: true };
-    let file = match last(&flags.config_file).map(|path| file::read(Path::new(path))) {
+    let file = match last(&flags.config_file).map(|path| file::read(Path::new(path), read)) {
         None => File::default(),
         Some(Ok(file)) => file,
         Some(Err(lines)) => {

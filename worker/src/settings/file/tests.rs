@@ -356,8 +356,8 @@ fn no_mistake_repeats_a_variable() {
 
 #[test]
 fn a_file_that_cannot_be_read_says_which_and_why() {
-    let lines = read(Path::new("/no/such.yaml")).map(|_| ()).unwrap_err();
+    let lines = read(Path::new("/no/such.yaml"), &|path| std::fs::read(path)).map(|_| ()).unwrap_err();
     assert_eq!(lines, ["/no/such.yaml: cannot be read: No such file or directory (os error 2)"]);
-    let lines = read(Path::new("/")).map(|_| ()).unwrap_err();
+    let lines = read(Path::new("/"), &|path| std::fs::read(path)).map(|_| ()).unwrap_err();
     assert_eq!(lines, ["/: cannot be read: Is a directory (os error 21)"]);
 }
