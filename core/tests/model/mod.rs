@@ -51,8 +51,26 @@ pub fn play(setup: &Setup, steps: &[Step]) {
     world.leave();
 }
 
+/// Drops a fleet of workers, one per seed, at the same moment, and looks at when they dial.
+pub fn drop_fleet(seeds: impl Iterator<Item = u64>) {
+    let dials: Vec<Duration> = seeds
+        .map(|seed| {
+            let mut world = World::new(&Setup { limit: 1, drain_seconds: 0, stop_seconds: 1, stops_tasks: true, seed });
+            for what in [What::Timer, What::Connected, What::Disconnected] {
+                world.step(&Step { after_ms: 0, what });
+            }
+            world.worker.poll_timeout().unwrap().since_start()
+        })
+        .collect();
+    // The first wait is drawn from 500 ms: a fifth of the workers in each 100 ms is their mean rate.
+    for dial in &dials {
+        let with = dials.iter().filter(|other| **other >= *dial && **other < *dial + Duration::from_millis(100));
+        law!("a fleet does not come back in lockstep", with.count() <= 3 * dials.len() / 5);
+    }
+}
+
 impl World {
-    pub fn new(setup: &Setup) -> Self {
+    fn new(setup: &Setup) -> Self {
         let config = Config {
             worker_id: "w".into(),
             max_concurrent_tasks: setup.limit.into(),
@@ -98,9 +116,9 @@ impl World {
             What::Pong(Pong::Other(payload)) => self.handle(Input::Pong(payload)),
             What::Written => self.handle(Input::Written),
             What::Ended { which, how, cleanup_failed } => {
-                // One of all the runs there ever were: what ended already may end again.
+                // One of all the runs there ever were, counted from the newest: what ended already may end again.
                 let runs = self.watch.runs();
-                if let Some((task_id, run)) = runs.get(usize::from(*which) % runs.len().max(1)).cloned() {
+                if let Some((task_id, run)) = runs.iter().rev().nth(usize::from(*which) % runs.len().max(1)).cloned() {
                     let end = step::end(*how, *cleanup_failed, self.watch.is_stopping(run));
                     self.handle(Input::TaskEnded { task_id: &task_id, run, end });
                 }

@@ -481,7 +481,12 @@ impl Reference {
         law!("the wait before a dial is drawn anew each time", self.drawn.is_none());
         self.proof_is_under_way();
         let ends = self.kept.iter().filter(|kept| !kept.text.contains("task_claimed")).count();
-        law!("nothing is lost", worker.unproven_ends() == ends, "{} unproven, not {ends}", worker.unproven_ends());
+        law!(
+            "nothing is lost, doubled or out of order",
+            worker.unproven_ends() == ends,
+            "{} unproven, not {ends}",
+            worker.unproven_ends()
+        );
         law!("the next timer is the next thing due", worker.poll_timeout() == self.next(), "{:?}", self.next());
     }
 
@@ -533,7 +538,7 @@ impl Reference {
         let (came, foretold) = (acts.get(at), self.acts.get(at));
         let law = match foretold.or(came) {
             Some(Act::Count(_)) => "each counter equals what happened",
-            Some(Act::Text(_)) => "each message is sent once, in order, and again on the next connection",
+            Some(Act::Text(_)) => "nothing is lost, doubled or out of order",
             Some(Act::Start(_)) => "every task that fits is started",
             Some(Act::Stop(_) | Act::CancelDispatched(..)) => "what is cancelled, or running at the end, is stopped",
             _ => "the connection is dialled, dropped and closed when it is due",

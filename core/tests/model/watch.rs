@@ -150,8 +150,8 @@ impl Watch {
             // Its patience is over: it reports what still runs, and ends it with its exit.
             self.owing.extend(std::mem::take(&mut self.active).into_keys());
         }
-        law!("active = claimed - completed", worker.active_tasks() as u64 == self.claimed - self.completed);
         law!("a slot is free as soon as its task has ended", worker.active_tasks() == self.active.len());
+        law!("active = claimed - completed", worker.active_tasks() as u64 == self.claimed - self.completed);
         law!("connected is 1 exactly while there is a connection", self.connected == i64::from(self.link == Link::Up));
         law!("connected is 1 exactly while there is a connection", worker.is_connected() == (self.link == Link::Up));
         let next = worker.poll_timeout();
