@@ -50,6 +50,12 @@ struct Kept {
     position: usize,
 }
 
+impl Kept {
+    fn is_end(&self) -> bool {
+        !self.text.contains("task_claimed")
+    }
+}
+
 /// What the worker is to do. Pings are looked at by themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Act {
@@ -141,7 +147,7 @@ impl Reference {
                     let proven = self.proven;
                     let (told, kept): (Vec<Kept>, _) = self.kept.drain(..).partition(|kept| kept.position < proven);
                     self.kept = kept;
-                    let is_end = |told: &Kept| told.execution.is_some() && !told.text.contains("task_claimed");
+                    let is_end = |told: &Kept| told.execution.is_some() && told.is_end();
                     self.told.extend(told.into_iter().filter(is_end));
                     self.told.drain(..self.told.len().saturating_sub(256));
                 }
@@ -212,7 +218,7 @@ impl Reference {
         }
         let execution = data["execution_id"].as_str().map(str::to_owned);
         let kept: Vec<Kept> = self.kept.iter().filter(|kept| kept.task == task).cloned().collect();
-        let end = kept.iter().rev().find(|kept| !kept.text.contains("task_claimed"));
+        let end = kept.iter().rev().find(|kept| kept.is_end());
         if data["task"].is_object() {
             self.assigned(task, execution, &kept, end);
         } else if !self.tasks.contains_key(task) && end.is_none() {
@@ -441,6 +447,8 @@ impl Reference {
 
     /// Holds `outputs` against what was foretold.
     pub fn compare(&mut self, outputs: &[Output], worker: &Worker) {
+        let (ends, kept) = (self.kept.iter().filter(|kept| kept.is_end()).count(), worker.unproven_ends());
+        law!("nothing is lost, doubled or out of order", kept == ends, "{kept} ends are kept, not {ends}");
         let mut acts = Vec::new();
         let mut pinged = false;
         for output in outputs {
@@ -480,13 +488,6 @@ impl Reference {
         law!("a Ping goes out every 30 s", pinged || !self.keepalive);
         law!("the wait before a dial is drawn anew each time", self.drawn.is_none());
         self.proof_is_under_way();
-        let ends = self.kept.iter().filter(|kept| !kept.text.contains("task_claimed")).count();
-        law!(
-            "nothing is lost, doubled or out of order",
-            worker.unproven_ends() == ends,
-            "{} unproven, not {ends}",
-            worker.unproven_ends()
-        );
         law!("the next timer is the next thing due", worker.poll_timeout() == self.next(), "{:?}", self.next());
     }
 
@@ -514,7 +515,7 @@ impl Reference {
     /// follows that.
     fn proof_is_under_way(&self) {
         let all = self.phase != Phase::Running;
-        let lacks = self.kept.iter().any(|kept| all || !kept.text.contains("task_claimed"));
+        let lacks = self.kept.iter().any(|kept| all || kept.is_end());
         law!("a Ping asks for the proof", self.awaiting || !lacks || !matches!(self.link, Link::Up { .. }));
     }
 
