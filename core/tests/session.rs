@@ -6,8 +6,8 @@ use model::{Ended, Pong, Setup, Step, What, drop_fleet, play};
 use proptest::prelude::*;
 
 fn setup() -> impl Strategy<Value = Setup> {
-    // A worker above the core always gives tasks some time to stop.
-    (0..4u8, prop_oneof![Just(0u8), any::<u8>()], 1..=u8::MAX, any::<bool>(), any::<u64>()).prop_map(
+    let seconds = || prop_oneof![Just(0u8), any::<u8>()];
+    (0..4u8, seconds(), seconds(), any::<bool>(), any::<u64>()).prop_map(
         |(limit, drain_seconds, stop_seconds, stops_tasks, seed)| Setup {
             limit,
             drain_seconds,

@@ -11,6 +11,8 @@ use oz_worker_core::time::Instant;
 use oz_worker_core::{Config, Frame, Input, Output, Worker};
 use serde_json::Value;
 
+const SECRET: &str = "s3cret";
+
 fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = str::from_utf8(bytes) else { return };
     let _ = decode(text);
@@ -29,16 +31,20 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(data["execution_id"].as_str(), assignment.execution_id());
         assert_eq!(data["task"]["title"].as_str().unwrap_or_default(), assignment.title());
     }
-    let mut secret = value.clone();
-    keep_nothing(&mut secret["data"]);
-    let text = secret.to_string();
-    assert!(!essence(&text).contains("s3cret"), "{text}");
+    // The type is shown, and so are no names but the protocol's: the word may come from a value only.
+    if !data_first.contains(SECRET) {
+        let mut secret = value.clone();
+        keep_nothing(&mut secret["data"]);
+        let text = secret.to_string();
+        assert!(!essence(&text).contains(SECRET), "{text}");
+    }
 });
 
 fn type_first(frame: &serde_json::Map<String, Value>) -> String {
     let mut fields: Vec<(&String, &Value)> = frame.iter().collect();
     fields.sort_by_key(|(name, _)| *name != "type");
-    let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{}:{value}", Value::from(name.as_str()))).collect();
+    let fields: Vec<String> =
+        fields.iter().map(|(name, value)| format!("{}:{value}", Value::from(name.as_str()))).collect();
     format!("{{{}}}", fields.join(","))
 }
 
@@ -55,7 +61,7 @@ fn essence(text: &str) -> String {
 /// Puts a secret in the place of every text.
 fn keep_nothing(value: &mut Value) {
     match value {
-        Value::String(text) => "s3cret".clone_into(text),
+        Value::String(text) => SECRET.clone_into(text),
         Value::Array(items) => items.iter_mut().for_each(keep_nothing),
         Value::Object(entries) => entries.values_mut().for_each(keep_nothing),
         _ => {}

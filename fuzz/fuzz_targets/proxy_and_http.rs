@@ -59,7 +59,9 @@ fn heads(answer: &[u8], body: &[u8]) {
             let (same, rest) = read.unwrap();
             assert_eq!((same, rest), (head, answer[length..].to_vec()));
         }
-        Ok(None) => assert!(matches!(read, Err(HeadError::Truncated | HeadError::Empty)) && answer.len() < LARGEST_HEAD),
+        Ok(None) => {
+            assert!(matches!(read, Err(HeadError::Truncated | HeadError::Empty)) && answer.len() < LARGEST_HEAD)
+        }
         Err(_) => assert!(read.is_err()),
     }
 }

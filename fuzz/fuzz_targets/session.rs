@@ -3,7 +3,7 @@
 #![no_main]
 
 #[path = "../../core/tests/model/mod.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod model;
 
 use libfuzzer_sys::fuzz_target;

@@ -175,8 +175,8 @@ pub const BUGS: &[Bug] = &[
         "drain that never ends",
         "the next timer lies in the future",
         "core/src/worker/shutdown.rs",
-        "Phase::Draining(until) if now >= until => {",
-        "Phase::Draining(until) if now >= until && self.tasks.is_empty() => {",
+        "        if let Phase::Draining(until) = self.phase\n            && now >= until\n",
+        "        if let Phase::Draining(until) = self.phase\n            && now >= until\n            && self.tasks.is_empty()\n",
     ),
     in_core(
         "worker that waits for a proof for ever",

@@ -85,13 +85,16 @@ impl Worker {
     }
 
     pub(super) fn check_phase(&mut self, now: Instant) {
-        match self.phase {
-            Phase::Draining(until) if now >= until => {
-                self.notice(Notice::DrainTimedOut { active: self.tasks.len() });
-                self.stop_tasks(now);
-            }
-            Phase::Stopping(until) if now >= until => self.give_up_tasks(now),
-            _ => {}
+        if let Phase::Draining(until) = self.phase
+            && now >= until
+        {
+            self.notice(Notice::DrainTimedOut { active: self.tasks.len() });
+            self.stop_tasks(now);
+        }
+        if let Phase::Stopping(until) = self.phase
+            && now >= until
+        {
+            self.give_up_tasks(now);
         }
         if self.tasks.is_empty() && matches!(self.phase, Phase::Draining(_) | Phase::Stopping(_)) {
             self.phase = Phase::Reporting(now.plus(REPORT_LIMIT));

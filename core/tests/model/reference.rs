@@ -410,10 +410,11 @@ impl Reference {
 
     fn due(&mut self) {
         let now = self.now;
-        match self.phase {
-            Phase::Draining(at) if now >= at => self.stop_tasks(),
-            Phase::Stopping(at) if now >= at => self.give_up(),
-            _ => {}
+        if matches!(self.phase, Phase::Draining(at) if now >= at) {
+            self.stop_tasks();
+        }
+        if matches!(self.phase, Phase::Stopping(at) if now >= at) {
+            self.give_up();
         }
         if self.tasks.is_empty() && matches!(self.phase, Phase::Draining(_) | Phase::Stopping(_)) {
             self.phase = Phase::Reporting(now.plus(seconds(10)));
