@@ -289,6 +289,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_for_oz_alone_is_left_out_for_another_harness() {
+        let args = |harness: &str, access: &str| {
+            let data = format!(
+                r#"{{"task_id":"T","task":{{"agent_config_snapshot":{{"model_id":"m","harness":{harness},
+                    "session_sharing":{{"public_access":"{access}"}}}}}}}}"#
+            );
+            spec(&data, &settings()).args.get(7..).unwrap().join("|")
+        };
+        let idle = "--idle-on-complete";
+        assert_eq!(args("null", "VIEWER"), format!("--model|m|--computer-use|--share|public:view|{idle}"));
+        assert_eq!(args(r#"{"type":"codex"}"#, "x"), format!("--no-computer-use|--harness|codex|{idle}"));
+    }
+
+    #[test]
     fn the_operators_environment_overrides_the_assignments_and_that_the_workers() {
         let settings = AgentSettings {
             environment: [("B", "file"), ("B", "flag")].map(|(n, v)| (n.into(), v.into())).into(),

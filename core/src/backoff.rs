@@ -61,6 +61,20 @@ mod tests {
     }
 
     #[test]
+    fn the_generator_gives_the_numbers_of_its_authors() {
+        let mut backoff = Backoff::new(1_234_567);
+        let drawn: [u64; 3] = core::array::from_fn(|_| backoff.draw());
+        assert_eq!(drawn, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
+    }
+
+    #[test]
+    fn a_wait_is_half_its_step_and_the_drawn_part_of_the_other_half() {
+        let mut backoff = Backoff::new(1_234_567);
+        let waits: [u128; 3] = core::array::from_fn(|_| backoff.next().as_nanos());
+        assert_eq!(waits, [675_039_770, 1_173_644_096, 3_064_414_607]);
+    }
+
+    #[test]
     fn the_waits_of_a_fleet_fill_the_whole_range() {
         let waits = (0..1000).map(|seed| Backoff::new(seed).next());
         let tenths: alloc::collections::BTreeSet<u128> = waits.map(|wait| wait.as_millis() / 50).collect();

@@ -339,6 +339,14 @@ mod tests {
                 },
             ),
             (
+                r#"{"type":"task_assignment","data":{"task_id":"T","task":{},"env_vars":7}}"#,
+                DecodeError::MalformedAssignment {
+                    task_id: "T".into(),
+                    execution_id: None,
+                    problem: "invalid type: integer, expected an object at line 1 column 37".into(),
+                },
+            ),
+            (
                 r#"{"type":"task_assignment","data":["T"]}"#,
                 DecodeError::Malformed {
                     message_type: ASSIGNMENT,

@@ -33,3 +33,25 @@ impl Dispatched {
         self.executions.get(task_id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_is_forgotten_when_there_are_too_many() {
+        let mut dispatched = Dispatched::default();
+        let name = |n: usize| format!("T{n}");
+        for n in 0..DISPATCHED_LIMIT {
+            dispatched.insert(&name(n), None);
+        }
+        // One that is dispatched again takes no further place.
+        dispatched.insert(&name(1), Some("e2".into()));
+        assert_eq!(dispatched.execution(&name(0)), Some(&None));
+        dispatched.insert(&name(DISPATCHED_LIMIT), None);
+        assert_eq!(dispatched.execution(&name(0)), None);
+        assert_eq!(dispatched.execution(&name(1)), Some(&Some("e2".into())));
+    }
+}
