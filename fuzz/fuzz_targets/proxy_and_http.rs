@@ -25,7 +25,7 @@ fuzz_target!(|input: Input<'_>| {
     heads(input.answer, input.body);
     if let Ok(key) = ApiKey::from_text(KEY) {
         // A target is made of a URL that was checked; here it is not.
-        let _ = Target::new(input.host, key);
+        let _ = Target::new(input.host, key, |_| None);
     }
 });
 
