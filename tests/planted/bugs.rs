@@ -1,195 +1,164 @@
-//! The bugs: what is right, what is planted in its place, who must find it, and the law that is broken then.
+//! The bugs: who must find each and by which law, and what is right and what is planted in its place.
 
-/// Who finds a bug.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finder {
-    /// Core's property tests.
-    Properties,
+use super::{Bug, Finder, assert_is_found};
+
+/// One test for each bug, and the list of all.
+macro_rules! planted {
+    ($($name:ident { $finder:ident, $law:literal, $file:literal, $good:literal => $bad:literal })+) => {
+        /// Every bug, in the order in which `docs/guarantees.md` lists them.
+        pub const BUGS: &[Bug] = &[$(Bug {
+            name: stringify!($name),
+            finder: Finder::$finder,
+            law: $law,
+            file: $file,
+            good: $good,
+            bad: $bad,
+        }),+];
+
+        $(
+            #[test]
+            #[ignore = "builds the workspace once more; .ci/run asks for it"]
+            fn $name() {
+                assert_is_found(stringify!($name));
+            }
+        )+
+    };
 }
 
-impl Finder {
-    pub const ALL: [Self; 1] = [Self::Properties];
-
-    pub fn package(self) -> &'static str {
-        match self {
-            Self::Properties => "oz-worker-core",
-        }
+planted! {
+    a_proof_takes_an_end_with_it_that_is_newer {
+        Properties, "nothing is lost, doubled or out of order", "core/src/outbox.rs",
+        "entry.serial <= serial)"
+        => "entry.serial <= serial || entry.is_end())"
     }
-
-    pub fn test(self) -> &'static str {
-        match self {
-            Self::Properties => "session",
-        }
+    the_first_unproven_message_is_not_sent_again {
+        Properties, "nothing is lost, doubled or out of order", "core/src/worker/connection.rs",
+        "self.outbox.messages().map("
+        => "self.outbox.messages().skip(1).map("
+    }
+    a_result_is_sent_before_its_claim {
+        Properties, "nothing is lost, doubled or out of order", "core/src/outbox.rs",
+        "self.entries.iter().map(|entry| &entry.message)"
+        => "self.entries.iter().rev().map(|entry| &entry.message)"
+    }
+    an_old_end_outlives_the_assignment_of_a_new_execution {
+        Properties, "nothing is lost, doubled or out of order", "core/src/worker.rs",
+        "        if is_another {\n"
+        => "        if false {\n"
+    }
+    a_pong_is_accepted_for_a_ping_that_was_not_sent {
+        Properties, "nothing is lost, doubled or out of order", "core/src/outbox.rs",
+        "if !self.awaiting || serial != self.pinged {"
+        => "if serial > self.pinged {"
+    }
+    no_ping_asks_for_the_proof_of_an_end {
+        Properties, "a Ping asks for the proof", "core/src/outbox.rs",
+        "self.end_unpinged |= entry.is_end();"
+        => ""
+    }
+    an_active_task_that_is_assigned_again_is_started_again {
+        Properties, "no task runs twice", "core/src/worker.rs",
+        "            return if task.execution_id.as_deref() == execution_id {\n                self.claim_again(now, task_id, execution_id);"
+        => "            return if task.execution_id.as_deref() == execution_id {\n                self.start(now, assignment, text);"
+    }
+    a_task_is_started_before_its_claim {
+        Properties, "a task is claimed before it starts", "core/src/worker.rs",
+        "        self.post(now, spec.execution_id.as_deref(), claimed);\n        self.runs += 1;"
+        => "        self.runs += 1;"
+    }
+    capacity_is_off_by_one {
+        Properties, "never more at once than the limit", "core/src/worker.rs",
+        "self.tasks.len() >= limit"
+        => "self.tasks.len() > limit"
+    }
+    a_task_is_claimed_after_sigterm {
+        Properties, "after a signal nothing is claimed", "core/src/worker.rs",
+        "if self.phase != Phase::Running {"
+        => "if self.phase == Phase::Gone {"
+    }
+    a_cancelled_task_keeps_its_slot {
+        Properties, "a slot is free as soon as its task has ended", "core/src/worker.rs",
+        "        if result == TaskResult::Dispatched {\n"
+        => "        if result == TaskResult::Cancelled {\n            self.tasks.insert(task_id.to_owned(), task);\n        } else if result == TaskResult::Dispatched {\n"
+    }
+    a_claim_that_is_repeated_is_counted_again {
+        Properties, "active = claimed - completed", "core/src/worker.rs",
+        "    fn claim_again(&mut self, now: Instant, task_id: &str, execution_id: Option<&str>) {\n"
+        => "    fn claim_again(&mut self, now: Instant, task_id: &str, execution_id: Option<&str>) {\n        self.metric(MetricEvent::TaskClaimed);\n"
+    }
+    a_cancellation_is_lost_on_a_task_that_shutdown_stops {
+        Properties, "nothing is lost, doubled or out of order", "core/src/worker.rs",
+        "let asked_before = task.stopping.replace(StopCause::User);"
+        => "let asked_before = task.stopping;\n            task.stopping.get_or_insert(StopCause::User);"
+    }
+    a_task_is_asked_to_stop_twice {
+        Properties, "stops a task once", "core/src/worker.rs",
+        "            if asked_before.is_none() {\n"
+        => "            if asked_before.is_some() || asked_before.is_none() {\n"
+    }
+    the_timer_is_not_set_again_after_a_ping {
+        Properties, "the next timer lies in the future", "core/src/worker/connection.rs",
+        "session.next_ping = now.plus(PING_INTERVAL);"
+        => ""
+    }
+    a_write_that_hangs_is_noticed_late {
+        Properties, "the next timer is the next thing due", "core/src/worker/connection.rs",
+        "self.write_limit.map_or(silence, |limit| limit.min(silence)).min(self.next_ping)"
+        => "silence.min(self.next_ping)"
+    }
+    the_backoff_has_no_jitter {
+        Properties, "a fleet does not come back in lockstep", "core/src/backoff.rs",
+        "half + Duration::from_nanos(u64::try_from(drawn).unwrap_or(u64::MAX))"
+        => "{ let _ = drawn; step }"
+    }
+    a_connection_does_not_reset_the_backoff {
+        Properties, "the wait before a dial is 50 to 100 % of its step", "core/src/worker/connection.rs",
+        "        self.backoff.reset();\n        self.connection ="
+        => "        self.connection ="
+    }
+    a_drain_never_ends {
+        Properties, "the next timer lies in the future", "core/src/worker/shutdown.rs",
+        "        if let Phase::Draining(until) = self.phase\n            && now >= until\n"
+        => "        if let Phase::Draining(until) = self.phase\n            && now >= until\n            && self.tasks.is_empty()\n"
+    }
+    the_worker_waits_for_a_proof_for_ever {
+        Properties, "the next timer lies in the future", "core/src/worker/shutdown.rs",
+        "&& (self.outbox.is_empty() || now >= until)"
+        => "&& self.outbox.is_empty()"
+    }
+    a_dial_is_counted_after_the_exit {
+        Properties, "nothing comes after the exit", "core/src/worker/connection.rs",
+        "        if self.phase == Phase::Gone {\n            return;\n        }\n        match &mut self.connection {"
+        => "        match &mut self.connection {"
+    }
+    the_end_of_a_task_is_lost_when_the_channel_is_busy {
+        Simulator, "did not end within", "worker/src/run.rs",
+        "            let _ = events.send(Event::TaskEnded { task_id, run, end }).await;"
+        => "            if events.is_empty() {\n                let _ = events.send(Event::TaskEnded { task_id, run, end }).await;\n            }"
+    }
+    a_request_to_stop_does_not_reach_its_task {
+        Simulator, "did not end within", "worker/src/run.rs",
+        "self.tasks.get(&task_id).filter(|(known, _)| *known == run)"
+        => "self.tasks.get(&task_id).filter(|(known, _)| *known != run)"
+    }
+    processes_are_not_killed_when_their_task_is_over {
+        Simulator, "processes are alive after the worker left", "worker/src/backend/step.rs",
+        "            self.tree.kill();\n"
+        => ""
+    }
+    a_timer_is_later_than_the_next_thing_due {
+        Simulator, "the worker has not left", "worker/src/run.rs",
+        "self.timer.take().filter(|timer| timer.at <= at)"
+        => "self.timer.take()"
+    }
+    failures_of_tasks_are_not_counted {
+        Simulator, "and the log tells", "worker/src/run.rs",
+        "            Output::Metric(event) => self.recorder.record(event),"
+        => "            Output::Metric(oz_worker_core::metrics::MetricEvent::TaskFailure { .. }) => {}\n            Output::Metric(event) => self.recorder.record(event),"
+    }
+    frames_that_wait_are_sent_in_the_wrong_order {
+        Simulator, "ended without having been claimed", "worker/src/link.rs",
+        "        self.waiting.push_back(message);"
+        => "        self.waiting.push_front(message);"
     }
 }
-
-/// One bug.
-pub struct Bug {
-    pub name: &'static str,
-    pub file: &'static str,
-    pub good: &'static str,
-    pub bad: &'static str,
-    pub finder: Finder,
-    pub law: &'static str,
-}
-
-const fn in_core(
-    name: &'static str,
-    law: &'static str,
-    file: &'static str,
-    good: &'static str,
-    bad: &'static str,
-) -> Bug {
-    Bug { name, file, good, bad, finder: Finder::Properties, law }
-}
-
-/// Every bug, in the order in which `docs/guarantees.md` lists them.
-pub const BUGS: &[Bug] = &[
-    in_core(
-        "lost outbox entry: a proof takes an end with it that is newer",
-        "nothing is lost, doubled or out of order",
-        "core/src/outbox.rs",
-        "entry.serial <= serial)",
-        "entry.serial <= serial || entry.is_end())",
-    ),
-    in_core(
-        "the first unproven message is not sent again",
-        "nothing is lost, doubled or out of order",
-        "core/src/worker/connection.rs",
-        "self.outbox.messages().map(",
-        "self.outbox.messages().skip(1).map(",
-    ),
-    in_core(
-        "result sent before its claim on the next connection",
-        "nothing is lost, doubled or out of order",
-        "core/src/outbox.rs",
-        "self.entries.iter().map(|entry| &entry.message)",
-        "self.entries.iter().rev().map(|entry| &entry.message)",
-    ),
-    in_core(
-        "an old end outlives the assignment of a new execution",
-        "nothing is lost, doubled or out of order",
-        "core/src/worker.rs",
-        "        if ended == Some(false) {\n",
-        "        if false {\n",
-    ),
-    in_core(
-        "Pong accepted for a Ping that was not sent",
-        "nothing is lost, doubled or out of order",
-        "core/src/outbox.rs",
-        "if !self.awaiting || serial != self.pinged {",
-        "if serial > self.pinged {",
-    ),
-    in_core(
-        "no Ping asks for the proof of an end",
-        "a Ping asks for the proof",
-        "core/src/outbox.rs",
-        "self.end_unpinged |= entry.is_end();",
-        "",
-    ),
-    in_core(
-        "double claim: an active task that is assigned again is started again",
-        "no task runs twice",
-        "core/src/worker.rs",
-        "            return if task.execution_id.as_deref() == execution_id {\n                self.claim_again(now, task_id, execution_id);",
-        "            return if task.execution_id.as_deref() == execution_id {\n                self.start(now, assignment, text);",
-    ),
-    in_core(
-        "task started before its claim is sent",
-        "a task is claimed before it starts",
-        "core/src/worker.rs",
-        "        self.post(now, spec.execution_id.as_deref(), claimed);\n        self.runs += 1;",
-        "        self.runs += 1;",
-    ),
-    in_core(
-        "capacity off by one",
-        "never more at once than the limit",
-        "core/src/worker.rs",
-        "self.tasks.len() >= limit",
-        "self.tasks.len() > limit",
-    ),
-    in_core(
-        "claim after SIGTERM",
-        "after a signal nothing is claimed",
-        "core/src/worker.rs",
-        "if self.phase != Phase::Running {",
-        "if self.phase == Phase::Gone {",
-    ),
-    in_core(
-        "slot leak: a cancelled task keeps its slot",
-        "a slot is free as soon as its task has ended",
-        "core/src/worker.rs",
-        "        if result == TaskResult::Dispatched {\n",
-        "        if result == TaskResult::Cancelled {\n            self.tasks.insert(task_id.to_owned(), task);\n        } else if result == TaskResult::Dispatched {\n",
-    ),
-    in_core(
-        "counter off by one: a claim that is repeated is counted again",
-        "active = claimed - completed",
-        "core/src/worker.rs",
-        "    fn claim_again(&mut self, now: Instant, task_id: &str, execution_id: Option<&str>) {\n",
-        "    fn claim_again(&mut self, now: Instant, task_id: &str, execution_id: Option<&str>) {\n        self.metric(MetricEvent::TaskClaimed);\n",
-    ),
-    in_core(
-        "a cancellation is lost on a task that shutdown is stopping",
-        "nothing is lost, doubled or out of order",
-        "core/src/worker.rs",
-        "let asked_before = task.stopping.replace(StopCause::User);",
-        "let asked_before = task.stopping;\n            task.stopping.get_or_insert(StopCause::User);",
-    ),
-    in_core(
-        "a task is asked to stop twice",
-        "stops a task once",
-        "core/src/worker.rs",
-        "            if asked_before.is_none() {\n",
-        "            if asked_before.is_some() || asked_before.is_none() {\n",
-    ),
-    in_core(
-        "timer never re-armed after a Ping",
-        "the next timer lies in the future",
-        "core/src/worker/connection.rs",
-        "session.next_ping = now.plus(PING_INTERVAL);",
-        "",
-    ),
-    in_core(
-        "a write that hangs is noticed late",
-        "the next timer is the next thing due",
-        "core/src/worker/connection.rs",
-        "self.write_limit.map_or(silence, |limit| limit.min(silence)).min(self.next_ping)",
-        "silence.min(self.next_ping)",
-    ),
-    in_core(
-        "backoff without jitter",
-        "a fleet does not come back in lockstep",
-        "core/src/backoff.rs",
-        "half + Duration::from_nanos(u64::try_from(drawn).unwrap_or(u64::MAX))",
-        "{ let _ = drawn; step }",
-    ),
-    in_core(
-        "backoff that a connection does not reset",
-        "the wait before a dial is 50 to 100 % of its step",
-        "core/src/worker/connection.rs",
-        "        self.backoff.reset();\n        self.connection =",
-        "        self.connection =",
-    ),
-    in_core(
-        "drain that never ends",
-        "the next timer lies in the future",
-        "core/src/worker/shutdown.rs",
-        "        if let Phase::Draining(until) = self.phase\n            && now >= until\n",
-        "        if let Phase::Draining(until) = self.phase\n            && now >= until\n            && self.tasks.is_empty()\n",
-    ),
-    in_core(
-        "worker that waits for a proof for ever",
-        "the next timer lies in the future",
-        "core/src/worker/shutdown.rs",
-        "&& (self.outbox.is_empty() || now >= until)",
-        "&& self.outbox.is_empty()",
-    ),
-    in_core(
-        "a dial is counted after the exit",
-        "nothing comes after the exit",
-        "core/src/worker/connection.rs",
-        "        if self.phase == Phase::Gone {\n            return;\n        }\n        match &mut self.connection {",
-        "        match &mut self.connection {",
-    ),
-];
