@@ -56,7 +56,7 @@ use crate::console::MetricConsole;
 use crate::endpoint::Endpoint;
 use crate::instruments::{Buckets, Instruments};
 use crate::last_export::LastExport;
-use crate::otlp::{Closing, Push};
+use crate::otlp::Closing;
 use crate::problem::Problem;
 use crate::scrape::Scraper;
 use crate::server::Server;
@@ -137,11 +137,8 @@ fn start_metrics(
         readers.push(MetricConsole::default(), settings.interval);
     }
     if let Some(otlp) = &settings.otlp {
-        match Push::new(otlp, closing.clone()) {
-            Ok(push) => {
-                let readers = apart.as_mut().unwrap_or(&mut readers);
-                readers.push(push.with_temporality(settings.temporality), settings.interval);
-            }
+        match otlp::metrics(otlp, settings.temporality, closing) {
+            Ok(push) => apart.as_mut().unwrap_or(&mut readers).push(push, settings.interval),
             Err(problem) => report(&problem),
         }
     }

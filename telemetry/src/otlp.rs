@@ -1,5 +1,7 @@
 //! The `otlp` exporter: pushes metrics and spans to a collector, and says once when it cannot and once when it can again.
 //!
+//! `opentelemetry-otlp` makes the requests; its HTTP client is ours, [`Collector`], whatever the protocol: gRPC carries the
+//! same protobuf. So packing, time, retries and what is said about a collector are in one place for all of them.
 //! Everything here runs on the SDK's export thread of the signal, where blocking is right.
 
 mod answer;
@@ -15,19 +17,13 @@ mod tls;
 use std::fmt;
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
-use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
+use async_trait::async_trait;
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::metrics::Temporality;
-use opentelemetry_sdk::metrics::data::ResourceMetrics;
-use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
-use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 
 use crate::otlp::answer::PartialSuccess;
-use crate::otlp::body::{Encoding, Message};
+use crate::otlp::body::Encoding;
 use crate::otlp::failure::Failure;
 use crate::otlp::grpc::Grpc;
 use crate::otlp::health::Health;
@@ -40,15 +36,45 @@ pub(crate) use crate::otlp::closing::Closing;
 /// What the worker calls itself, as the specification asks ("OTLP exporter", user agent).
 const USER_AGENT: &str = concat!("oz-agent-worker/", env!("CARGO_PKG_VERSION"));
 
-/// Pushes one signal to one collector.
-pub(crate) struct Push {
+/// An exporter of metrics that pushes as `otlp` says, until `closing` is told that the worker leaves.
+///
+/// # Errors
+/// The certificates cannot be used.
+pub(crate) fn metrics(otlp: &Otlp, temporality: Temporality, closing: &Closing) -> Result<MetricExporter, Problem> {
+    let builder = MetricExporter::builder().with_http().with_temporality(temporality);
+    built(otlp, through(builder, otlp, closing)?.build())
+}
+
+/// The same for spans.
+///
+/// # Errors
+/// The same.
+pub(crate) fn spans(otlp: &Otlp, closing: &Closing) -> Result<SpanExporter, Problem> {
+    built(otlp, through(SpanExporter::builder().with_http(), otlp, closing)?.build())
+}
+
+/// Everything is given, so that nothing of the environment is read a second time; what the library adds to a request, the
+/// collector's client replaces.
+fn through<B: WithExportConfig + WithHttpConfig>(builder: B, otlp: &Otlp, closing: &Closing) -> Result<B, Problem> {
+    let protocol = match otlp.protocol {
+        Protocol::HttpProtobuf | Protocol::Grpc => opentelemetry_otlp::Protocol::HttpBinary,
+        Protocol::HttpJson => opentelemetry_otlp::Protocol::HttpJson,
+    };
+    let collector = Collector::new(otlp, closing.clone())?;
+    let builder = builder.with_endpoint("http://collector").with_protocol(protocol).with_timeout(otlp.timeout);
+    Ok(builder.with_http_client(collector))
+}
+
+fn built<E>(otlp: &Otlp, exporter: Result<E, ExporterBuildError>) -> Result<E, Problem> {
+    exporter.map_err(|source| Problem::Exporter { signal: otlp.signal, source })
+}
+
+/// One collector, for one signal.
+struct Collector {
     encoding: Encoding,
     transport: Transport,
     /// Bound on one export, its retries included.
     timeout: Duration,
-    temporality: Temporality,
-    /// Who the spans are from. Metrics bring it along.
-    resource: ResourceAttributesWithSchema,
     health: Health,
     closing: Closing,
 }
@@ -58,19 +84,15 @@ enum Transport {
     Grpc(Grpc),
 }
 
-impl fmt::Debug for Push {
+impl fmt::Debug for Collector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The rest holds headers, which are secrets.
-        f.debug_struct("Push").field("health", &self.health).finish_non_exhaustive()
+        f.debug_struct("Collector").field("health", &self.health).finish_non_exhaustive()
     }
 }
 
-impl Push {
-    /// Pushes as `otlp` says, until `closing` is told that the worker leaves.
-    ///
-    /// # Errors
-    /// The certificates cannot be used.
-    pub(crate) fn new(otlp: &Otlp, closing: Closing) -> Result<Self, Problem> {
+impl Collector {
+    fn new(otlp: &Otlp, closing: Closing) -> Result<Self, Problem> {
         let transport = match otlp.protocol {
             Protocol::HttpProtobuf | Protocol::HttpJson => Http::new(otlp).map(Transport::Http),
             Protocol::Grpc => Grpc::new(otlp).map(Transport::Grpc),
@@ -79,24 +101,12 @@ impl Push {
             encoding: Encoding::new(otlp.protocol, otlp.compression),
             transport: transport.map_err(|source| Problem::Tls { signal: otlp.signal, source })?,
             timeout: otlp.timeout,
-            temporality: Temporality::Cumulative,
-            resource: ResourceAttributesWithSchema::default(),
             health: Health::new(otlp.signal, &otlp.endpoint),
             closing,
         })
     }
 
-    /// The same for metrics of this temporality.
-    pub(crate) fn with_temporality(self, temporality: Temporality) -> Self {
-        Self { temporality, ..self }
-    }
-
-    fn push(&self, message: &impl Message) {
-        let outcome = self.try_push(message);
-        self.health.note(outcome);
-    }
-
-    fn try_push(&self, message: &impl Message) -> Result<PartialSuccess, Failure> {
+    fn push(&self, message: &[u8]) -> Result<PartialSuccess, Failure> {
         let body = self.encoding.encode(message)?;
         // Who leaves does not wait for a collector that did not answer before.
         let last_chance = self.closing.is_closing() && self.health.is_down();
@@ -107,35 +117,11 @@ impl Push {
     }
 }
 
-impl PushMetricExporter for Push {
-    /// Never an error: the SDK has nothing to do about one, except to log every attempt.
-    async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
-        self.push(&ExportMetricsServiceRequest::from(metrics));
-        Ok(())
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        Ok(())
-    }
-
-    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
-        Ok(())
-    }
-
-    fn temporality(&self) -> Temporality {
-        self.temporality
-    }
-}
-
-impl SpanExporter for Push {
-    /// Never an error, for the same reason.
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let resource_spans = group_spans_by_resource_and_scope(batch, &self.resource);
-        self.push(&ExportTraceServiceRequest { resource_spans });
-        Ok(())
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.resource = resource.into();
+#[async_trait]
+impl HttpClient for Collector {
+    /// Never an error, and nothing to read: all there is to do about an answer is done, and the SDK would only log it.
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        self.health.note(self.push(request.body()));
+        Ok(Response::default())
     }
 }

@@ -74,6 +74,9 @@ pub(crate) enum Problem {
     #[error("OTEL_EXPORTER_OTLP_CERTIFICATE, …_CLIENT_CERTIFICATE, …_CLIENT_KEY: {source}; {signal} are not pushed")]
     Tls { signal: Signal, source: rustls::Error },
 
+    #[error("cannot push {signal}: {source}")]
+    Exporter { signal: Signal, source: opentelemetry_otlp::ExporterBuildError },
+
     #[error("OTEL_RESOURCE_ATTRIBUTES: entry {entry} is not key=value, percent-encoded; the whole variable is ignored")]
     NotAnAttribute { entry: usize },
 }

@@ -5,13 +5,16 @@
 
 mod common;
 
-use std::net::TcpListener;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
-use common::collector::{Answer, Collector, nowhere};
+use common::collector::{Answer, Collector, nowhere, silent};
 use common::{Log, PATIENCE, env, identity, pushing, scrape, series};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use oz_worker_core::metrics::MetricEvent;
 use oz_worker_telemetry::start;
+use ruzstd::encoding::CompressionLevel;
 
 /// `google.rpc.Status` with a `RetryInfo` of one second, in base64.
 const RETRY_IN_A_SECOND: &str = "CAgaMAoodHlwZS5nb29nbGVhcGlzLmNvbS9nb29nbGUucnBjLlJldHJ5SW5mbxIECgIIAQ";
@@ -46,8 +49,8 @@ fn an_outage_is_one_warning_when_it_begins_and_one_line_when_it_is_over() {
 #[test]
 fn a_collector_that_is_not_there_is_one_warning_with_the_cause() {
     let log = Log::capture();
-    for protocol in ["http/protobuf", "http/json", "grpc"] {
-        let url = format!("http://{}", nowhere());
+    for (protocol, host) in [("http/protobuf", "127.0.0.6"), ("http/json", "127.0.0.7"), ("grpc", "127.0.0.8")] {
+        let url = format!("http://{}", nowhere(host));
         let mut variables = pushing(&url, "20");
         variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
         let (_, telemetry) = start(&identity(), env(&variables));
@@ -123,6 +126,23 @@ fn what_a_collector_does_not_take_is_one_warning_in_its_own_words() {
 }
 
 #[test]
+fn an_answer_of_grpc_may_be_packed() {
+    let log = Log::capture();
+    let answer = Answer::partial(0, 7, "too old");
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(&answer.body).unwrap();
+    let zstd = ruzstd::encoding::compress_to_vec(answer.body.as_slice(), CompressionLevel::Fastest);
+    for (encoding, body) in [("gzip", gzip.finish().unwrap()), ("zstd", zstd)] {
+        let collector = Collector::grpc(&[Answer { body, ..answer.clone() }.with("grpc-encoding", encoding)]);
+        let mut variables = pushing(&collector.url, "3600000");
+        variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"));
+        start(&identity(), env(&variables)).1.shutdown(PATIENCE);
+        let lines = log.lines_with(&collector.url);
+        assert!(matches!(&*lines, [line] if line.contains("rejected=7")), "{encoding}: {lines:#?}");
+    }
+}
+
+#[test]
 fn an_answer_that_is_not_otlp_is_an_outage() {
     let log = Log::capture();
     let page =
@@ -156,9 +176,8 @@ fn a_last_export_on_exit_holds_the_last_event() {
 #[test]
 fn a_collector_that_never_answers_does_not_hold_up_the_exit() {
     let log = Log::capture();
-    for protocol in ["http/protobuf", "grpc"] {
-        // Connections are taken by the kernel; nobody ever reads them.
-        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    for (protocol, host) in [("http/protobuf", "127.0.0.10"), ("grpc", "127.0.0.11")] {
+        let silent = silent(host);
         let url = format!("http://{}", silent.local_addr().unwrap());
         let mut variables = pushing(&url, "3600000");
         variables.retain(|(name, _)| *name != "OTEL_EXPORTER_OTLP_TIMEOUT");
@@ -176,7 +195,7 @@ fn a_collector_that_never_answers_does_not_hold_up_the_exit() {
 fn neither_events_nor_scrapes_wait_for_a_collector_that_hangs() {
     let log = Log::capture();
     for (protocol, host) in [("http/protobuf", "127.0.0.4"), ("grpc", "127.0.0.5")] {
-        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let silent = silent(host);
         let url = format!("http://{}", silent.local_addr().unwrap());
         let mut variables = pushing(&url, "20");
         variables.retain(|(name, _)| *name != "OTEL_EXPORTER_OTLP_TIMEOUT");
@@ -202,7 +221,7 @@ fn neither_events_nor_scrapes_wait_for_a_collector_that_hangs() {
 #[test]
 fn who_leaves_does_not_wait_for_a_collector_that_was_down_already() {
     let log = Log::capture();
-    let url = format!("http://{}", nowhere());
+    let url = format!("http://{}", nowhere("127.0.0.9"));
     let mut variables = pushing(&url, "20");
     variables.retain(|(name, _)| *name != "OTEL_EXPORTER_OTLP_TIMEOUT");
     variables.push(("OTEL_METRIC_EXPORT_TIMEOUT", "400"));

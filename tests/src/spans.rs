@@ -185,7 +185,8 @@ impl Drop for SpanReceiver {
     }
 }
 
-fn spans_of(export: &Value) -> Vec<Span> {
+/// The spans of one export.
+pub(crate) fn spans_of(export: &Value) -> Vec<Span> {
     let list = |value: &Value, field: &str| value[field].as_array().cloned().unwrap_or_default();
     let mut spans = Vec::new();
     for resource_spans in list(export, "resourceSpans") {

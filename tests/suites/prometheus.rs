@@ -45,37 +45,36 @@ fn count(things: usize) -> f64 {
     f64::from(u32::try_from(things).unwrap())
 }
 
-/// The answer of a query about rates, which is as expected but for the extrapolation.
-fn assert_rate(prometheus: &Prometheus, query: &str, expected: f64) {
-    let rate = prometheus.value(query).unwrap_or_else(|| panic!("{query} answers nothing"));
-    assert!((rate / expected - 1.0).abs() < 0.15, "{query} answers {rate}, not {expected}");
+/// The answer of a query about rates comes as near to this as the extrapolation lets it; every scrape brings it nearer.
+fn wait_for_rate(prometheus: &Prometheus, query: &str, expected: f64) {
+    prometheus.wait_for(query, |answer| matches!(answer, [sample] if (sample.value / expected - 1.0).abs() < 0.15));
 }
 
 #[test]
 fn what_runs_now_is_what_prometheus_answers() {
     let Some((mut workers, prometheus)) = fleet(&["2", "4", "0", "2"]) else { return };
     assert_eq!(prometheus.value(WORKERS_ACTIVE), None, "no worker is active, and count() of nothing is nothing");
-    assert_eq!(prometheus.value(SATURATION), Some(0.0));
+    prometheus.wait_for_value(SATURATION, 0.0);
 
     for (worker, task_id) in [(0, "A1"), (0, "A2"), (1, "B1"), (2, "C1")] {
         workers[worker].claim(&Assignment::new(task_id).run(LONG));
     }
     prometheus.wait_for_value("sum(oz_worker_tasks_active)", 4.0);
-    assert_eq!(prometheus.value(WORKERS_ACTIVE), Some(3.0));
+    prometheus.wait_for_value(WORKERS_ACTIVE, 3.0);
     // The one without a limit counts above the line and not below it: the page warns of it.
-    assert_eq!(prometheus.value(SATURATION), Some(4.0 / 8.0));
+    prometheus.wait_for_value(SATURATION, 4.0 / 8.0);
 
     // A worker whose server is gone is not available, but its task still runs.
     workers[0].session.hang_up();
     prometheus.wait_for_value(WORKERS_AVAILABLE, 3.0);
-    assert_eq!(prometheus.value(WORKERS_ACTIVE), Some(3.0));
+    prometheus.wait_for_value(WORKERS_ACTIVE, 3.0);
 
     for scene in &workers {
         scene.agent.open_gate();
     }
     prometheus.wait_for_value("sum(oz_worker_tasks_active)", 1.0);
-    assert_eq!(prometheus.value(WORKERS_ACTIVE), Some(1.0));
-    assert_eq!(prometheus.value(SATURATION), Some(1.0 / 8.0));
+    prometheus.wait_for_value(WORKERS_ACTIVE, 1.0);
+    prometheus.wait_for_value(SATURATION, 1.0 / 8.0);
     workers[0].accept_again();
     prometheus.wait_for_value(WORKERS_AVAILABLE, 4.0);
 }
@@ -118,12 +117,12 @@ fn what_was_run_is_what_rates_and_quantiles_answer() {
     prometheus.wait_for_value(r#"sum(oz_worker_task_failures_total{phase="backend", reason="agent_invocation"})"#, 4.0);
     prometheus.wait_for_value("sum(oz_worker_task_failures_total)", 4.0);
 
-    assert_rate(&prometheus, SUCCESS_RATE, 11.0 / 20.0);
-    assert_rate(&prometheus, FAILURE_RATE, 4.0 / WINDOW);
+    wait_for_rate(&prometheus, SUCCESS_RATE, 11.0 / 20.0);
+    wait_for_rate(&prometheus, FAILURE_RATE, 4.0 / WINDOW);
     let scrapes: Vec<Scrape> = workers.iter().map(|scene| scene.worker.scrape()).collect();
     let fast = buckets(&scrapes).iter().find(|(bound, _)| *bound == 0.5).unwrap().1;
     assert!(fast <= 18.0, "a task of 0.6 s is counted as one of 0.5 s at most");
-    assert_rate(&prometheus, DURATION_P95, quantile(0.95, &buckets(&scrapes)));
+    wait_for_rate(&prometheus, DURATION_P95, quantile(0.95, &buckets(&scrapes)));
 
     every_query_of_the_documentation_is_answered(&prometheus);
 }
@@ -159,8 +158,8 @@ fn every_query_of_the_documentation_is_answered(prometheus: &Prometheus) {
         page.split("```promql\n").skip(1).map(|rest| rest.split("```").next().unwrap().trim()).collect();
     assert!(queries.len() >= 7, "{queries:#?}");
     for query in queries {
-        let answer = prometheus.query(query);
-        assert_eq!(answer.is_empty(), query == RECONNECT_STORMS || query == WORKERS_ACTIVE, "{query}: {answer:#?}");
+        let is_empty = query == RECONNECT_STORMS || query == WORKERS_ACTIVE;
+        prometheus.wait_for(query, |answer| answer.is_empty() == is_empty);
     }
 }
 
@@ -184,7 +183,7 @@ fn a_storm_of_reconnects_crosses_the_threshold_and_a_few_do_not() {
         drop_all();
     }
     prometheus.wait_for_value("sum(oz_worker_websocket_reconnects_total)", 40.0);
-    assert_rate(&prometheus, RECONNECT_STORMS, 40.0 / WINDOW);
+    wait_for_rate(&prometheus, RECONNECT_STORMS, 40.0 / WINDOW);
 }
 
 #[test]
@@ -201,14 +200,13 @@ fn prometheus_stores_every_series_of_the_scrape_and_joins_them_by_labels() {
     let scrape = scene.worker.scrape();
     let scraped = scrape.families.values().flat_map(|family| &family.samples);
     let mut expected: Vec<_> = scraped.filter(|((name, _), _)| name.starts_with("oz_worker_")).collect();
-    let mut stored: Vec<_> = prometheus.query(r#"{__name__=~"oz_worker_.*"}"#);
+    let mut stored = prometheus.wait_for(r#"{__name__=~"oz_worker_.*"}"#, |stored| stored.len() == expected.len());
     for sample in &mut stored {
         assert_eq!(sample.labels.remove("job").as_deref(), Some("oz-agent-worker"));
         assert_eq!(sample.labels.remove("instance"), Some(scene.worker.metrics_address()));
         assert_eq!(sample.labels.remove("otel_scope_name").as_deref(), Some("oz-agent-worker"));
         sample.labels.retain(|label, _| !label.starts_with("otel_scope_"));
     }
-    assert_eq!(stored.len(), expected.len());
     expected.retain(|((name, labels), value)| {
         !stored.iter().any(|sample| {
             let mut stored = sample.labels.clone();
@@ -217,14 +215,12 @@ fn prometheus_stores_every_series_of_the_scrape_and_joins_them_by_labels() {
     });
     assert!(expected.is_empty(), "not stored as scraped: {expected:#?}");
 
-    let joined = prometheus
-        .query("oz_worker_tasks_active * on (instance) group_left (version, backend, worker_id) oz_worker_info");
+    let join = "oz_worker_tasks_active * on (instance) group_left (version, backend, worker_id) oz_worker_info";
+    let joined = prometheus.wait_for(join, |joined| matches!(joined, [sample] if sample.value == 1.0));
     let labels = &joined[0].labels;
-    assert_eq!((joined.len(), joined[0].value), (1, 1.0));
     assert_eq!((labels["backend"].as_str(), labels["worker_id"].as_str()), ("direct", scene.worker.launch.id()));
     assert_ne!(labels["version"], "");
-    let resource = prometheus.query("target_info");
-    assert_eq!(resource.len(), 1);
+    let resource = prometheus.wait_for("target_info", |resource| resource.len() == 1);
     assert_eq!(resource[0].labels["service_name"], "oz-agent-worker");
     assert_eq!(resource[0].labels["worker_id"], scene.worker.launch.id());
     assert_eq!(resource[0].labels["worker_backend"], "direct");

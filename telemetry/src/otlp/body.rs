@@ -1,19 +1,17 @@
-//! What is sent: a message as protobuf or JSON, packed or not.
+//! What is sent: a message as protobuf or as JSON that a collector takes, packed or not.
 
-use std::io::{self, Write};
+use std::io::{Read, Write};
 
+use bytes::Bytes;
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use ruzstd::decoding::StreamingDecoder;
 use ruzstd::encoding::CompressionLevel;
 use serde_json::Value;
 
+use crate::otlp::answer::MAX_ANSWER;
 use crate::otlp::failure::Failure;
 use crate::settings::{Compression, Protocol};
-use bytes::Bytes;
-
-/// A request of OTLP, which is protobuf and, by the specification's mapping, JSON.
-pub(super) trait Message: prost::Message + serde::Serialize {}
-
-impl<M: prost::Message + serde::Serialize> Message for M {}
 
 /// How a message becomes bytes.
 #[derive(Debug, Clone, Copy)]
@@ -45,26 +43,26 @@ impl Encoding {
         }
     }
 
+    /// The body that carries `message`, which the protocol's encoding has made.
+    ///
     /// # Errors
-    /// The message has no JSON.
-    pub(super) fn encode(self, message: &impl Message) -> Result<Bytes, Failure> {
-        let bytes = match self.protocol {
-            Protocol::HttpProtobuf | Protocol::Grpc => message.encode_to_vec(),
-            Protocol::HttpJson => json(message).map_err(Failure::Encode)?,
-        };
-        let bytes = self.compress(bytes).map_err(Failure::Compress)?;
-        Ok(if self.protocol == Protocol::Grpc { self.framed(&bytes) } else { bytes.into() })
+    /// The message is not JSON although it should be; cannot happen.
+    pub(super) fn encode(self, message: &[u8]) -> Result<Bytes, Failure> {
+        Ok(match self.protocol {
+            Protocol::HttpProtobuf => self.packed(message)?.into(),
+            Protocol::HttpJson => self.packed(&without_nulls(message).map_err(Failure::Encode)?)?.into(),
+            Protocol::Grpc => self.framed(&self.packed(message)?),
+        })
     }
 
-    fn compress(self, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+    fn packed(self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
         match self.compression {
-            Compression::None => Ok(bytes),
+            Compression::None => Ok(bytes.to_owned()),
             Compression::Gzip => {
                 let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
-                encoder.write_all(&bytes)?;
-                encoder.finish()
+                encoder.write_all(bytes).and_then(|()| encoder.finish()).map_err(Failure::Compress)
             }
-            Compression::Zstd => Ok(ruzstd::encoding::compress_to_vec(bytes.as_slice(), CompressionLevel::Fastest)),
+            Compression::Zstd => Ok(ruzstd::encoding::compress_to_vec(bytes, CompressionLevel::Fastest)),
         }
     }
 
@@ -76,9 +74,9 @@ impl Encoding {
     }
 }
 
-/// As JSON in which a field without a value is left out: the Collector refuses a number that is `null`.
-fn json(message: &impl Message) -> serde_json::Result<Vec<u8>> {
-    let mut value = serde_json::to_value(message)?;
+/// The same JSON without the fields that have no value: the Collector refuses a number that is `null`.
+fn without_nulls(json: &[u8]) -> serde_json::Result<Vec<u8>> {
+    let mut value = serde_json::from_slice(json)?;
     leave_out_nulls(&mut value);
     serde_json::to_vec(&value)
 }
@@ -94,19 +92,28 @@ fn leave_out_nulls(value: &mut Value) {
     }
 }
 
+/// What a collector packed as `encoding` says; `None` when that cannot be undone.
+pub(super) fn unpack(encoding: &str, bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut unpacked = Vec::new();
+    let most = MAX_ANSWER as u64;
+    let read = match encoding {
+        "gzip" => GzDecoder::new(bytes).take(most).read_to_end(&mut unpacked),
+        "zstd" => StreamingDecoder::new(bytes).ok()?.take(most).read_to_end(&mut unpacked),
+        _ => return None,
+    };
+    read.ok().map(|_| unpacked)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-
-    use opentelemetry_proto::tonic::metrics::v1::HistogramDataPoint;
 
     use super::*;
 
     #[test]
     fn json_has_no_field_without_a_value() {
-        let point = HistogramDataPoint { count: 1, sum: Some(2.0), ..HistogramDataPoint::default() };
-        let json = String::from_utf8(json(&point).unwrap()).unwrap();
-        assert!(json.contains(r#""sum":2.0"#) && json.contains(r#""bucketCounts":[]"#), "{json}");
-        assert!(!json.contains("null"), "{json}");
+        let json = br#"{ "points": [{ "count": "1", "sum": 2.0, "min": null, "bucketCounts": [] }], "schema": null }"#;
+        let sent = String::from_utf8(without_nulls(json).unwrap()).unwrap();
+        assert_eq!(sent, r#"{"points":[{"bucketCounts":[],"count":"1","sum":2.0}]}"#);
     }
 }

@@ -22,7 +22,7 @@ use ureq::http::uri::Scheme;
 use ureq::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 
 use crate::otlp::answer::{MAX_ANSWER, PartialSuccess};
-use crate::otlp::body::Encoding;
+use crate::otlp::body::{self, Encoding};
 use crate::otlp::failure::Failure;
 use crate::otlp::{USER_AGENT, tls};
 use crate::settings::{Otlp, Signal};
@@ -32,6 +32,9 @@ const PREFIX: usize = 5;
 
 /// How long the collector may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Sends one request.
+type Sender = client::SendRequest<Bytes>;
 
 /// One collector.
 pub(super) struct Grpc {
@@ -87,14 +90,18 @@ impl Grpc {
     {
         let (sender, connection) = client::handshake(stream).await?;
         let driver = tokio::spawn(connection);
-        let mut sender = sender.ready().await?;
-        let (answer, mut request) = sender.send_request(self.request(encoding)?, false)?;
+        let answer = self.ask(sender, encoding, body).await;
+        match (answer, timeout(GOODBYE, driver).await) {
+            // Why the connection ended is known to it only: to the call it is a broken pipe, whatever the collector said.
+            (Err(Failure::Connection(_)), Ok(Ok(Err(error)))) => Err(error.into()),
+            (answer, _) => answer,
+        }
+    }
+
+    async fn ask(&self, sender: Sender, encoding: Encoding, body: Bytes) -> Result<PartialSuccess, Failure> {
+        let (answer, mut request) = sender.ready().await?.send_request(self.request(encoding)?, false)?;
         request.send_data(body, true)?;
-        let answer = read(answer).await;
-        drop((sender, request));
-        // Whatever the connection ended with, the answer is there.
-        let _ = timeout(GOODBYE, driver).await;
-        answer
+        read(answer).await
     }
 
     fn request(&self, encoding: Encoding) -> Result<Request<()>, Failure> {
@@ -113,7 +120,7 @@ impl Grpc {
 }
 
 async fn read(answer: ResponseFuture) -> Result<PartialSuccess, Failure> {
-    let (head, mut body) = answer.await?.into_parts();
+    let (head, mut stream) = answer.await?.into_parts();
     if head.status != StatusCode::OK {
         return Err(Failure::http(head.status, &head.headers));
     }
@@ -121,13 +128,21 @@ async fn read(answer: ResponseFuture) -> Result<PartialSuccess, Failure> {
     if let Some(status) = status::of(&head.headers) {
         status?;
     }
-    let message = read_message(&mut body).await?;
-    let trailers = body.trailers().await?.unwrap_or_default();
+    let message = read_message(&mut stream).await?;
+    let trailers = stream.trailers().await?.unwrap_or_default();
     status::of(&trailers).unwrap_or(Err(Failure::Nonsense("an answer without a gRPC status")))?;
-    PartialSuccess::from_protobuf(message.get(PREFIX..).unwrap_or_default())
+    let packed = message.first() == Some(&1);
+    let message = message.get(PREFIX..).unwrap_or_default();
+    if packed {
+        // Nobody asked for it, but the Collector answers in the way that it was asked.
+        let encoding = head.headers.get("grpc-encoding").and_then(|encoding| encoding.to_str().ok());
+        let message = body::unpack(encoding.unwrap_or_default(), message);
+        return PartialSuccess::from_protobuf(&message.ok_or(Failure::Nonsense("an answer in an unknown encoding"))?);
+    }
+    PartialSuccess::from_protobuf(message)
 }
 
-/// The message with its prefix. It is not packed: we did not say that it may be.
+/// The message with its prefix.
 async fn read_message(body: &mut RecvStream) -> Result<Vec<u8>, Failure> {
     let mut message = Vec::new();
     while let Some(chunk) = body.data().await {

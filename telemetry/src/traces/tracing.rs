@@ -10,7 +10,7 @@ use super::Traces;
 use crate::Identity;
 use crate::console::SpanConsole;
 use crate::last_export::LastExport;
-use crate::otlp::{Closing, Push};
+use crate::otlp::{self, Closing};
 use crate::settings;
 
 /// Tracing that is on.
@@ -29,7 +29,7 @@ impl Tracing {
         resource: &Resource,
         closing: &Closing,
     ) -> Option<Self> {
-        let push = settings.otlp.as_ref().map(|otlp| Push::new(otlp, closing.clone())).transpose();
+        let push = settings.otlp.as_ref().map(|otlp| otlp::spans(otlp, closing)).transpose();
         let push = push.unwrap_or_else(|problem| {
             crate::report(&problem);
             None

@@ -217,6 +217,11 @@ async fn answer_call(
         trailers.insert(name, value.parse().unwrap());
     }
     let mut answer = Response::new(());
+    let packed = trailers.remove("grpc-encoding");
+    let flag = u8::from(packed.is_some());
+    if let Some(encoding) = packed {
+        answer.headers_mut().insert("grpc-encoding", encoding);
+    }
     if status != 0 {
         // As most servers do: everything in the head.
         *answer.headers_mut() = trailers;
@@ -225,11 +230,17 @@ async fn answer_call(
     }
     let mut out = respond.send_response(answer, false)?;
     let length = u32::try_from(body.len()).unwrap().to_be_bytes();
-    out.send_data([&[0], &length[..], &body].concat().into(), false)?;
+    out.send_data([&[flag], &length[..], &body].concat().into(), false)?;
     out.send_trailers(trailers)
 }
 
-/// An address where nobody listens.
-pub fn nowhere() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// An address where nobody listens. `host` is one of 127.0.0.0/8 that no other test uses: a port that is free again may
+/// be somebody else's next.
+pub fn nowhere(host: &str) -> SocketAddr {
+    silent(host).local_addr().unwrap()
+}
+
+/// Takes connections, and never says a word. `host` as above.
+pub fn silent(host: &str) -> TcpListener {
+    TcpListener::bind((host, 0)).unwrap()
 }

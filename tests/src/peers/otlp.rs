@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::metrics::Labels;
+use crate::{
+    metrics::Labels,
+    spans::{Span, spans_of},
+};
 
 /// One export: all that one message of a worker held.
 #[derive(Debug, Clone, Default)]
@@ -15,8 +18,8 @@ pub struct Export {
     pub resource: Labels,
     /// Metrics, by name.
     pub metrics: BTreeMap<String, Metric>,
-    /// Spans as they are in OTLP.
-    pub spans: Vec<Value>,
+    /// Spans.
+    pub spans: Vec<Span>,
 }
 
 /// One metric.
@@ -41,7 +44,7 @@ impl Export {
     pub(super) fn parse(line: &str) -> Self {
         let message: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON: {error}: {line}"));
         let mut export = Self::default();
-        for of_resource in list(&message["resourceMetrics"]).chain(list(&message["resourceSpans"])) {
+        for of_resource in list(&message["resourceMetrics"]) {
             export.resource.extend(attributes(&of_resource["resource"]["attributes"]));
             for of_scope in list(&of_resource["scopeMetrics"]) {
                 for metric in list(&of_scope["metrics"]) {
@@ -50,8 +53,8 @@ impl Export {
                     assert!(before.is_none(), "{name} is there twice: {line}");
                 }
             }
-            export.spans.extend(list(&of_resource["scopeSpans"]).flat_map(|scope| list(&scope["spans"])).cloned());
         }
+        export.spans = spans_of(&message);
         export
     }
 
