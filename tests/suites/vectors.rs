@@ -45,7 +45,7 @@ fn differences(case: &Value) -> Vec<String> {
     let frames = expect["frames"].as_array().unwrap();
     let is_direct = case["backend"] == "direct";
     let after = case["agent"].as_str().unwrap_or_default();
-    let input = if is_direct { "" } else { "cat > \"$dir/payload\"" };
+    let input = if is_direct { "" } else { "cat > \"$dir/payload-$task\"" };
     let agent = Agent::running(&format!("record \"$@\"\n{input}\nsay started\n{after}"));
 
     let server = Server::start();
@@ -123,7 +123,7 @@ fn differences(case: &Value) -> Vec<String> {
             compare("cwd", &json!(filled(cwd)), &json!(record.directory));
         }
         if expect["payload"].is_object() {
-            let payload: Value = serde_json::from_slice(&fs::read(agent.path("payload")).unwrap()).unwrap();
+            let payload: Value = serde_json::from_slice(&fs::read(agent.path("payload-T1")).unwrap()).unwrap();
             compare("payload", &normal(&expect["payload"]), &normal(&payload));
         }
     }
