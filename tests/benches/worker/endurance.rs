@@ -43,7 +43,7 @@ pub fn measure(report: &mut Report, effort: Effort) {
     report::note(&format!("{} series", last.len()));
     let grown = after.rss - before.rss;
     Row::new(&format!("resident memory more than after {PART}"), mebibytes(grown))
-        .at_most(grown / f64::from(1 << 20), 0.25, " MiB")
+        .at_most(grown / 1024.0, 256.0, " KiB")
         .print(report);
     let anonymous = after.anonymous - before.anonymous;
     report::note(&format!("not backed by a file: {} more; at most {}", mebibytes(anonymous), mebibytes(most)));

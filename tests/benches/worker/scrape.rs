@@ -96,10 +96,10 @@ impl Client {
 
     /// The body of one answer.
     fn scrape(&mut self) -> io::Result<Vec<u8>> {
-        // `tiny_http` writes head and body one after the other and waits between them for an acknowledgement, which is put
-        // off by 40 ms on a connection that is kept: the system is asked each time not to.
-        set_tcp_quickack(self.connection.get_ref(), true)?;
         self.connection.get_ref().write_all(self.request.as_bytes())?;
+        // `tiny_http` writes head and body one after the other and waits between them for an acknowledgement, which is put
+        // off by 40 ms on a connection that is kept: the system is asked not to, each time, since every write undoes it.
+        set_tcp_quickack(self.connection.get_ref(), true)?;
         let mut length = 0;
         loop {
             let mut line = String::new();
