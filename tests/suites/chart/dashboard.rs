@@ -1,12 +1,20 @@
-//! The dashboard: Grafana's own types know every key of it.
+//! The dashboard: Grafana's own types know every key of it, and a real Prometheus that scrapes real workers answers every query.
 
 use std::{collections::BTreeSet, process::Command};
 
 use oz_worker_tests::{
+    agent::Agent,
     chart::{self, text},
-    peers::Peer,
+    message::Assignment,
+    peers::{
+        Peer,
+        prometheus::{Prometheus, Sample},
+    },
+    worker::Launch,
 };
 use serde_json::Value;
+
+use crate::scene::Scene;
 
 const PATH: &str = "charts/dashboards/oz-agent-worker.json";
 
@@ -74,5 +82,131 @@ fn every_panel_asks_the_chosen_source_about_the_chosen_workers_and_covers_no_oth
                 assert!(x < 24 && taken.insert((x, y)), "{title} covers another at {x}, {y}");
             }
         }
+    }
+}
+
+/// Every query as Grafana asks it with all workers chosen: title of its panel, and the query.
+fn queries() -> Vec<(String, String)> {
+    let dashboard = dashboard();
+    let asked = |panel: &Value| {
+        let title = text(&panel["title"]).to_owned();
+        let targets = panel["targets"].as_array().unwrap().clone();
+        targets.into_iter().map(move |target| (title.clone(), concrete(text(&target["expr"]), ".*", ".*")))
+    };
+    panels(&dashboard).into_iter().flat_map(asked).collect()
+}
+
+fn concrete(query: &str, worker: &str, backend: &str) -> String {
+    let chosen = query.replace("$worker", worker).replace("$backend", backend);
+    chosen.replace("$__rate_interval", "1m").replace("$__range", "5m")
+}
+
+/// What the first query of a panel answers.
+fn answer(prometheus: &Prometheus, title: &str) -> Vec<Sample> {
+    let query = queries().into_iter().find(|(panel, _)| panel == title).unwrap_or_else(|| panic!("no panel {title}")).1;
+    prometheus.query(&query)
+}
+
+/// The same for a panel that shows one number.
+fn number(prometheus: &Prometheus, title: &str) -> f64 {
+    let answer = answer(prometheus, title);
+    assert_eq!(answer.len(), 1, "{title}: {answer:#?}");
+    answer[0].value
+}
+
+/// The value of the one sample with these labels.
+fn of(answer: &[Sample], labels: &[(&str, &str)]) -> f64 {
+    let has = |sample: &&Sample| {
+        labels.iter().all(|(name, value)| sample.labels.get(*name).map(String::as_str) == Some(*value))
+    };
+    let found: Vec<_> = answer.iter().filter(has).collect();
+    assert_eq!(found.len(), 1, "{labels:?} of {answer:#?}");
+    found[0].value
+}
+
+fn assert_every_query_is_answered(prometheus: &Prometheus) {
+    for (title, query) in queries() {
+        let answer = prometheus.query(&query);
+        assert!(!answer.is_empty(), "{title} has no data: {query}");
+        assert!(answer.iter().all(|sample| sample.value.is_finite()), "{title}: {query}: {answer:#?}");
+    }
+}
+
+/// Two direct workers with two slots each, one that dispatches and has no limit, and a Prometheus that has seen them.
+fn fleet() -> Option<(Vec<Scene>, Prometheus)> {
+    let direct = || Scene::with(|launch| launch.with_metrics().flags(["--max-concurrent-tasks", "2"]));
+    let workers = vec![direct(), direct(), Scene::command(Agent::running("cat > /dev/null"), Launch::with_metrics)];
+    let addresses: Vec<String> = workers.iter().map(|scene| scene.worker.metrics_address()).collect();
+    let prometheus = Prometheus::scraping(&addresses)?;
+    prometheus.wait_for_value("sum(oz_worker_connected)", 3.0);
+    Some((workers, prometheus))
+}
+
+#[test]
+fn no_query_is_without_data_in_the_first_minute() {
+    let Some((_workers, prometheus)) = fleet() else { return };
+    assert_every_query_is_answered(&prometheus);
+    assert_eq!(number(&prometheus, "Connected"), 3.0);
+    assert_eq!(number(&prometheus, "Workers"), 3.0);
+    assert_eq!(number(&prometheus, "With a task"), 0.0);
+    assert_eq!(number(&prometheus, "Slots taken"), 0.0);
+    assert_eq!(number(&prometheus, "Succeeded"), -1.0, "none ended yet");
+}
+
+#[test]
+fn every_panel_shows_what_was_run() {
+    let Some((mut workers, prometheus)) = fleet() else { return };
+    // `increase` sees what changes from one scrape to another.
+    prometheus.wait_for_value("min(count_over_time(oz_worker_connected[5m])) > bool 1", 1.0);
+    let ids: Vec<String> = workers.iter().map(|scene| scene.worker.launch.id().to_owned()).collect();
+    for number in 0..6 {
+        workers[0].still_works(&format!("good-{number}"));
+    }
+    for number in 0..2 {
+        workers[1].fail(&Assignment::new(&format!("bad-{number}")).run("exit 3"));
+    }
+    workers[2].claim(&Assignment::new("dispatched"));
+    workers[0].claim(&Assignment::new("long").run("say started; gate"));
+    workers[1].session.hang_up();
+    workers[1].accept_again();
+    prometheus.wait_for_value("sum(oz_worker_tasks_completed_total)", 9.0);
+    prometheus.wait_for_value("sum(oz_worker_websocket_reconnects_total)", 1.0);
+    prometheus.wait_for_value("sum(oz_worker_tasks_active)", 1.0);
+    prometheus.wait_for_value("sum(oz_worker_connected)", 3.0);
+
+    assert_every_query_is_answered(&prometheus);
+    assert_eq!(number(&prometheus, "With a task"), 1.0);
+    assert_eq!(number(&prometheus, "Slots taken"), 1.0 / 4.0);
+    assert_eq!(number(&prometheus, "Tasks and slots"), 1.0);
+    assert_eq!(of(&answer(&prometheus, "Tasks of each worker"), &[("worker_id", &ids[0])]), 1.0);
+    assert_eq!(of(&answer(&prometheus, "Connection of each worker"), &[("worker_id", &ids[1])]), 1.0);
+    // Both counts are extrapolated alike but for the moment of their scrapes.
+    let succeeded = number(&prometheus, "Succeeded");
+    assert!((succeeded - 6.0 / 8.0).abs() < 0.1, "{succeeded}");
+    let ended = answer(&prometheus, "Tasks that ended");
+    for (result, count) in [("succeeded", 6.0), ("failed", 2.0), ("dispatched", 1.0), ("cancelled", 0.0)] {
+        let shown = of(&ended, &[("result", result)]);
+        assert!((shown - count).abs() <= 1.0 && (shown > 0.0) == (count > 0.0), "{result}: {shown}");
+    }
+    let failed = answer(&prometheus, "Failed tasks of each worker");
+    assert!(
+        of(&failed, &[("worker_id", &ids[1])]) >= 1.0 && of(&failed, &[("worker_id", &ids[0])]) == 0.0,
+        "{failed:?}"
+    );
+    let reasons = answer(&prometheus, "Failures by reason");
+    assert!(of(&reasons, &[("phase", "backend"), ("reason", "agent_invocation")]) >= 1.0, "{reasons:?}");
+    let where_from = answer(&prometheus, "Failures by worker and reason");
+    assert!(of(&where_from, &[("worker_id", &ids[1]), ("reason", "agent_invocation")]) >= 1.0, "{where_from:?}");
+    let reconnects = answer(&prometheus, "Reconnects of each worker");
+    assert!(of(&reconnects, &[("worker_id", &ids[1])]) > 0.5 && of(&reconnects, &[("worker_id", &ids[0])]) == 0.0);
+    assert_eq!(answer(&prometheus, "Workers").len(), 1);
+    assert_eq!(number(&prometheus, "Workers by version"), 3.0);
+
+    // What is chosen is what is shown.
+    let connected = text(&panels(&dashboard())[0]["targets"][0]["expr"]).to_owned();
+    for (worker, backend, count) in
+        [(ids[0].as_str(), ".*", 1.0), (".*", "command", 1.0), (".*", "direct", 2.0), ("nobody", ".*", 0.0)]
+    {
+        assert_eq!(prometheus.value(&concrete(&connected, worker, backend)), Some(count), "{worker} {backend}");
     }
 }
