@@ -341,6 +341,7 @@ impl State {
         let again: Vec<_> = again.map(|(task, execution)| (task.to_owned(), execution.to_owned())).collect();
         for (task, execution) in again {
             self.send_assignment(&task, &execution);
+            self.repeated.insert(task);
         }
     }
 
