@@ -459,6 +459,18 @@ fn an_execution_whose_end_is_on_its_way_is_reported_again_and_never_run_twice() 
 }
 
 #[test]
+fn what_is_reported_again_keeps_its_place_before_what_is_newer() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.reconnect();
+    driver.end("T", run, Outcome::Completed);
+    driver.start("U");
+    driver.assign("T", "e1");
+    driver.reconnect();
+    assert_eq!(driver.sent(), ["task_claimed T", "task_completed T", "task_claimed U"]);
+}
+
+#[test]
 fn an_assignment_that_crosses_the_proof_of_its_end_does_not_run_it_again() {
     let mut driver = Driver::connected(config());
     let run = driver.start("T");
