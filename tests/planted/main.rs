@@ -133,6 +133,23 @@ fn assert_is_found(name: &str) {
 }
 
 #[test]
+fn every_bug_stands_in_the_guarantees_with_its_law() {
+    let page = fs::read_to_string(Path::new(WORKSPACE).join("docs/guarantees.md")).unwrap();
+    for bug in BUGS {
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{}` |", bug.name)));
+        assert!(row.is_some_and(|row| row.ends_with(&format!("| {} |", bug.law))), "{}: {row:?}", bug.name);
+    }
+}
+
+#[test]
+fn every_bug_can_still_be_planted() {
+    for bug in BUGS {
+        let source = fs::read_to_string(Path::new(WORKSPACE).join(bug.file)).unwrap();
+        assert_eq!(source.matches(bug.good).count(), 1, "{} must hold this once:\n{}", bug.file, bug.good);
+    }
+}
+
+#[test]
 #[ignore = "builds the workspace once more; .ci/run asks for it"]
 fn without_a_bug_there_is_nothing_to_find() {
     let copy = Copy::new();
