@@ -264,7 +264,7 @@ fn clone_child(plan: &mut Plan, cgroup: Option<BorrowedFd<'_>>) -> Result<(Pid, 
         result
     };
     drop(stack);
-    match c_int::try_from(result).ok().and_then(Pid::from_raw).filter(|_| result > 0) {
+    match c_int::try_from(result).ok().filter(|pid| *pid > 0).and_then(Pid::from_raw) {
         // SAFETY: the kernel has just put a new descriptor there, which nobody else knows.
         Some(pid) => Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) })),
         None => Err(c_int::try_from(-result).unwrap_or(libc::EINVAL)),
