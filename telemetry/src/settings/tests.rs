@@ -159,6 +159,8 @@ fn an_export_is_bounded_by_the_smaller_of_the_two_timeouts() {
     assert_eq!(read(&otlp).0.otlp.unwrap().timeout, Duration::from_millis(1500));
     let export = [("OTEL_METRIC_EXPORT_TIMEOUT", "250")];
     assert_eq!(read(&export).0.otlp.unwrap().timeout, Duration::from_millis(250));
+    let spans = [("OTEL_TRACES_EXPORTER", "otlp"), ("OTEL_BSP_EXPORT_TIMEOUT", "300")];
+    assert_eq!(read(&spans).0.traces.unwrap().otlp.unwrap().timeout, Duration::from_millis(300));
 }
 
 #[test]
