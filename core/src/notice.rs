@@ -1,7 +1,6 @@
 //! What to tell a person: the facts of the log's lines. The words are made where the log is written.
 
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::metrics::{RejectReason, TaskResult};
@@ -129,10 +128,10 @@ pub enum Notice {
         /// The number of running tasks.
         active: usize,
     },
-    /// The worker leaves although the server is not known to have the end of these tasks.
+    /// The worker leaves although the server is not known to have the end of this task.
     LeavingUnproven {
-        /// Which tasks.
-        task_ids: Vec<String>,
+        /// Which task.
+        task_id: String,
     },
 }
 

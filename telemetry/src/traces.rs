@@ -112,15 +112,15 @@ impl Traces {
             | Notice::MalformedAssignment { task_id, is_answered: false, .. }
             | Notice::AssignedAgain { task_id }
             | Notice::CancelUnknown { task_id }
-            | Notice::CancelFailed { task_id, .. } => self.while_active(task_id, |_| ()),
+            | Notice::CancelFailed { task_id, .. }
+            | Notice::LeavingUnproven { task_id } => self.while_active(task_id, |_| ()),
             Notice::Connected { .. }
             | Notice::DialFailed { .. }
             | Notice::Disconnected { .. }
             | Notice::BadFrame(_)
             | Notice::Draining { .. }
             | Notice::DrainTimedOut { .. }
-            | Notice::Stopping { .. }
-            | Notice::LeavingUnproven { .. } => None,
+            | Notice::Stopping { .. } => None,
         }
     }
 

@@ -370,6 +370,24 @@ fn every_line_about_a_task_names_it_and_its_trace_in_json() {
 }
 
 #[test]
+fn an_end_that_may_be_lost_is_a_line_with_its_task_and_trace() {
+    let (mut scene, receiver) = traced(|launch| launch);
+    scene.claim(&Assignment::new("T1").run("say started; gate"));
+    scene.agent.wait_for("T1", "started");
+    scene.session.hang_up();
+    scene.worker.wait_for_line("disconnected");
+    scene.agent.open_gate();
+    let span = receiver.span_of("T1");
+    scene.worker.signal(Signal::TERM);
+    scene.worker.wait_for_line("stopping");
+    // Nobody answers the dial, and who asks again does not want to wait.
+    scene.worker.signal(Signal::TERM);
+    let named = format!("how this task ended task_id=T1 trace_id={}", span.trace_id);
+    scene.worker.wait_for_line(&named);
+    assert_eq!(scene.worker.exit().code(), Some(0));
+}
+
+#[test]
 fn every_line_about_a_task_names_it_and_its_trace_as_text() {
     let (lines, spans) = eventful_run("text");
     let traces = traces(&spans);

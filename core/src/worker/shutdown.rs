@@ -108,10 +108,9 @@ impl Worker {
 
     pub(super) fn leave(&mut self, now: Instant) {
         self.phase = Phase::Leaving;
-        let unproven: Vec<String> =
-            self.outbox.messages().filter(|message| message.is_end()).map(|m| m.task_id().to_owned()).collect();
-        if !unproven.is_empty() {
-            self.notice(Notice::LeavingUnproven { task_ids: unproven });
+        for end in self.outbox.messages().filter(|message| message.is_end()) {
+            let unproven = Notice::LeavingUnproven { task_id: end.task_id().to_owned() };
+            self.outputs.push_back(Output::Notice(unproven));
         }
         match self.connection {
             Connection::Open(_) => {

@@ -74,12 +74,8 @@ pub(super) fn log(notice: Notice, trace_id: Option<&str>) {
         }
         Notice::DrainTimedOut { active } => warn!(active, "drain timed out; stopping the tasks that still run"),
         Notice::Stopping { signal, active } => info!(signal, active, "stopping"),
-        Notice::LeavingUnproven { task_ids } => {
-            error!(
-                count = task_ids.len(),
-                "leaving although the server may not have received how these tasks ended: {}",
-                task_ids.join(" ")
-            );
+        Notice::LeavingUnproven { task_id } => {
+            error!(task_id, trace_id, "leaving although the server may not have received how this task ended");
         }
     }
 }
