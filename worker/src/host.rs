@@ -4,6 +4,7 @@
 //! the readability of a file descriptor has all it needs: [`Child`] is one (see its documentation).
 
 mod cgroup;
+mod code;
 mod files;
 mod leftovers;
 mod owner;
@@ -14,6 +15,7 @@ mod spawn;
 mod tree;
 mod workspaces;
 
+pub use code::give_back_code;
 pub use files::HostFiles;
 pub use owner::Owner;
 pub use process::{Child, Options, Processes};

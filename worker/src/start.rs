@@ -15,7 +15,7 @@ use oz_worker_telemetry::{Identity, Telemetry};
 use tracing::{error, info, warn};
 
 use crate::backend::{Backend, CommandBackend, DirectBackend};
-use crate::host::{Owner, Workspaces};
+use crate::host::{Owner, Workspaces, give_back_code};
 use crate::link::{Link, Target};
 use crate::logs;
 use crate::run::RunLoop;
@@ -105,6 +105,7 @@ fn serve<R: Runtime>(
         }
         let run_loop = RunLoop::new(runtime.clone(), prepared.link, prepared.backend, recorder, prepared.signals);
         let seed = RandomState::new().build_hasher().finish();
+        give_back_code();
         drive(&runtime, Box::pin(run_loop.run(Worker::new(config(settings), seed))));
         telemetry.shutdown(FLUSH_LIMIT);
         Ok(())
