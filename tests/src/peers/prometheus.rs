@@ -38,7 +38,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes these addresses every half second. `None` when there is no Prometheus to be had.
+    /// Starts one that scrapes these addresses five times a second. `None` when there is no Prometheus to be had.
     pub fn scraping(targets: &[String]) -> Option<Self> {
         let program = Peer::Prometheus.programs()?.first()?;
         let dir = tempfile::tempdir().expect("a temporary directory");

@@ -22,7 +22,7 @@ pub fn give_back_code() {
     }
 }
 
-/// Start and length of the mapping that a line of proc_pid_maps(5) is about, if it is code of `program`.
+/// Start and length of the mapping that a line of `proc_pid_maps(5)` is about, if it is code of `program`.
 fn code_of(program: &Path, line: &str) -> Option<(usize, usize)> {
     let mut fields = line.splitn(6, ' ');
     let (range, permissions) = (fields.next()?, fields.next()?);
