@@ -2,7 +2,7 @@
 #
 #   docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION=0.1.0 --sbom=true -t oz-agent-worker:0.1.0 .
 #
-# The same sources and the same build image give the same bytes: SOURCE_DATE_EPOCH is the time of every file. docs/install-docker.md.
+# SOURCE_DATE_EPOCH is the time of every file, and no path of the build is in the program. docs/install-docker.md.
 
 # Debian with Rust: the oldest glibc that the program needs is the one it brings.
 ARG BUILD_IMAGE=docker.io/library/rust:1.89-bookworm
