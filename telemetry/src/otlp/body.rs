@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn json_has_no_field_without_a_value() {
-        let json = br#"{ "points": [{ "count": "1", "sum": 2.0, "min": null, "bucketCounts": [] }], "schema": null }"#;
+        let json = br#"{ "points": [{ "bucketCounts": [], "count": "1", "min": null, "sum": 2.0 }], "schema": null }"#;
         let sent = String::from_utf8(without_nulls(json).unwrap()).unwrap();
         assert_eq!(sent, r#"{"points":[{"bucketCounts":[],"count":"1","sum":2.0}]}"#);
     }
