@@ -140,3 +140,46 @@ impl Outbox {
         self.entries.iter().filter(|entry| entry.is_end()).count()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+
+    use super::*;
+
+    fn claim() -> WorkerMessage {
+        WorkerMessage::TaskClaimed { task_id: "T".into(), worker_id: "w".into() }
+    }
+
+    fn end() -> WorkerMessage {
+        WorkerMessage::TaskCompleted { task_id: "T".into(), message: "yes", task_state: None }
+    }
+
+    fn prove(outbox: &mut Outbox) {
+        let serial = outbox.any_serial();
+        outbox.pinged(serial);
+        outbox.proven(serial);
+    }
+
+    #[test]
+    fn as_many_proven_ends_are_remembered_as_there_are_to_be_and_no_more() {
+        let mut outbox = Outbox::default();
+        for n in 0..TOLD_LIMIT {
+            outbox.push(Some(&format!("e{n}")), end());
+        }
+        prove(&mut outbox);
+        assert!(outbox.told("T", "e0").is_some());
+        outbox.push(Some("another"), end());
+        prove(&mut outbox);
+        assert!(outbox.told("T", "e0").is_none());
+        assert!(outbox.told("T", "e1").is_some());
+    }
+
+    #[test]
+    fn only_an_end_is_remembered_as_one() {
+        let mut outbox = Outbox::default();
+        outbox.push(Some("e"), claim());
+        prove(&mut outbox);
+        assert!(outbox.is_empty() && outbox.told("T", "e").is_none());
+    }
+}

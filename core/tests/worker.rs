@@ -396,6 +396,21 @@ fn one_proving_ping_is_under_way_at_a_time() {
 }
 
 #[test]
+fn a_claim_that_is_repeated_is_kept_when_the_first_was_proven() {
+    let mut driver = Driver::connected(config());
+    driver.start("T");
+    driver.pass(Duration::from_secs(30));
+    driver.pong();
+    driver.sent();
+    driver.reconnect();
+    assert!(driver.sent().is_empty(), "the first is proven");
+    driver.assign("T", "e1");
+    driver.sent();
+    driver.reconnect();
+    assert_eq!(driver.sent(), ["task_claimed T"]);
+}
+
+#[test]
 fn a_pong_that_no_ping_asked_for_proves_nothing() {
     let mut driver = Driver::connected(config());
     let run = driver.start("T");

@@ -147,7 +147,7 @@ planted! {
         => ""
     }
     a_timer_is_later_than_the_next_thing_due {
-        Simulator, "the worker has not left", "worker/src/run.rs",
+        Simulator, "dialled after", "worker/src/run.rs",
         "self.timer.take().filter(|timer| timer.at <= at)"
         => "self.timer.take()"
     }
