@@ -17,6 +17,10 @@ const IDLE: Duration = Duration::from_secs(75);
 /// How long a client may take to close after its last answer.
 const CLOSE: Duration = Duration::from_secs(2);
 
+/// How long a client that has just connected may take to say something before it can be closed for another one: the way
+/// there and back on most networks, and short enough that hundreds that say nothing are through in seconds.
+pub(crate) const GRACE: Duration = Duration::from_millis(20);
+
 /// How much is read at a time, in bytes: most requests whole.
 const CHUNK: usize = 2048;
 
@@ -28,6 +32,8 @@ const MAX_REQUESTS: u32 = 1000;
 pub(crate) struct Connection {
     stream: TcpStream,
     state: State,
+    /// When [`GRACE`] is over.
+    settled: Instant,
     /// When [`expire`](Self::expire) is due.
     deadline: Instant,
     /// What has arrived of the next requests; beyond one head and one chunk nothing is read.
@@ -66,7 +72,14 @@ impl Connection {
     pub(crate) fn new(stream: TcpStream, now: Instant) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, state: State::Idle, deadline: now + EXCHANGE, received: Vec::new(), requests: 0 })
+        Ok(Self {
+            stream,
+            state: State::Idle,
+            settled: now + GRACE,
+            deadline: now + EXCHANGE,
+            received: Vec::new(),
+            requests: 0,
+        })
     }
 
     pub(crate) const fn stream(&self) -> &TcpStream {
@@ -83,6 +96,11 @@ impl Connection {
             State::Idle | State::Reading | State::Closing => PollFlags::IN,
             State::Writing { .. } => PollFlags::OUT,
         }
+    }
+
+    /// Whether it has had its time to send a request.
+    pub(crate) fn is_settled(&self, now: Instant) -> bool {
+        self.settled <= now
     }
 
     /// Whether an answer is on its way, which closing would cut.

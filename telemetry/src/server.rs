@@ -2,8 +2,9 @@
 //! hold up another.
 //!
 //! `tiny_http` has no limits of its own, so these are ours. At most [`MAX_CONNECTIONS`] are open; past that, or when the
-//! process has no file descriptor left, the oldest is closed for a new one. Each has a deadline for everything it does (`connection.rs`), and a head has a bound (`http.rs`). In turn each gets one answer. So threads, memory
-//! and file descriptors stay the same whatever clients do.
+//! process has no file descriptor left, the oldest is closed for a new one. Each has a deadline for everything it does
+//! (`connection.rs`), and a head has a bound (`http.rs`). In turn each gets one answer. So threads, memory and file
+//! descriptors stay the same whatever clients do.
 
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
@@ -16,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tracing::{debug, error};
 
-use crate::connection::{Connection, Progress};
+use crate::connection::{Connection, GRACE, Progress};
 use crate::http::{Request, Response};
 
 /// The most connections at once.
@@ -66,10 +67,13 @@ impl Server {
     }
 }
 
+/// A connection, and whether its next turn waits for the socket.
+type Open = (Connection, Progress);
+
 /// All clients of one server.
 struct Clients {
-    /// The oldest first, with whether its next turn waits for the socket.
-    open: Vec<(Connection, Progress)>,
+    /// The oldest first.
+    open: Vec<Open>,
     /// A file descriptor to give up when the process has none left, so that even then one client at a time is served.
     spare: Option<OwnedFd>,
     accept_after: Option<Instant>,
@@ -132,8 +136,10 @@ impl Clients {
         for _ in 0..MAX_ACCEPTS {
             match listener.accept() {
                 Ok((stream, _)) => {
-                    if self.open.len() >= MAX_CONNECTIONS && !self.make_room(true) {
-                        continue;
+                    if self.open.len() >= MAX_CONNECTIONS {
+                        // Where all are being answered, the oldest is cut.
+                        let index = self.oldest(is_waiting).unwrap_or_default();
+                        self.open.remove(index);
                     }
                     let Ok(mut client) = Connection::new(stream, now) else { continue };
                     let progress = client.advance(now, answer);
@@ -145,28 +151,29 @@ impl Clients {
                 Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) => {
                     // Most likely the process has no file descriptor left.
-                    if self.spare.take().is_none() && !self.make_room(false) {
-                        debug!(%error, "the metrics endpoint cannot accept a connection");
-                        self.accept_after = Some(now + ACCEPT_PAUSE);
-                        break;
+                    if self.spare.take().is_some() {
+                        continue;
                     }
+                    if let Some(index) = self.oldest(|open| is_waiting(open) && open.0.is_settled(now)) {
+                        self.open.remove(index);
+                        continue;
+                    }
+                    debug!(%error, "the metrics endpoint cannot accept a connection");
+                    let soon = self.oldest(|(client, _)| !client.is_settled(now)).is_some();
+                    self.accept_after = Some(now + if soon { GRACE } else { ACCEPT_PAUSE });
+                    break;
                 }
             }
         }
     }
 
-    /// Closes the oldest connection that waits for its client. When all are being answered: the oldest of these, if
-    /// `cutting` an answer is allowed.
-    fn make_room(&mut self, cutting: bool) -> bool {
-        let waits =
-            |(client, progress): &(Connection, Progress)| !client.is_answering() && *progress != Progress::Ready;
-        let waiting = self.open.iter().position(waits);
-        match waiting.or((cutting && !self.open.is_empty()).then_some(0)) {
-            Some(index) => {
-                self.open.remove(index);
-                true
-            }
-            None => false,
-        }
+    /// The place of the oldest connection that is `such`.
+    fn oldest(&self, such: impl Fn(&Open) -> bool) -> Option<usize> {
+        self.open.iter().position(such)
     }
+}
+
+/// Whether it is the client's turn to send or to close, and no request of it is here already.
+fn is_waiting((client, progress): &Open) -> bool {
+    !client.is_answering() && *progress != Progress::Ready
 }

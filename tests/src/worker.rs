@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -378,14 +378,23 @@ pub fn names_in(dir: &Path) -> Vec<String> {
 
 /// GETs a path; gives status and body.
 pub fn http_get(address: &str, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
-    stream.set_read_timeout(Some(BOUND)).expect("a read timeout is settable");
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").expect("a listener that reads");
+    try_http_get(address, path).unwrap_or_else(|error| panic!("no whole answer from {address}{path}: {error}"))
+}
+
+/// GETs a path once; gives status and body.
+///
+/// # Errors
+/// The connection fails or ends before the answer does.
+pub fn try_http_get(address: &str, path: &str) -> io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(BOUND))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap_or_else(|error| panic!("no whole answer from {address}{path}: {error}"));
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {answer:?}"));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    (status.unwrap_or_else(|| panic!("no HTTP status: {head:?}")), body.to_owned())
+    stream.read_to_string(&mut answer)?;
+    let cut = || io::Error::other(format!("no HTTP answer: {answer:?}"));
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(cut)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(cut)?;
+    Ok((status, body.to_owned()))
 }
 
 /// The first `host:port` after the message of a log line.
