@@ -724,6 +724,23 @@ fn a_drain_lets_tasks_finish_and_a_second_signal_skips_the_wait() {
 }
 
 #[test]
+fn nobody_is_told_of_a_drain_when_there_is_no_time_for_one_or_nothing_to_finish() {
+    let draining = Config { drain_timeout: Duration::from_secs(3600), ..config() };
+    for (config, task) in [(config(), Some("T")), (draining, None)] {
+        let mut driver = Driver::connected(config);
+        task.map(|task| driver.start(task));
+        driver.outputs.clear();
+        driver.handle(Input::Stop("SIGTERM"));
+        let active = task.iter().len();
+        assert!(
+            matches!(driver.notices()[..], [Notice::Stopping { signal: "SIGTERM", active: told }] if *told == active),
+            "{:?}",
+            driver.notices()
+        );
+    }
+}
+
+#[test]
 fn a_third_signal_leaves_without_waiting_for_anything() {
     let mut driver = Driver::connected(config());
     driver.start("T");

@@ -79,7 +79,7 @@ planted! {
     a_cancelled_task_keeps_its_slot {
         Properties, "a slot is free as soon as its task has ended", "core/src/worker.rs",
         "        if result == TaskResult::Dispatched {\n"
-        => "        if result == TaskResult::Cancelled {\n            self.tasks.insert(task_id.to_owned(), task);\n        } else if result == TaskResult::Dispatched {\n"
+        => "        if result == TaskResult::Cancelled && self.phase == Phase::Running {\n            self.tasks.insert(task_id.to_owned(), task);\n        } else if result == TaskResult::Dispatched {\n"
     }
     a_claim_that_is_repeated_is_counted_again {
         Properties, "active = claimed - completed", "core/src/worker.rs",
@@ -145,6 +145,11 @@ planted! {
         Simulator, "processes are alive after the worker left", "worker/src/backend/step.rs",
         "            self.tree.kill();\n"
         => ""
+    }
+    a_workspace_is_left_behind {
+        Simulator, "are left of tasks that have ended", "worker/src/backend/direct.rs",
+        "} else if place.own.remove_if_empty() {"
+        => "} else if true {"
     }
     a_timer_is_later_than_the_next_thing_due {
         Simulator, "dialled after", "worker/src/run.rs",

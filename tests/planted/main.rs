@@ -81,7 +81,8 @@ impl Copy {
             .env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap())
             .env("CARGO_TERM_COLOR", "never")
             .env("RUST_BACKTRACE", "0")
-            // A bug must not slip through by chance: 3,000 once missed one.
+            // The same cases each time, and enough of them: whether a bug is found is not left to chance.
+            .env("PROPTEST_RNG_SEED", "1")
             .env("PROPTEST_CASES", "20000")
             .output()
             .unwrap();

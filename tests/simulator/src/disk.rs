@@ -22,6 +22,8 @@ pub struct Disk {
 #[derive(Default)]
 struct State {
     faulty: bool,
+    /// Whether a call ever failed.
+    failed: bool,
     /// Every directory, and its mark.
     directories: BTreeMap<PathBuf, Option<String>>,
 }
@@ -29,7 +31,7 @@ struct State {
 impl Disk {
     /// An empty disk.
     pub fn new(executor: &Executor, journal: &Journal) -> Self {
-        let state = State { faulty: false, directories: BTreeMap::from([(PathBuf::from("/"), None)]) };
+        let state = State { directories: BTreeMap::from([(PathBuf::from("/"), None)]), ..State::default() };
         Self { executor: executor.clone(), journal: journal.clone(), state: Arc::new(Mutex::new(state)) }
     }
 
@@ -43,16 +45,18 @@ impl Disk {
         self.lock().directories.insert(path.into(), None);
     }
 
-    /// Every directory below `root`.
-    pub fn below(&self, root: &str) -> Vec<PathBuf> {
+    /// The worker's own directories below `root`; none that counts when a call ever failed.
+    pub fn own_below(&self, root: &str) -> Vec<PathBuf> {
         let state = self.lock();
-        state.directories.keys().filter(|path| path.starts_with(root) && path.as_os_str() != root).cloned().collect()
+        let own = state.directories.iter().filter(|(path, mark)| path.starts_with(root) && mark.is_some());
+        own.filter(|_| !state.failed).map(|(path, _)| path.clone()).collect()
     }
 
     /// The state, unless this call fails.
     fn call(&self, what: &str) -> io::Result<MutexGuard<'_, State>> {
-        let state = self.lock();
+        let mut state = self.lock();
         if state.faulty && self.executor.chance(4) {
+            state.failed = true;
             let kind = self.executor.random(|random| {
                 random.choice([ErrorKind::StorageFull, ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem])
             });

@@ -29,8 +29,11 @@ use crate::watch::Watch;
 pub const MACHINE: Machine = Machine(1);
 /// Where its tasks get their directories.
 pub const ROOT: &str = "/workspaces";
+/// Who may use the proxy; in an `Authorization` header: `dTpw`.
+const PROXY_USER: &str = "u:p";
 
 /// What the operator decided.
+#[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 #[derive(Debug, Clone)]
 pub struct Operator {
     /// `--max-concurrent-tasks`.
@@ -45,6 +48,10 @@ pub struct Operator {
     pub scripts: bool,
     /// Whether workspaces are removed.
     pub cleanup: bool,
+    /// Whether all tasks share a `--target-dir` (direct).
+    pub shares_directory: bool,
+    /// Whether the server is reached through a proxy.
+    pub proxy: bool,
     /// How much too fast the machine's clock is, in millionths.
     pub drift: i32,
 }
@@ -60,6 +67,8 @@ impl Operator {
             dispatches: executor.chance(30),
             scripts: executor.chance(50),
             cleanup: executor.chance(80),
+            shares_directory: executor.chance(20),
+            proxy: executor.chance(20),
             drift: executor.random(|random| random.i32(-500..=500)),
         }
     }
@@ -104,7 +113,7 @@ impl Scene {
         let watch = Watch::new(&journal, operator.limit as usize);
         let (network, accepted) = Network::new(executor, &journal);
         let ledger = Ledger::new(operator.limit as usize, operator.dispatches);
-        let server = Server::start(executor, &journal, &watch, ledger, accepted);
+        let server = Server::start(executor, &journal, &watch, ledger, operator.proxy, accepted);
         let clock = Clock { start: Duration::from_secs(1000), drift: operator.drift };
         let machine = Simulated::new(MACHINE, clock, &network, &watch, &journal);
         let registry = Registry::new();
@@ -200,7 +209,9 @@ pub(crate) fn run_loop(
         agent: AgentSettings::default(),
     };
     let key = ApiKey::from_text("key").unwrap();
-    let target = Target::new("ws://oz.example/ws?worker_id=w1", key, |_| None).unwrap();
+    let env =
+        |name: &str| (operator.proxy && name == "HTTP_PROXY").then(|| format!("http://{PROXY_USER}@proxy.example"));
+    let target = Target::new("ws://oz.example/ws?worker_id=w1", key, env).unwrap();
     let link = Link::new(machine.clone(), target);
     let signals = machine.stop_signals().unwrap();
     let seed = machine.executor.random(|random| random.u64(..));
@@ -225,7 +236,7 @@ fn backend(machine: &Simulated, operator: &Operator) -> Backend<Simulated> {
         runtime: machine.clone(),
         oz: "/bin/oz".into(),
         workspaces: Workspaces::new(machine.disk.clone(), ROOT, Owner::new("w1")),
-        target_dir: None,
+        target_dir: operator.shares_directory.then(|| "/shared".into()),
         setup_command: script("setup"),
         teardown_command: script("teardown"),
         cleanup: operator.cleanup,

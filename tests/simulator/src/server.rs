@@ -36,6 +36,8 @@ pub struct Server {
 
 struct State {
     ledger: Ledger,
+    /// Whether a proxy stands before it.
+    proxy: bool,
     faulty: bool,
     /// Closed when the faults are over.
     healed: (Sender<()>, Receiver<()>),
@@ -65,16 +67,18 @@ struct Session {
 }
 
 impl Server {
-    /// A server that takes what comes through `accepted`.
+    /// A server that takes what comes through `accepted`, with or without a proxy before it.
     pub fn start(
         executor: &Executor,
         journal: &Journal,
         watch: &Watch,
         ledger: Ledger,
+        proxy: bool,
         accepted: Receiver<Stream>,
     ) -> Self {
         let state = State {
             ledger,
+            proxy,
             faulty: false,
             healed: async_channel::bounded(1),
             session: None,
@@ -209,18 +213,17 @@ impl Server {
         self.state.lock().unwrap()
     }
 
-    async fn serve(&self, mut stream: Stream) {
-        let healed = self.state().healed.1.clone();
+    async fn serve(&self, stream: Stream) {
+        let proxy = self.state().proxy;
+        let tunnel = if proxy { self.open_tunnel(stream).await } else { Some(stream) };
+        let Some(mut stream) = tunnel else { return };
         let cutter = stream.cutter();
         let Some((request, rest)) = read_head(&mut stream).await else { return };
         if !request.contains("worker_id=w1") || !request.contains("Authorization: Bearer key\r\n") {
             self.watch.violate(format!("not a worker's dial: {request}"));
         }
         let (upgrade, accept) = upgrade(&request);
-        let faulty = self.state().faulty;
-        let drawn = if faulty { self.executor.random(|random| random.u32(..100)) } else { 100 };
-        let refusal = |status: &str| format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\nno...");
-        let answer = match drawn {
+        let bad = match self.draw() {
             0..4 => refusal("401 Unauthorized"),
             4..8 => refusal("503 Service Unavailable"),
             8..11 => refusal("302 Found\r\nLocation: https://elsewhere"),
@@ -228,23 +231,65 @@ impl Server {
             14..17 => upgrade.replace(&accept, "AAAAAAAAAAAAAAAAAAAAAAAAAAA="),
             17..20 => format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(20_000)),
             20..24 => String::new(),
-            24..28 => {
-                self.journal.note(|| "server: leaves a dial hanging".to_owned());
-                let _ = healed.recv().await;
+            24..28 => return self.hang().await,
+            _ => {
+                if stream.write_all(upgrade.as_bytes()).await.is_ok() {
+                    let socket = WebSocketStream::from_partially_read(stream, rest, Role::Server, None).await;
+                    self.talk(socket, cutter).await;
+                }
                 return;
             }
-            _ => upgrade,
         };
-        if stream.write_all(answer.as_bytes()).await.is_err() || drawn < 28 {
-            self.journal.note(|| format!("server: answers a dial badly ({drawn})"));
-            let _ = stream.close().await;
-            // Reads on for a moment: closing with unread bytes would reset the connection.
-            let mut scratch = [0; 512];
-            let reading = async { while stream.read(&mut scratch).await.is_ok_and(|length| length > 0) {} };
-            return reading.or(self.executor.sleep(Duration::from_secs(5))).await;
+        self.answer_badly(stream, &bad).await;
+    }
+
+    /// What a proxy does before, well or badly.
+    async fn open_tunnel(&self, mut stream: Stream) -> Option<Stream> {
+        let (request, rest) = read_head(&mut stream).await?;
+        let is_asked = request.starts_with("CONNECT oz.example:80 HTTP/1.1\r\n");
+        if !is_asked || !request.contains("Proxy-Authorization: Basic dTpw\r\n") || !rest.is_empty() {
+            self.watch.violate(format!("not what a proxy is asked: {request}"));
         }
-        let socket = WebSocketStream::from_partially_read(stream, rest, Role::Server, None).await;
-        self.talk(socket, cutter).await;
+        let bad = match self.draw() {
+            0..3 => refusal("407 Proxy Authentication Required"),
+            3..6 => refusal("502 Bad Gateway"),
+            6..8 => "SSH-2.0-OpenSSH_9\r\n".to_owned(),
+            8..10 => String::new(),
+            10..12 => {
+                self.hang().await;
+                return None;
+            }
+            _ => {
+                let opened = stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await;
+                return opened.is_ok().then_some(stream);
+            }
+        };
+        self.answer_badly(stream, &bad).await;
+        None
+    }
+
+    /// How a dial goes: below 100, and ever lower the worse, only while there are faults.
+    fn draw(&self) -> u32 {
+        let faulty = self.state().faulty;
+        if faulty { self.executor.random(|random| random.u32(..100)) } else { 100 }
+    }
+
+    /// Leaves a dial unanswered until the faults are over.
+    async fn hang(&self) {
+        let healed = self.state().healed.1.clone();
+        self.journal.note(|| "server: leaves a dial hanging".to_owned());
+        let _ = healed.recv().await;
+    }
+
+    /// Answers a dial with what is no upgrade, and closes.
+    async fn answer_badly(&self, mut stream: Stream, answer: &str) {
+        self.journal.note(|| format!("server: answers a dial badly: {:.40}", answer.escape_debug()));
+        let _ = stream.write_all(answer.as_bytes()).await;
+        let _ = stream.close().await;
+        // Reads on for a moment: closing with unread bytes would reset the connection.
+        let mut scratch = [0; 512];
+        let reading = async { while stream.read(&mut scratch).await.is_ok_and(|length| length > 0) {} };
+        reading.or(self.executor.sleep(Duration::from_secs(5))).await;
     }
 
     /// One session, from the upgrade to its end.
@@ -366,6 +411,11 @@ fn assignment(task: &str, execution: &str, sound: bool) -> Message {
         "env_vars": {"EXECUTION": execution},
     });
     Message::text(json!({"type": "task_assignment", "data": data}).to_string())
+}
+
+/// An answer of this status line.
+fn refusal(status: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\nno...")
 }
 
 /// The answer that completes the handshake of `request`, and the value in it that proves that it was read.

@@ -217,7 +217,7 @@ impl Storm {
 
     /// Liveness: what was claimed ends, and the next task runs from claim to end.
     async fn everything_ends(&mut self) {
-        let Scene { executor, server, watch, operator, .. } = self.scene.clone();
+        let Scene { executor, server, watch, operator, machine, .. } = self.scene.clone();
         let until = executor.now() + CALM;
         loop {
             let waiting: Vec<String> = server.ledger(|ledger| {
@@ -237,6 +237,10 @@ impl Storm {
                 }
             }
             executor.sleep(Duration::from_secs(20)).await;
+        }
+        let left = machine.disk.own_below(ROOT);
+        if (operator.cleanup || operator.shares_directory) && !left.is_empty() {
+            watch.violate(format!("{left:?} are left of tasks that have ended"));
         }
         self.scene.check_metrics();
         self.check_totals();
