@@ -652,22 +652,31 @@ fn shutdown_is_bounded_whatever_the_server_and_the_tasks_do() {
 
 #[test]
 fn a_worker_without_a_connection_dials_at_once_to_report_what_it_has() {
-    let mut driver = Driver::connected(config());
-    let run = driver.start("T");
-    driver.handle(Input::Disconnected("cut".into()));
-    driver.pass_to_timeout();
-    for _ in 0..8 {
-        driver.handle(Input::DialFailed("refused".into()));
+    for (claim_is_proven, ended_before) in [(false, false), (true, false), (true, true)] {
+        let mut driver = Driver::connected(config());
+        let run = driver.start("T");
+        if claim_is_proven {
+            driver.pass_to_timeout();
+            driver.pong();
+        }
+        driver.handle(Input::Disconnected("cut".into()));
         driver.pass_to_timeout();
+        if ended_before {
+            driver.end("T", run, Outcome::Completed);
+        }
+        for _ in 0..8 {
+            driver.handle(Input::DialFailed("refused".into()));
+            driver.pass_to_timeout();
+        }
+        driver.handle(Input::DialFailed("refused".into()));
+        driver.outputs.clear();
+        driver.handle(Input::Stop("SIGTERM"));
+        assert_eq!(driver.count(|output| matches!(output, Output::Dial)), 1);
+        driver.end("T", run, Outcome::Stopped);
+        driver.handle(Input::Connected);
+        driver.pong();
+        assert_eq!(driver.count(|output| matches!(output, Output::Close)), 1);
     }
-    driver.handle(Input::DialFailed("refused".into()));
-    driver.outputs.clear();
-    driver.handle(Input::Stop("SIGTERM"));
-    assert_eq!(driver.count(|output| matches!(output, Output::Dial)), 1);
-    driver.end("T", run, Outcome::Stopped);
-    driver.handle(Input::Connected);
-    driver.pong();
-    assert_eq!(driver.count(|output| matches!(output, Output::Close)), 1);
 }
 
 #[test]

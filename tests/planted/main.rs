@@ -1,7 +1,7 @@
 //! The harness can fail: bugs are planted one at a time in a copy of the sources, and the properties or the simulator must
 //! find each and name the law that it breaks. The sources themselves know nothing of it, and neither does any binary.
 //!
-//! It builds the workspace once per bug, so it runs when it is asked for:
+//! It builds a part of the workspace for each bug, so it runs when it is asked for:
 //! `cargo test -p oz-worker-tests --test planted -- --ignored`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -77,8 +77,8 @@ impl Copy {
             .args(["--locked", "--quiet"])
             .args(finder.command().split(' '))
             .current_dir(&self.root)
-            // What the workspace depends on is built there already.
-            .env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap())
+            // Never the workspace's own: cargo takes what was built of the copy for what it would build itself.
+            .env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("planted-target"))
             .env("CARGO_TERM_COLOR", "never")
             .env("RUST_BACKTRACE", "0")
             // The same cases each time, and enough of them: whether a bug is found is not left to chance.
