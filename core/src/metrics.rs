@@ -172,3 +172,30 @@ pub enum MetricEvent {
         reason: FailureReason,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeSet;
+    use alloc::string::ToString;
+
+    use super::*;
+
+    /// A series is found by its value's place, and known outside by its text.
+    macro_rules! assert_is_a_label_set {
+        ($name:ident) => {
+            assert!($name::ALL.iter().enumerate().all(|(place, value)| *value as usize == place));
+            let texts: BTreeSet<_> = $name::ALL.iter().map(ToString::to_string).collect();
+            assert_eq!(texts.len(), $name::ALL.len());
+            assert!(texts.iter().all(|text| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
+        };
+    }
+
+    #[test]
+    fn each_value_has_a_place_and_a_text_of_its_own() {
+        assert_is_a_label_set!(TaskResult);
+        assert_is_a_label_set!(RejectReason);
+        assert_is_a_label_set!(ReconnectReason);
+        assert_is_a_label_set!(FailurePhase);
+        assert_is_a_label_set!(FailureReason);
+    }
+}
