@@ -141,8 +141,10 @@ fn decoding(report: &mut Report, rounds: u32) {
 }
 
 fn whole_tasks(rounds: u32) {
-    let texts: Vec<String> = (0..100).map(assignment).collect();
-    let ids: Vec<String> = (0..100).map(task_id).collect();
+    // More than the ends that the worker remembers, so that it runs each of them again.
+    const TASKS: usize = 500;
+    let texts: Vec<String> = (0..TASKS).map(assignment).collect();
+    let ids: Vec<String> = (0..TASKS).map(task_id).collect();
     let mut core = Core::connected();
     let tasks = nanos(rounds / 3, |batch| {
         for (text, task_id) in texts.iter().zip(&ids).cycle().take(batch as usize) {
@@ -155,7 +157,7 @@ fn whole_tasks(rounds: u32) {
             core.pong();
         }
     });
-    core.give(Input::Text(&assignment(100)));
+    core.give(Input::Text(&assignment(TASKS)));
     let rejections = nanos(rounds / 3, |batch| {
         for text in texts.iter().cycle().take(batch as usize) {
             core.give(Input::Text(text));
