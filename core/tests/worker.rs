@@ -345,6 +345,20 @@ fn the_same_execution_assigned_again_is_claimed_again_and_not_started() {
 }
 
 #[test]
+fn what_was_handed_over_is_claimed_again_and_not_started_even_after_another_execution() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.end("T", run, Outcome::Dispatched);
+    driver.assign("T", "e2");
+    let other = *driver.started().last().unwrap();
+    driver.end("T", other, Outcome::Completed);
+    driver.outputs.clear();
+    driver.assign("T", "e1");
+    assert_eq!(driver.sent(), ["task_claimed T"]);
+    assert!(driver.started().is_empty() && driver.metrics().is_empty());
+}
+
+#[test]
 fn an_end_that_is_not_proven_is_sent_again_in_order_before_anything_newer() {
     let mut driver = Driver::connected(config());
     let (a, b) = (driver.start("A"), driver.start("B"));

@@ -29,6 +29,8 @@ pub struct Watch {
     stopping: BTreeSet<RunId>,
     /// The tasks whose last run owes the server an end.
     owing: BTreeSet<String>,
+    /// The tasks of which a run was handed over. An old one that is assigned again is claimed again and has no end.
+    handed_over: BTreeSet<String>,
     /// This connection's messages, and its Pings with the number of messages before them.
     sent: Vec<String>,
     pings: Vec<([u8; 8], usize)>,
@@ -52,6 +54,7 @@ impl Watch {
             active: BTreeMap::new(),
             stopping: BTreeSet::new(),
             owing: BTreeSet::new(),
+            handed_over: BTreeSet::new(),
             sent: Vec::new(),
             pings: Vec::new(),
             proven: 0,
@@ -77,9 +80,11 @@ impl Watch {
             }
             (Input::TaskEnded { task_id, run, end }, _) if self.active.get(*task_id) == Some(run) => {
                 self.active.remove(*task_id);
-                if end.outcome != oz_worker_core::Outcome::Dispatched {
-                    self.owing.insert((*task_id).to_owned());
-                }
+                let tasks = match end.outcome {
+                    oz_worker_core::Outcome::Dispatched => &mut self.handed_over,
+                    _ => &mut self.owing,
+                };
+                tasks.insert((*task_id).to_owned());
             }
             (Input::Stop(_), _) => self.signalled = true,
             _ => {}
@@ -214,7 +219,8 @@ impl Watch {
         let about = |task_id: &str| format!(r#""task_id":"{task_id}""#);
         for task_id in &self.owing {
             let mine = || has.iter().filter(|text| text.contains(&about(task_id)) && !text.contains("task_rejected"));
-            let end = mine().next_back().is_some_and(|text| is_end(text));
+            let was_handed_over = self.handed_over.contains(task_id);
+            let end = mine().rev().find(|text| is_end(text) || !was_handed_over).is_some_and(|text| is_end(text));
             law!("every claimed task ends at the server", end || self.link == Link::Gone, "{task_id}: {has:?}");
             let first = mine().find(|text| !text.contains("could not be understood"));
             law!("a claim comes before its end", first.is_none_or(|text| !is_end(text)), "{task_id}: {has:?}");

@@ -132,15 +132,14 @@ impl Network {
     /// By chance, and during an outage.
     pub async fn connect(&self) -> io::Result<Stream> {
         let fate = self.fate();
+        // Of now: the faults may be over while the dial is on its way.
+        let healed = self.lock().healed.1.clone();
         self.executor.sleep(self.latency()).await;
         match fate {
             Fate::Connects => {}
             Fate::Refused => return Err(ErrorKind::ConnectionRefused.into()),
             Fate::Unreachable => return Err(ErrorKind::HostUnreachable.into()),
-            Fate::Hangs => {
-                let healed = self.lock().healed.1.clone();
-                let _ = healed.recv().await;
-            }
+            Fate::Hangs => drop(healed.recv().await),
         }
         let cut = self.lock().faulty.then(|| self.executor.random(draw_cut)).flatten();
         let mut connection = Connection::new(&self.executor, cut);
