@@ -235,7 +235,7 @@ fn backend(machine: &Simulated, operator: &Operator) -> Backend<Simulated> {
     Backend::Direct(DirectBackend {
         runtime: machine.clone(),
         oz: "/bin/oz".into(),
-        workspaces: Workspaces::new(machine.disk.clone(), ROOT, Owner::new("w1")),
+        workspaces: Workspaces::new(machine.disk.clone(), ROOT, Owner::of_process("w1", 0, b"simulated", 1, 1)),
         target_dir: operator.shares_directory.then(|| "/shared".into()),
         setup_command: script("setup"),
         teardown_command: script("teardown"),

@@ -33,7 +33,7 @@ fn fresh_seeds_hold() {
 #[test]
 fn the_same_seed_gives_the_same_run_byte_for_byte() {
     let first = fresh_seed();
-    for seed in first..first + 10 {
+    for seed in first..first + FRESH {
         let (one, other) = (simulate(seed, Options::default()), simulate(seed, Options::default()));
         let differs = one.trace.lines().zip(other.trace.lines()).position(|(one, other)| one != other);
         assert_eq!(differs, None, "seed {seed}: the two runs differ from this line on");

@@ -16,9 +16,15 @@ impl Owner {
     pub fn new(worker_id: &str) -> Self {
         let user = rustix::process::geteuid().as_raw();
         let host = rustix::system::uname();
-        let hash = fnv1a(&[worker_id.as_bytes(), b"\0", &user.to_le_bytes(), host.nodename().to_bytes()]);
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         let start = Stat::of(pid).map_or(0, |stat| stat.start);
+        Self::of_process(worker_id, user, host.nodename().to_bytes(), pid, start)
+    }
+
+    /// The worker `worker_id` of `user` on `host` as the process `pid`, which began at `start` (in the clock ticks of
+    /// `proc_pid_stat(5)`).
+    pub fn of_process(worker_id: &str, user: u32, host: &[u8], pid: i32, start: u64) -> Self {
+        let hash = fnv1a(&[worker_id.as_bytes(), b"\0", &user.to_le_bytes(), host]);
         let key = format!("{hash:016x}");
         let mark = format!("{key}.{pid}.{start}");
         Self { key, mark }

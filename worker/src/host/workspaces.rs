@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::owner::{self, Owner};
@@ -19,9 +20,6 @@ const HIDDEN: &str = ".oz-agent-worker.";
 /// The longest name of a file on Linux (`NAME_MAX`).
 const LONGEST_NAME: usize = 255;
 
-/// Numbers the hidden names of this process.
-static NEXT: AtomicU64 = AtomicU64::new(1);
-
 /// Makes workspaces in one root directory. All methods block on the file system; only [`Workspace::remove`] and
 /// [`clean_leftovers`](Self::clean_leftovers) may take long.
 #[derive(Debug, Clone)]
@@ -29,6 +27,8 @@ pub struct Workspaces<F> {
     files: F,
     root: PathBuf,
     owner: Owner,
+    /// How many hidden names there have been.
+    hidden: Arc<AtomicU64>,
 }
 
 /// Why there is no workspace for a task.
@@ -101,7 +101,7 @@ pub struct Cleaned {
 impl<F: Files> Workspaces<F> {
     /// Workspaces of `owner` in the directory `root` of `files`, which is made when it is first needed.
     pub fn new(files: F, root: impl Into<PathBuf>, owner: Owner) -> Self {
-        Self { files, root: root.into(), owner }
+        Self { files, root: root.into(), owner, hidden: Arc::default() }
     }
 
     /// The directory that holds the workspaces.
@@ -191,7 +191,7 @@ impl<F: Files> Workspaces<F> {
     /// Makes a directory with a hidden name, and says whether it could be marked. Makes the root too if need be.
     fn create_hidden(&self) -> Result<(PathBuf, bool), WorkspaceError> {
         loop {
-            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let number = self.hidden.fetch_add(1, Ordering::Relaxed);
             let path = self.root.join(format!("{HIDDEN}{}.{number}", self.owner.mark()));
             let made = match self.files.make_private(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
