@@ -56,8 +56,9 @@ fn heads(answer: &[u8], body: &[u8]) {
             let text = refusal("host", &key, &head, &body[..body.len().min(512)]).to_string();
             assert!(!text.contains(KEY) && !text.contains(char::is_control), "{text}");
             assert!(text.len() < 8 * 1024, "{}", text.len());
+            // Behind the head it reads no further than it did for the head.
             let (same, rest) = read.unwrap();
-            assert_eq!((same, rest), (head, answer[length..].to_vec()));
+            assert!(same == head && answer[length..].starts_with(&rest), "{same:?} {rest:?}");
         }
         Ok(None) => {
             assert!(matches!(read, Err(HeadError::Truncated | HeadError::Empty)) && answer.len() < LARGEST_HEAD)

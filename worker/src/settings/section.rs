@@ -106,7 +106,9 @@ impl<'a> Section<'a> {
 
     fn key(&self, key: &str) -> String {
         let shown = quoted(key);
-        let shown = if shown.len() == key.len() + 2 { key } else { &shown };
+        let bare = shown.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        // Without quotes when there is nothing in it that they would change.
+        let shown = bare.filter(|bare| *bare == key).unwrap_or(&shown);
         if self.path.is_empty() { shown.to_owned() } else { format!("{}.{shown}", self.path) }
     }
 

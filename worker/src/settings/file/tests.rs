@@ -124,6 +124,14 @@ fn the_words_of_yaml_1_1_are_switches_and_quoted_ones_are_not() {
     assert_eq!(bad("cleanup: 'yes'"), "c.yaml:1:10: cleanup: true or false is wanted here, not text");
 }
 
+#[test]
+fn a_key_that_is_cut_stays_one_line_however_long_it_is() {
+    for length in 70..100 {
+        let line = bad(&format!("a\tb{}: 1", "x".repeat(length)));
+        assert!(line.contains("unknown key") && !line.contains(char::is_control), "{line:?}");
+    }
+}
+
 /// The file, and all that must be said about it.
 #[test]
 #[allow(clippy::too_many_lines)]
