@@ -4,6 +4,7 @@
 //! nothing is skipped: a peer that cannot be had fails the test.
 
 pub mod chromium;
+pub mod docker;
 pub mod otelcol;
 pub mod otlp;
 pub mod prometheus;
@@ -38,6 +39,10 @@ pub enum Peer {
     Kubeconform,
     /// What Grafana's own types say of a dashboard.
     GrafanaCheck,
+    /// A Docker engine and its client.
+    Docker,
+    /// Debian as an archive, to make images of.
+    Debian,
 }
 
 impl Peer {
@@ -50,6 +55,8 @@ impl Peer {
             Self::HelmUnittest => "helm-unittest.sh",
             Self::Kubeconform => "kubeconform.sh",
             Self::GrafanaCheck => "grafana-check.sh",
+            Self::Docker => "docker.sh",
+            Self::Debian => "debian.sh",
         }
     }
 
@@ -61,7 +68,7 @@ impl Peer {
 
     /// Once per process; other processes wait in the script.
     fn install(self) -> Result<&'static [PathBuf], &'static str> {
-        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 7] = [const { OnceLock::new() }; 7];
+        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 9] = [const { OnceLock::new() }; 9];
         let installed = INSTALLED.get(self as usize).expect("one place per peer");
         installed.get_or_init(|| run(self.script())).as_deref().map_err(String::as_str)
     }

@@ -31,6 +31,11 @@ impl Service {
         line.unwrap_or_else(|| panic!("{} did not write {text:?}: {:#?}", self.name, self.log.lines()))
     }
 
+    /// Its process id.
+    pub(super) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("process ids are small")
+    }
+
     /// Ends it as a crash would.
     pub(super) fn kill(&mut self) {
         self.child.kill().expect("an own child");

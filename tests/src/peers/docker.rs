@@ -1,0 +1,262 @@
+//! A real Docker engine, the image of the worker built by it, and containers.
+//!
+//! The engine has process ids and mounts of its own, so that nothing of it can outlive it, and a bridge without a rule of
+//! iptables: a container reaches the host, and the host what a container publishes. Images stay in the folder of the peers.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs::{self, File},
+    hash::{DefaultHasher, Hash, Hasher},
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    thread,
+    time::Duration,
+};
+
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::Signal,
+};
+use tempfile::TempDir;
+
+use super::{Peer, service::Service};
+use crate::process::{self, Watch};
+
+/// What is written here builds the worker's image: the folder with the `Dockerfile`.
+pub const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// The image that [`Engine::worker`] builds.
+pub const WORKER: &str = "oz-agent-worker:under-test";
+
+/// Debian 12 with a busybox, as [`Engine::debian`] gives it.
+pub const DEBIAN: &str = "oz-worker-debian:12-1";
+
+/// The host as containers see it.
+pub const HOST: &str = "10.199.0.1";
+
+const BRIDGE: &str = "oz-docker0";
+/// What programs on Debian trust.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+const CGROUP: &str = "oz-worker-docker";
+
+/// How long containers have to end before the engine is killed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A Docker engine that runs until it is dropped. There is one at a time: others wait for it.
+pub struct Engine {
+    service: Service,
+    daemon: Watch,
+    client: &'static Path,
+    dir: TempDir,
+    _turn: File,
+}
+
+impl Engine {
+    /// Starts one. `None` when there is none to be had.
+    pub fn start() -> Option<Self> {
+        let [daemon, client] = Peer::Docker.programs()? else { panic!("docker.sh prints two programs") };
+        let kept = kept();
+        fs::create_dir_all(&kept).unwrap_or_else(|error| panic!("cannot make {}: {error}", kept.display()));
+        let turn = File::create(kept.join("lock")).expect("a writable directory");
+        flock(&turn, FlockOperation::LockExclusive).expect("a lock");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+
+        // One that was killed in its sleep has left it.
+        remove_bridge();
+        ip(&["link", "add", BRIDGE, "type", "bridge"]);
+        ip(&["address", "add", &format!("{HOST}/24"), "dev", BRIDGE]);
+        ip(&["link", "set", BRIDGE, "up"]);
+
+        // The end of `unshare` is the end of the daemon, which is the end of every process beside it.
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--pid", "--mount-proc", "--fork", "--kill-child=KILL"]).arg(daemon);
+        command.arg("--host").arg(host(dir.path())).arg("--data-root").arg(kept.join("data"));
+        command.arg("--exec-root").arg(dir.path().join("exec")).arg("--pidfile").arg(dir.path().join("pid"));
+        // No file of this machine's own engine.
+        command.arg("--config-file").arg(dir.path().join("daemon.json"));
+        command.args(["--bridge", BRIDGE, "--iptables=false", "--ip-forward=false", "--ip-masq=false"]);
+        command.args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", CGROUP]);
+        fs::write(dir.path().join("daemon.json"), "{}").expect("one's own directory");
+        let service = Service::start("the Docker engine", &mut command);
+        service.wait_for_line("API listen on");
+        let daemon = process::descendants(service.pid()).first().copied().expect("unshare has a child");
+        let engine = Self { service, daemon: Watch::new(daemon), client, dir, _turn: turn };
+        engine.remove_containers();
+        Some(engine)
+    }
+
+    /// `docker`, as a command to add arguments to.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(self.client);
+        command
+            .arg("--host")
+            .arg(host(self.dir.path()))
+            .env("DOCKER_CONFIG", self.dir.path())
+            .env("DOCKER_BUILDKIT", "1");
+        command
+    }
+
+    /// Runs `docker` with these arguments and gives what it printed, and panics with all it said if it fails.
+    pub fn docker<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> String {
+        let mut command = self.command();
+        let ended = command.args(arguments).stdin(Stdio::null()).output().expect("docker can be run");
+        succeeded(&command, &ended)
+    }
+
+    /// Builds `tag` from a Dockerfile that is given here and the files of `context`.
+    pub fn build(&self, tag: &str, dockerfile: &str, context: &Path) {
+        let mut command = self.command();
+        command.args(["build", "--tag", tag, "--file", "-"]).arg(context);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("docker can be run");
+        // Dropped after the write: the end of its input.
+        child.stdin.take().expect("a pipe").write_all(dockerfile.as_bytes()).expect("docker reads");
+        succeeded(&command, &child.wait_with_output().expect("an own child"));
+    }
+
+    /// Writes images as `docker load` and `ctr images import` read them.
+    pub fn save(&self, images: &[&str], archive: &Path) {
+        self.docker(
+            [OsStr::new("save"), OsStr::new("--output"), archive.as_os_str()]
+                .into_iter()
+                .chain(images.iter().map(OsStr::new)),
+        );
+    }
+
+    /// Makes [`DEBIAN`], unless it is there. `None` when it cannot be had.
+    pub fn debian(&self) -> Option<&'static str> {
+        let archive = Peer::Debian.programs()?.first()?;
+        if !self.has(DEBIAN) {
+            self.docker([OsStr::new("import"), archive.as_os_str(), OsStr::new(DEBIAN)]);
+        }
+        Some(DEBIAN)
+    }
+
+    /// Builds the worker's image as `docs/install-docker.md` does, with the Rust that built this program. `None` when what it
+    /// is built in cannot be had.
+    pub fn worker(&self) -> Option<&'static str> {
+        let inside = self.build_image()?;
+        self.docker([
+            "build",
+            "--network",
+            "host",
+            "--build-arg",
+            &format!("BUILD_IMAGE={inside}"),
+            "--build-arg",
+            "VERSION=0.1.0",
+            "--tag",
+            WORKER,
+            WORKSPACE,
+        ]);
+        Some(WORKER)
+    }
+
+    /// What the official image of Rust is: Debian with a C compiler and Rust, here the one that built this program.
+    fn build_image(&self) -> Option<String> {
+        let debian = self.debian()?;
+        let authorities = PathBuf::from(env::var("SSL_CERT_FILE").unwrap_or_else(|_| AUTHORITIES.to_owned()));
+        let rust = rustc(&["--version"]);
+        let mut hasher = DefaultHasher::new();
+        (DEBIAN, &rust, fs::read(&authorities).unwrap_or_default()).hash(&mut hasher);
+        let tag = format!("oz-worker-build:{:016x}", hasher.finish());
+        if !self.has(&tag) {
+            let (Some(dir), Some(file)) = (authorities.parent(), authorities.file_name()) else { return None };
+            // Crates may come through a proxy that this machine trusts. Only cargo shall, not what is built.
+            let file = file.to_string_lossy();
+            let dockerfile = format!("FROM {debian}\nCOPY {file} /machine.crt\nENV CARGO_HTTP_CAINFO=/machine.crt\n");
+            self.build(&tag, &dockerfile, dir);
+            let dockerfile = format!("FROM {tag}\nCOPY bin /usr/local/bin/\nCOPY lib /usr/local/lib/\n");
+            self.build(&tag, &dockerfile, Path::new(&rustc(&["--print", "sysroot"])));
+        }
+        Some(tag)
+    }
+
+    fn has(&self, image: &str) -> bool {
+        let asked = self.command().args(["image", "inspect", image]).stdin(Stdio::null()).output();
+        asked.is_ok_and(|asked| asked.status.success())
+    }
+
+    fn remove_containers(&self) {
+        let all = self.docker(["ps", "--all", "--quiet"]);
+        if !all.is_empty() {
+            self.docker(["rm", "--force", "--volumes"].into_iter().chain(all.lines()));
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // With grace, or what it was about to write of its images is lost; then whatever is left is killed with `unshare`.
+        if !thread::panicking() {
+            self.remove_containers();
+        }
+        process::signal(self.daemon.pid, Signal::TERM);
+        self.daemon.ends_within(PATIENCE);
+        self.service.kill();
+        remove_bridge();
+        remove_cgroups();
+    }
+}
+
+/// What a command printed. Panics with all it said if it failed.
+fn succeeded(command: &Command, ended: &Output) -> String {
+    let (stdout, stderr) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    assert!(ended.status.success(), "{command:?}: {}\n{stdout}{stderr}", ended.status);
+    stdout.trim_end().to_owned()
+}
+
+fn rustc(arguments: &[&str]) -> String {
+    let mut command = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    let ended = command.args(arguments).output().expect("rustc built this program");
+    succeeded(&command, &ended)
+}
+
+/// Where the engine keeps its images: with what the other peers keep, and as `tests/peers/lib.sh` finds that folder.
+fn kept() -> PathBuf {
+    let named = env::var_os("PEERS").map(PathBuf::from);
+    let cache = || {
+        let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let home = || PathBuf::from(env::var_os("HOME").expect("tests/peers/lib.sh asks for a home as well"));
+        cache.unwrap_or_else(|| home().join(".cache")).join("oz-worker-peers")
+    };
+    named.unwrap_or_else(cache).join("docker")
+}
+
+fn host(dir: &Path) -> String {
+    format!("unix://{}/socket", dir.display())
+}
+
+fn ip(arguments: &[&str]) {
+    let mut command = Command::new("ip");
+    let ended = command.args(arguments).output().expect("docker.sh installs iproute2");
+    succeeded(&command, &ended);
+}
+
+fn remove_bridge() {
+    // Mostly there is none, which is as wanted.
+    let _ = Command::new("ip").args(["link", "delete", BRIDGE]).output();
+}
+
+/// Removes what the engine leaves: an empty group in every hierarchy, below its root or below the group of this process.
+fn remove_cgroups() {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let own = read("/proc/self/cgroup");
+    let groups = own.lines().filter_map(|line| line.splitn(3, ':').nth(2)).chain(["/"]);
+    let groups: Vec<&str> = groups.map(|group| group.trim_start_matches('/')).collect();
+    for mount in read("/proc/mounts").lines() {
+        let mut fields = mount.split(' ');
+        let (Some(at), Some(kind)) = (fields.nth(1), fields.next()) else { continue };
+        if kind.starts_with("cgroup") {
+            for group in &groups {
+                let _ = fs::remove_dir(Path::new(at).join(group).join(CGROUP));
+            }
+        }
+    }
+}
