@@ -1,7 +1,10 @@
 //! A real OpenTelemetry Collector, and what it wrote.
+// Putting JSON together by name is no look outside.
+#![allow(clippy::indexing_slicing)]
 
 use std::{
     fs,
+    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -22,6 +25,21 @@ pub struct Setup {
     grpc: String,
     http: String,
     tls: Value,
+    scraped: Option<ScrapePort>,
+}
+
+/// A port for the Collector to be scraped on. It does not say which port the system chose, so it is told one that is kept free for
+/// it on another address of this machine.
+struct ScrapePort(TcpListener);
+
+impl ScrapePort {
+    fn keep() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").expect("a free port on 127.0.0.1"))
+    }
+
+    fn address(&self) -> String {
+        format!("127.0.0.2:{}", self.0.local_addr().expect("a listener has an address").port())
+    }
 }
 
 impl Setup {
@@ -36,7 +54,12 @@ impl Setup {
     }
 
     fn on(grpc: &str, http: &str) -> Self {
-        Self { grpc: grpc.to_owned(), http: http.to_owned(), tls: Value::Null }
+        Self { grpc: grpc.to_owned(), http: http.to_owned(), tls: Value::Null, scraped: None }
+    }
+
+    /// Plain, and all that was pushed can be scraped.
+    pub fn scraped() -> Self {
+        Self { scraped: Some(ScrapePort::keep()), ..Self::plain() }
     }
 
     /// TLS on ports that the system chooses, for `localhost`; a client must show a certificate of the same authority.
@@ -64,7 +87,7 @@ impl Setup {
         };
         let (file, flush) = (dir.join("exports"), format!("{}ms", FLUSH.as_millis()));
         let pipeline = json!({"receivers": ["otlp"], "exporters": ["file"]});
-        let config = json!({
+        let mut config = json!({
             "receivers": {"otlp": {"protocols": {"grpc": receiver(&self.grpc), "http": receiver(&self.http)}}},
             "exporters": {"file": {"path": file, "flush_interval": flush}},
             "service": {
@@ -72,6 +95,10 @@ impl Setup {
                 "pipelines": {"metrics": pipeline, "traces": pipeline},
             },
         });
+        if let Some(port) = &self.scraped {
+            config["exporters"]["prometheus"] = json!({"endpoint": port.address()});
+            config["service"]["pipelines"]["metrics"]["exporters"] = json!(["file", "prometheus"]);
+        }
         // JSON is YAML.
         fs::write(dir.join("config.yaml"), config.to_string()).expect("one's own directory");
         let mut command = Command::new(program);
@@ -107,6 +134,11 @@ impl Collector {
     /// Where it takes `grpc`.
     pub fn grpc(&self) -> String {
         self.url(&self.setup.grpc)
+    }
+
+    /// Where it can be scraped, if it was set up so.
+    pub fn scrape_address(&self) -> Option<String> {
+        self.setup.scraped.as_ref().map(ScrapePort::address)
     }
 
     fn url(&self, address: &str) -> String {

@@ -38,14 +38,24 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes these addresses five times a second. `None` when there is no Prometheus to be had.
-    pub fn scraping(targets: &[String]) -> Option<Self> {
+    /// Starts one that scrapes these workers five times a second. `None` when there is no Prometheus to be had.
+    pub fn scraping(workers: &[String]) -> Option<Self> {
+        Self::with(&json!({"job_name": "oz-agent-worker", "static_configs": [{"targets": workers}]}))
+    }
+
+    /// The same for a Collector that workers push to: whose the metrics are is what the Collector says.
+    pub fn scraping_collector(address: &str) -> Option<Self> {
+        let targets = json!([{"targets": [address]}]);
+        Self::with(&json!({"job_name": "collector", "honor_labels": true, "static_configs": targets}))
+    }
+
+    fn with(scrape: &Value) -> Option<Self> {
         let program = Peer::Prometheus.programs()?.first()?;
         let dir = tempfile::tempdir().expect("a temporary directory");
         let interval = format!("{}ms", INTERVAL.as_millis());
         let config = json!({
             "global": {"scrape_interval": interval, "scrape_timeout": interval},
-            "scrape_configs": [{"job_name": "oz-agent-worker", "static_configs": [{"targets": targets}]}],
+            "scrape_configs": [scrape],
         });
         let file = dir.path().join("prometheus.yml");
         // JSON is YAML.

@@ -8,6 +8,7 @@ use oz_worker_tests::{
     message::Assignment,
     peers::{
         Peer,
+        otelcol::{Collector, Setup},
         prometheus::{Prometheus, Sample},
     },
     worker::Launch,
@@ -132,19 +133,54 @@ fn assert_every_query_is_answered(prometheus: &Prometheus) {
     }
 }
 
-/// Two direct workers with two slots each, one that dispatches and has no limit, and a Prometheus that has seen them.
-fn fleet() -> Option<(Vec<Scene>, Prometheus)> {
-    let direct = || Scene::with(|launch| launch.with_metrics().flags(["--max-concurrent-tasks", "2"]));
-    let workers = vec![direct(), direct(), Scene::command(Agent::running("cat > /dev/null"), Launch::with_metrics)];
+/// Two direct workers with two slots each and one that dispatches and has no limit.
+fn workers(exporting: impl Fn(Launch) -> Launch) -> Vec<Scene> {
+    let direct = || Scene::with(|launch| exporting(launch).flags(["--max-concurrent-tasks", "2"]));
+    vec![direct(), direct(), Scene::command(Agent::running("cat > /dev/null"), &exporting)]
+}
+
+/// Workers, and a Prometheus that has seen them.
+struct Fleet {
+    workers: Vec<Scene>,
+    prometheus: Prometheus,
+    _collector: Option<Collector>,
+}
+
+/// Prometheus scrapes the workers.
+fn scraped() -> Option<Fleet> {
+    let workers = workers(Launch::with_metrics);
     let addresses: Vec<String> = workers.iter().map(|scene| scene.worker.metrics_address()).collect();
-    let prometheus = Prometheus::scraping(&addresses)?;
+    Some(Fleet { workers, prometheus: seeing_all(Prometheus::scraping(&addresses)?), _collector: None })
+}
+
+/// The workers push to a Collector, and Prometheus scrapes that.
+fn pushed() -> Option<Fleet> {
+    let collector = Setup::scraped().start()?;
+    let workers = workers(|launch| {
+        let launch = launch.env("OTEL_METRICS_EXPORTER", "otlp").env("OTEL_METRIC_EXPORT_INTERVAL", "200");
+        launch.env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.http())
+    });
+    let prometheus = seeing_all(Prometheus::scraping_collector(&collector.scrape_address()?)?);
+    Some(Fleet { workers, prometheus, _collector: Some(collector) })
+}
+
+fn seeing_all(prometheus: Prometheus) -> Prometheus {
     prometheus.wait_for_value("sum(oz_worker_connected)", 3.0);
-    Some((workers, prometheus))
+    prometheus
 }
 
 #[test]
 fn no_query_is_without_data_in_the_first_minute() {
-    let Some((_workers, prometheus)) = fleet() else { return };
+    assert_first_minute_of(scraped());
+}
+
+#[test]
+fn no_query_is_without_data_in_the_first_minute_of_pushed_metrics() {
+    assert_first_minute_of(pushed());
+}
+
+fn assert_first_minute_of(fleet: Option<Fleet>) {
+    let Some(Fleet { workers: _workers, prometheus, _collector }) = fleet else { return };
     assert_every_query_is_answered(&prometheus);
     assert_eq!(number(&prometheus, "Connected"), 3.0);
     assert_eq!(number(&prometheus, "Workers"), 3.0);
@@ -155,7 +191,16 @@ fn no_query_is_without_data_in_the_first_minute() {
 
 #[test]
 fn every_panel_shows_what_was_run() {
-    let Some((mut workers, prometheus)) = fleet() else { return };
+    assert_shows_what_was_run(scraped());
+}
+
+#[test]
+fn every_panel_shows_what_was_run_and_pushed() {
+    assert_shows_what_was_run(pushed());
+}
+
+fn assert_shows_what_was_run(fleet: Option<Fleet>) {
+    let Some(Fleet { mut workers, prometheus, _collector }) = fleet else { return };
     // `increase` sees what changes from one scrape to another.
     prometheus.wait_for_value("min(count_over_time(oz_worker_connected[5m])) > bool 1", 1.0);
     let ids: Vec<String> = workers.iter().map(|scene| scene.worker.launch.id().to_owned()).collect();
