@@ -31,8 +31,15 @@ fn rules() -> Vec<Value> {
     groups.flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
 }
 
-fn names(kind: &str) -> BTreeSet<String> {
+/// The names of all alerts, or of what is recorded (`record`).
+pub fn names(kind: &str) -> BTreeSet<String> {
     rules().iter().filter(|rule| rule[kind].is_string()).map(|rule| text(&rule[kind]).to_owned()).collect()
+}
+
+/// What an alert asks.
+pub fn expression(alert: &str) -> String {
+    let rules = rules();
+    text(&rules.iter().find(|rule| rule["alert"] == alert).unwrap()["expr"]).to_owned()
 }
 
 #[test]
