@@ -25,7 +25,7 @@ pub struct Setup {
     grpc: String,
     http: String,
     tls: Value,
-    scraped: Option<ScrapePort>,
+    scraped: Option<(ScrapePort, Duration)>,
 }
 
 /// A port for the Collector to be scraped on. It does not say which port the system chose, so it is told one that is kept free for
@@ -57,9 +57,9 @@ impl Setup {
         Self { grpc: grpc.to_owned(), http: http.to_owned(), tls: Value::Null, scraped: None }
     }
 
-    /// Plain, and all that was pushed can be scraped.
-    pub fn scraped() -> Self {
-        Self { scraped: Some(ScrapePort::keep()), ..Self::plain() }
+    /// Plain, and all that was pushed can be scraped, until nothing of it has come for as long as this.
+    pub fn scraped(kept: Duration) -> Self {
+        Self { scraped: Some((ScrapePort::keep(), kept)), ..Self::plain() }
     }
 
     /// TLS on ports that the system chooses, for `localhost`; a client must show a certificate of the same authority.
@@ -95,8 +95,9 @@ impl Setup {
                 "pipelines": {"metrics": pipeline, "traces": pipeline},
             },
         });
-        if let Some(port) = &self.scraped {
-            config["exporters"]["prometheus"] = json!({"endpoint": port.address()});
+        if let Some((port, kept)) = &self.scraped {
+            let kept = format!("{}ms", kept.as_millis());
+            config["exporters"]["prometheus"] = json!({"endpoint": port.address(), "metric_expiration": kept});
             config["service"]["pipelines"]["metrics"]["exporters"] = json!(["file", "prometheus"]);
         }
         // JSON is YAML.
@@ -138,7 +139,7 @@ impl Collector {
 
     /// Where it can be scraped, if it was set up so.
     pub fn scrape_address(&self) -> Option<String> {
-        self.setup.scraped.as_ref().map(ScrapePort::address)
+        self.setup.scraped.as_ref().map(|(port, _)| port.address())
     }
 
     fn url(&self, address: &str) -> String {

@@ -1,8 +1,9 @@
 //! The dashboard: Grafana's own types know every key of it, and a real Prometheus that scrapes real workers answers every query.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{collections::BTreeSet, process::Command, time::Duration};
 
 use oz_worker_tests::{
+    BOUND,
     agent::Agent,
     chart::{self, text},
     message::Assignment,
@@ -13,6 +14,7 @@ use oz_worker_tests::{
     },
     worker::Launch,
 };
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::scene::Scene;
@@ -86,6 +88,40 @@ fn every_panel_asks_the_chosen_source_about_the_chosen_workers_and_covers_no_oth
     }
 }
 
+/// Workers may be scraped or push once a minute: over a shorter time a rate would find nothing to compare, and show 0.
+#[test]
+fn no_rate_is_asked_over_less_than_a_few_scrapes() {
+    for panel in panels(&dashboard()) {
+        for target in panel["targets"].as_array().unwrap() {
+            let query = text(&target["expr"]);
+            // Grafana makes it four of these at least.
+            assert_eq!(query.contains("$__rate_interval"), target["interval"] == "1m", "{query}");
+            for range in query.split('[').skip(1) {
+                assert!(range.starts_with("$__r"), "{query}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_alert_is_named_beside_what_shows_it_with_its_runbook() {
+    let dashboard = dashboard();
+    let said: String = panels(&dashboard).into_iter().map(|panel| text(&panel["description"])).collect();
+    for name in crate::alerts::names("alert") {
+        let link = format!("Alert {name}: docs/runbooks.md#{}", name.to_lowercase());
+        assert!(said.contains(&link), "{name}");
+    }
+}
+
+#[test]
+fn every_panel_has_a_description_and_no_title_is_there_twice() {
+    let dashboard = dashboard();
+    let panels = panels(&dashboard);
+    assert!(panels.iter().all(|panel| !text(&panel["description"]).is_empty()));
+    let titles: BTreeSet<&str> = panels.iter().map(|panel| text(&panel["title"])).collect();
+    assert_eq!(titles.len(), panels.len());
+}
+
 /// Every query as Grafana asks it with all workers chosen: title of its panel, and the query.
 fn queries() -> Vec<(String, String)> {
     let dashboard = dashboard();
@@ -102,10 +138,14 @@ fn concrete(query: &str, worker: &str, backend: &str) -> String {
     chosen.replace("$__rate_interval", "1m").replace("$__range", "5m")
 }
 
+/// The queries of one panel.
+fn targets_of(title: &str) -> Vec<String> {
+    queries().into_iter().filter(|(panel, _)| panel == title).map(|(_, query)| query).collect()
+}
+
 /// What the first query of a panel answers.
 fn answer(prometheus: &Prometheus, title: &str) -> Vec<Sample> {
-    let query = queries().into_iter().find(|(panel, _)| panel == title).unwrap_or_else(|| panic!("no panel {title}")).1;
-    prometheus.query(&query)
+    prometheus.query(targets_of(title).first().unwrap_or_else(|| panic!("no panel {title}")))
 }
 
 /// The same for a panel that shows one number.
@@ -155,7 +195,13 @@ fn scraped() -> Option<Fleet> {
 
 /// The workers push to a Collector, and Prometheus scrapes that.
 fn pushed() -> Option<Fleet> {
-    let collector = Setup::scraped().start()?;
+    // The Collector's own default.
+    pushed_and_kept(Duration::from_secs(300))
+}
+
+/// The same; the Collector forgets a worker that has pushed nothing for so long.
+fn pushed_and_kept(kept: Duration) -> Option<Fleet> {
+    let collector = Setup::scraped(kept).start()?;
     let workers = workers(|launch| {
         let launch = launch.env("OTEL_METRICS_EXPORTER", "otlp").env("OTEL_METRIC_EXPORT_INTERVAL", "200");
         launch.env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.http())
@@ -183,10 +229,14 @@ fn assert_first_minute_of(fleet: Option<Fleet>) {
     let Some(Fleet { workers: _workers, prometheus, _collector }) = fleet else { return };
     assert_every_query_is_answered(&prometheus);
     assert_eq!(number(&prometheus, "Connected"), 3.0);
-    assert_eq!(number(&prometheus, "Workers"), 3.0);
-    assert_eq!(number(&prometheus, "With a task"), 0.0);
+    assert_eq!(number(&prometheus, "Not connected"), 0.0);
+    assert_eq!(number(&prometheus, "Gone"), 0.0);
+    assert_eq!(number(&prometheus, "Workers with a task"), 0.0);
     assert_eq!(number(&prometheus, "Slots taken"), 0.0);
     assert_eq!(number(&prometheus, "Succeeded"), -1.0, "none ended yet");
+    assert_eq!(number(&prometheus, "Duration of a task"), 0.0);
+    let failures = answer(&prometheus, "Failures by worker and reason");
+    assert_eq!((failures.len(), of(&failures, &[("reason", "none")])), (1, 0.0));
 }
 
 #[test]
@@ -220,7 +270,7 @@ fn assert_shows_what_was_run(fleet: Option<Fleet>) {
     prometheus.wait_for_value("sum(oz_worker_connected)", 3.0);
 
     assert_every_query_is_answered(&prometheus);
-    assert_eq!(number(&prometheus, "With a task"), 1.0);
+    assert_eq!(number(&prometheus, "Workers with a task"), 1.0);
     assert_eq!(number(&prometheus, "Slots taken"), 1.0 / 4.0);
     assert_eq!(number(&prometheus, "Tasks and slots"), 1.0);
     assert_eq!(of(&answer(&prometheus, "Tasks of each worker"), &[("worker_id", &ids[0])]), 1.0);
@@ -233,19 +283,23 @@ fn assert_shows_what_was_run(fleet: Option<Fleet>) {
         let shown = of(&ended, &[("result", result)]);
         assert!((shown - count).abs() <= 1.0 && (shown > 0.0) == (count > 0.0), "{result}: {shown}");
     }
-    let failed = answer(&prometheus, "Failed tasks of each worker");
-    assert!(
-        of(&failed, &[("worker_id", &ids[1])]) >= 1.0 && of(&failed, &[("worker_id", &ids[0])]) == 0.0,
-        "{failed:?}"
-    );
-    let reasons = answer(&prometheus, "Failures by reason");
+    for (target, good, bad) in [(0, 6.0, 2.0), (1, 0.0, 2.0), (2, 0.0, 1.0)] {
+        let table = prometheus.query(&targets_of("Failed tasks of each worker")[target]);
+        let shown = [&ids[0], &ids[1]].map(|id| of(&table, &[("worker_id", id)]));
+        assert!((shown[0] - good).abs() <= 1.0 && (shown[1] - bad).abs() <= 1.0, "{table:?}");
+        assert!((shown[0] > 0.0) == (good > 0.0) && shown[1] > 0.0, "{table:?}");
+    }
+    let reasons = answer(&prometheus, "Failures per minute, by reason");
     assert!(of(&reasons, &[("phase", "backend"), ("reason", "agent_invocation")]) >= 1.0, "{reasons:?}");
     let where_from = answer(&prometheus, "Failures by worker and reason");
     assert!(of(&where_from, &[("worker_id", &ids[1]), ("reason", "agent_invocation")]) >= 1.0, "{where_from:?}");
-    let reconnects = answer(&prometheus, "Reconnects of each worker");
+    let reconnects = answer(&prometheus, "Reconnects per minute, by worker");
     assert!(of(&reconnects, &[("worker_id", &ids[1])]) > 0.5 && of(&reconnects, &[("worker_id", &ids[0])]) == 0.0);
-    assert_eq!(answer(&prometheus, "Workers").len(), 1);
     assert_eq!(number(&prometheus, "Workers by version"), 3.0);
+    let half = number(&prometheus, "Duration of a task");
+    assert!(half > 0.0 && half < 30.0, "{half}");
+    let every = answer(&prometheus, "Every worker");
+    assert_eq!((every.len(), of(&every, &[("worker_id", &ids[2]), ("backend", "command")])), (3, 1.0));
 
     // What is chosen is what is shown.
     let connected = text(&panels(&dashboard())[0]["targets"][0]["expr"]).to_owned();
@@ -254,4 +308,49 @@ fn assert_shows_what_was_run(fleet: Option<Fleet>) {
     {
         assert_eq!(prometheus.value(&concrete(&connected, worker, backend)), Some(count), "{worker} {backend}");
     }
+}
+
+#[test]
+fn a_pushed_worker_that_restarts_is_one_worker() {
+    let Some(Fleet { mut workers, prometheus, _collector }) = pushed() else { return };
+    let restarted = &mut workers[0];
+    restarted.still_works("before");
+    prometheus.wait_for_value("sum(oz_worker_tasks_completed_total)", 1.0);
+    stop(restarted);
+    prometheus.wait_for_value("sum(oz_worker_connected)", 2.0);
+    restarted.worker = restarted.worker.launch.clone().start();
+    restarted.accept_again();
+    prometheus.wait_for_value("sum(oz_worker_connected)", 3.0);
+
+    // Both series of it are there for a while.
+    assert_eq!(prometheus.value("count(oz_worker_info)"), Some(4.0));
+    assert_every_query_is_answered(&prometheus);
+    assert_eq!(number(&prometheus, "Connected"), 3.0);
+    assert_eq!(number(&prometheus, "Not connected"), 0.0);
+    assert_eq!(number(&prometheus, "Gone"), 0.0);
+    assert_eq!(number(&prometheus, "Workers by version"), 3.0);
+    assert_eq!(answer(&prometheus, "Connection of each worker").len(), 3);
+    let slots = &targets_of("Tasks and slots")[1];
+    assert_eq!(prometheus.value(slots), Some(4.0));
+}
+
+fn stop(scene: &mut Scene) {
+    scene.worker.signal(Signal::TERM);
+    scene.session.expect_close();
+    scene.session.hang_up();
+    assert!(scene.worker.has_ended_within(BOUND));
+}
+
+#[test]
+fn of_pushed_workers_the_one_that_was_killed_is_lost_and_the_one_that_was_stopped_is_not() {
+    let Some(Fleet { mut workers, prometheus, _collector }) = pushed_and_kept(Duration::from_secs(2)) else { return };
+    let killed = workers[0].worker.launch.id().to_owned();
+    stop(&mut workers[1]);
+    prometheus.wait_for_value("sum(oz_worker_connected)", 2.0);
+    workers[0].worker.kill();
+    prometheus.wait_for_value("count(oz_worker_connected)", 1.0);
+
+    let lost = prometheus.query(&crate::alerts::expression("OzWorkerLost"));
+    assert_eq!((lost.len(), of(&lost, &[("worker_id", &killed), ("backend", "direct")])), (1, 1.0));
+    assert_eq!(number(&prometheus, "Gone"), 2.0);
 }
