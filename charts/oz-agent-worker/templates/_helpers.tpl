@@ -19,7 +19,7 @@
 
 {{- define "oz-agent-worker.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "oz-agent-worker.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "oz-agent-worker.labels" -}}
@@ -33,7 +33,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "oz-agent-worker.testLabels" -}}
 helm.sh/chart: {{ include "oz-agent-worker.chart" . }}
 app.kubernetes.io/name: {{ include "oz-agent-worker.name" . | trunc 58 | trimSuffix "-" }}-test
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
@@ -110,7 +110,7 @@ report, 2 s to close and 5 s for the last metrics: docs/protocol.md, "Shutdown".
 {{- $_ := set $backend "namespace" (include "oz-agent-worker.jobNamespace" .) -}}
 {{- $_ := set $backend "image_pull_policy" $values.imagePullPolicy -}}
 {{- $_ := set $backend "use_image_volumes" $values.useImageVolumes -}}
-{{- $_ := set $backend "unschedulable_timeout" $values.unschedulableTimeout -}}
+{{- $_ := set $backend "unschedulable_timeout" (toString $values.unschedulableTimeout) -}}
 {{- with $values.defaultImage }}{{ $_ := set $backend "default_image" . }}{{ end -}}
 {{- with $values.preflightImage }}{{ $_ := set $backend "preflight_image" . }}{{ end -}}
 {{- with $values.sidecarImage }}{{ $_ := set $backend "sidecar_image" . }}{{ end -}}

@@ -300,6 +300,7 @@ fn the_worker() {
             ),
             (json!({"worker": {"maxConcurrentTasks": 1_000_000}}), json!({"file/max_concurrent_tasks": 1_000_000})),
             (json!({"worker": {"idleOnComplete": "10m"}}), json!({"file/idle_on_complete": "10m"})),
+            (json!({"worker": {"idleOnComplete": 0}}), json!({})),
             (
                 json!({"worker": {"extraArgs": ["-e", "A=b: c", 3]}}),
                 json!({"container/args/12": "-e", "container/args/13": "A=b: c", "container/args/14": "3"}),
@@ -398,6 +399,7 @@ fn the_kubernetes_backend() {
                 json!({"kubernetesBackend": {"ttlSecondsAfterFinished": 0}}),
                 expected("ttl_seconds_after_finished", Value::Null),
             ),
+            (json!({"kubernetesBackend": {"unschedulableTimeout": 0}}), expected("unschedulable_timeout", json!("0"))),
             // Today's Role stays where no Job is.
             (
                 json!({"kubernetesBackend": {"namespace": "jobs"}}),
