@@ -10,6 +10,7 @@ pub mod otlp;
 pub mod prometheus;
 pub mod queries;
 mod service;
+pub mod systemd;
 
 use std::{
     env, fs,
@@ -43,6 +44,8 @@ pub enum Peer {
     Docker,
     /// Debian as an archive, to make images of.
     Debian,
+    /// systemd, and a Debian that it runs.
+    Systemd,
 }
 
 impl Peer {
@@ -57,6 +60,7 @@ impl Peer {
             Self::GrafanaCheck => "grafana-check.sh",
             Self::Docker => "docker.sh",
             Self::Debian => "debian.sh",
+            Self::Systemd => "systemd.sh",
         }
     }
 
@@ -68,7 +72,7 @@ impl Peer {
 
     /// Once per process; other processes wait in the script.
     fn install(self) -> Result<&'static [PathBuf], &'static str> {
-        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 9] = [const { OnceLock::new() }; 9];
+        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 10] = [const { OnceLock::new() }; 10];
         let installed = INSTALLED.get(self as usize).expect("one place per peer");
         installed.get_or_init(|| run(self.script())).as_deref().map_err(String::as_str)
     }

@@ -1,6 +1,7 @@
 //! A peer while it runs.
 
 use std::{
+    io,
     process::{Child, Command, Stdio},
     sync::Arc,
     thread,
@@ -16,12 +17,16 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Starts a program that writes its log to standard error.
+    /// Starts a program. Its log is what it writes, to standard output or error.
     pub(super) fn start(name: &'static str, command: &mut Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let other = writer.try_clone().expect("a descriptor");
+        let spawned = command.stdin(Stdio::null()).stdout(other).stderr(writer).spawn();
+        let child = spawned.unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        // The log ends with the program: nobody else holds an end of the pipe to write to.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
         let log = Arc::<Log>::default();
-        Log::fill(&log, child.stderr.take().expect("a pipe"));
+        Log::fill(&log, reader);
         Self { name, child, log }
     }
 

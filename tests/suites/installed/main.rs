@@ -1,6 +1,7 @@
-//! What operators install, on the real thing. It starts engines of containers, which nobody wants of `cargo test`, so it runs
-//! when it is asked for:
+//! What operators install, on the real thing. It starts engines of containers and whole systems, which nobody
+//! wants of `cargo test`, so it runs when it is asked for:
 //! `cargo test -p oz-worker-tests --test installed -- --ignored --nocapture --test-threads=1`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod image;
+mod unit;
