@@ -1,4 +1,5 @@
-//! The dashboard: Grafana's own types know every key of it, and a real Prometheus that scrapes real workers answers every query.
+//! The dashboard: Grafana's own types know every key of it, and a real Prometheus that scrapes real workers, or the Collector that they
+//! push to, answers every query. How it looks was judged by drawings of its panels' data, since no package registry has Grafana.
 
 use std::{collections::BTreeSet, process::Command, time::Duration};
 
