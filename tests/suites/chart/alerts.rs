@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, process::Command};
 
 use oz_worker_tests::{
-    chart::{self, text},
+    chart::{self, Helm, text},
     peers::{
         Peer,
         queries::{
@@ -11,7 +11,7 @@ use oz_worker_tests::{
         },
     },
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const RULES: &str = "charts/alerts/oz-agent-worker.yaml";
 const CASES: &str = "tests/chart/alerts.yaml";
@@ -110,4 +110,17 @@ fn the_queries_of_the_monitoring_page_are_recorded() {
     let alerts = rules();
     let storm = alerts.iter().find(|rule| rule["alert"] == "OzWorkerReconnectStorm").unwrap();
     assert_eq!(storm["expr"], RECONNECT_STORMS);
+}
+
+#[test]
+fn the_charts_rule_and_dashboard_are_the_files() {
+    let Some(helm) = Helm::here() else { return };
+    let rendering =
+        helm.render(&json!({"metrics": {"prometheusRule": {"create": true}, "dashboard": {"create": true}}}));
+    assert_eq!(rendering.the("PrometheusRule")["spec"], chart::yaml(&chart::read(RULES)));
+    let name = "oz-agent-worker.json";
+    let maps: Vec<&Value> = rendering.objects.iter().filter(|object| object["data"][name].is_string()).collect();
+    assert_eq!(maps.len(), 1);
+    let dashboard = chart::read(&format!("charts/dashboards/{name}"));
+    assert_eq!(text(&maps[0]["data"][name]).trim_end(), dashboard.trim_end());
 }
