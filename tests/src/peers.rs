@@ -5,6 +5,7 @@
 
 pub mod chromium;
 pub mod docker;
+pub mod kubernetes;
 pub mod otelcol;
 pub mod otlp;
 pub mod prometheus;
@@ -46,6 +47,9 @@ pub enum Peer {
     Debian,
     /// systemd, and a Debian that it runs.
     Systemd,
+    /// Kubernetes as one program, the folder of a node's programs, the images of every cluster, and the folder of the
+    /// Prometheus Operator's kinds.
+    Kubernetes,
 }
 
 impl Peer {
@@ -61,6 +65,7 @@ impl Peer {
             Self::Docker => "docker.sh",
             Self::Debian => "debian.sh",
             Self::Systemd => "systemd.sh",
+            Self::Kubernetes => "kubernetes.sh",
         }
     }
 
@@ -72,7 +77,7 @@ impl Peer {
 
     /// Once per process; other processes wait in the script.
     fn install(self) -> Result<&'static [PathBuf], &'static str> {
-        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 10] = [const { OnceLock::new() }; 10];
+        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 11] = [const { OnceLock::new() }; 11];
         let installed = INSTALLED.get(self as usize).expect("one place per peer");
         installed.get_or_init(|| run(self.script())).as_deref().map_err(String::as_str)
     }

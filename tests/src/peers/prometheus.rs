@@ -49,6 +49,12 @@ impl Prometheus {
         Self::with(&json!({"job_name": "collector", "honor_labels": true, "static_configs": targets}))
     }
 
+    /// The same for workers whose metrics are at this path.
+    pub fn scraping_at(path: &str, workers: &[String]) -> Option<Self> {
+        let targets = json!([{"targets": workers}]);
+        Self::with(&json!({"job_name": "oz-agent-worker", "metrics_path": path, "static_configs": targets}))
+    }
+
     fn with(scrape: &Value) -> Option<Self> {
         let program = Peer::Prometheus.programs()?.first()?;
         let dir = tempfile::tempdir().expect("a temporary directory");

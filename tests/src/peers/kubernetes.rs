@@ -1,0 +1,158 @@
+//! A real Kubernetes of one node, on this machine.
+// Looking into Kubernetes' own JSON by name is no look outside.
+#![allow(clippy::indexing_slicing)]
+
+use std::{
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Output, Stdio},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::Peer;
+use crate::{
+    chart::{repository, with_input},
+    log::Log,
+};
+
+/// This machine, as Pods see it.
+pub const HOST: &str = "198.18.0.1";
+
+/// How long a cluster may take to come up, another one before it to go, and an object to become what it should. (A Pod that
+/// becomes ready passes several of the kubelet's periods of seconds.)
+const BOUND: Duration = Duration::from_secs(120);
+
+/// A running cluster. When it is dropped, and also when this process is killed, nothing is left of it.
+pub struct Cluster {
+    child: Child,
+    // Its end is the cluster's.
+    stdin: Option<ChildStdin>,
+    log: Arc<Log>,
+    /// Every component in one; `kubectl` through a link of that name.
+    pub program: &'static Path,
+    /// For programs that talk to it.
+    pub kubeconfig: PathBuf,
+}
+
+impl Cluster {
+    /// Starts one with the images of these docker-save archives and `busybox:1.36`, and with the kinds of the Prometheus
+    /// Operator. `None` when there is none to be had.
+    pub fn up(archives: &[PathBuf]) -> Option<Self> {
+        let [program, node, images, kinds] = Peer::Kubernetes.programs()? else {
+            panic!("four lines of kubernetes.sh")
+        };
+        let mut command = Command::new("sh");
+        command
+            .arg(repository().join("tests/peers/kubernetes/cluster.sh"))
+            .args([program, node, images])
+            .args(archives);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A Ctrl-C is for the tests alone: what ends with them must still clean up.
+        command.process_group(0);
+        let mut child = command.spawn().expect("a shell");
+        let (stdout, log) = (Arc::<Log>::default(), Arc::<Log>::default());
+        Log::fill(&stdout, child.stdout.take().expect("a pipe"));
+        Log::fill(&log, child.stderr.take().expect("a pipe"));
+        let stdin = child.stdin.take();
+        // From here on dropped, come what may.
+        let mut cluster = Self { child, stdin, log, program, kubeconfig: PathBuf::new() };
+        assert!(stdout.wait_for("ready", BOUND).is_some(), "the cluster does not come up");
+        cluster.kubeconfig = stdout.lines().first().expect("what comes before the last line").into();
+        cluster.kubectl(&format!("create --filename {}", kinds.display()));
+        Some(cluster)
+    }
+
+    /// A program that talks to this cluster.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        // Nobody's own settings, and no time-out that is not ours.
+        command.env("KUBECONFIG", &self.kubeconfig).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// What `kubectl` answers to these words.
+    ///
+    /// # Errors
+    /// What it says is wrong.
+    pub fn try_kubectl(&self, words: &str) -> Result<String, String> {
+        said(self.kubectl_command(words).output().expect("kubectl runs"))
+    }
+
+    /// What `kubectl` answers to these words.
+    pub fn kubectl(&self, words: &str) -> String {
+        self.try_kubectl(words).unwrap_or_else(|error| panic!("kubectl {words}: {error}"))
+    }
+
+    /// The same with this on standard input.
+    ///
+    /// # Errors
+    /// What it says is wrong.
+    pub fn try_kubectl_reading(&self, words: &str, input: &str) -> Result<String, String> {
+        said(with_input(&mut self.kubectl_command(words), input))
+    }
+
+    /// An object, or a list of them, as JSON.
+    pub fn get(&self, words: &str) -> Value {
+        let text = self.kubectl(&format!("get {words} -o json"));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("kubectl get {words}: {error}: {text}"))
+    }
+
+    /// Waits until `kubectl wait` sees what these words say.
+    pub fn wait(&self, words: &str) {
+        self.kubectl(&format!("wait --timeout={}s {words}", BOUND.as_secs()));
+    }
+
+    /// The first line of a Pod's log that holds this text, waited for.
+    pub fn log_line(&self, pod: &str, wanted: &str) -> String {
+        let mut child = self.kubectl_command(&format!("logs --follow {pod}")).spawn().expect("kubectl runs");
+        let log = Arc::<Log>::default();
+        Log::fill(&log, child.stdout.take().expect("a pipe"));
+        let line = log.wait_for(wanted, BOUND);
+        // Whether it has ended already does not matter.
+        let _ = child.kill();
+        let _ = child.wait();
+        line.unwrap_or_else(|| panic!("the log of {pod} does not say {wanted:?}: {:#?}", log.lines()))
+    }
+
+    /// Runs a shell command in a Pod.
+    ///
+    /// # Errors
+    /// What it wrote when it failed.
+    pub fn try_exec(&self, pod: &str, script: &str) -> Result<String, String> {
+        let mut command = self.kubectl_command(&format!("exec {pod} -- sh -c"));
+        said(command.arg(script).output().expect("kubectl runs"))
+    }
+
+    fn kubectl_command(&self, words: &str) -> Command {
+        let mut command = self.command(self.program);
+        command.arg("kubectl").args(words.split_whitespace());
+        command
+    }
+}
+
+/// What a program wrote to standard output.
+///
+/// # Errors
+/// What it wrote to standard error, when it failed.
+pub fn said(ended: Output) -> Result<String, String> {
+    let text = if ended.status.success() { ended.stdout } else { ended.stderr };
+    let text = String::from_utf8_lossy(&text).trim_end().to_owned();
+    if ended.status.success() { Ok(text) } else { Err(text) }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.log.show("the cluster");
+            if let Ok(events) = self.try_kubectl("get events,pods --all-namespaces -o wide") {
+                eprintln!("--- events and Pods of the cluster ---\n{events}");
+            }
+        }
+        drop(self.stdin.take());
+        let _ = self.child.wait();
+    }
+}
