@@ -4,6 +4,7 @@
 //! nothing is skipped: a peer that cannot be had fails the test.
 
 pub mod chromium;
+pub mod container;
 pub mod docker;
 pub mod kubernetes;
 pub mod otelcol;
@@ -45,6 +46,8 @@ pub enum Peer {
     Docker,
     /// Debian as an archive, to make images of.
     Debian,
+    /// What `CycloneDX` itself says of a list of components.
+    Cyclonedx,
     /// systemd, and a Debian that it runs.
     Systemd,
     /// Kubernetes as one program, the folder of a node's programs, the images of every cluster, and the folder of the
@@ -64,6 +67,7 @@ impl Peer {
             Self::GrafanaCheck => "grafana-check.sh",
             Self::Docker => "docker.sh",
             Self::Debian => "debian.sh",
+            Self::Cyclonedx => "cyclonedx.sh",
             Self::Systemd => "systemd.sh",
             Self::Kubernetes => "kubernetes.sh",
         }
@@ -77,7 +81,7 @@ impl Peer {
 
     /// Once per process; other processes wait in the script.
     fn install(self) -> Result<&'static [PathBuf], &'static str> {
-        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 11] = [const { OnceLock::new() }; 11];
+        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 12] = [const { OnceLock::new() }; 12];
         let installed = INSTALLED.get(self as usize).expect("one place per peer");
         installed.get_or_init(|| run(self.script())).as_deref().map_err(String::as_str)
     }

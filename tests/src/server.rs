@@ -36,7 +36,13 @@ impl Server {
 
     /// A `wss://` server with this certificate.
     pub fn start_tls(config: Arc<ServerConfig>) -> Self {
-        Self { tls: Some(config), ..Self::start() }
+        Self::start().with_tls(config)
+    }
+
+    /// The same with TLS and this certificate.
+    #[must_use]
+    pub fn with_tls(self, config: Arc<ServerConfig>) -> Self {
+        Self { tls: Some(config), ..self }
     }
 
     /// A server on a given address.

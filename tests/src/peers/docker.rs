@@ -27,14 +27,19 @@ use crate::process::{self, Watch};
 /// What is written here builds the worker's image: the folder with the `Dockerfile`.
 pub const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// The image that [`Engine::worker`] builds.
-pub const WORKER: &str = "oz-agent-worker:under-test";
+/// The image that [`Engine::worker`] builds, with the name that the docs give it.
+pub const WORKER: &str = concat!("oz-agent-worker:", env!("CARGO_PKG_VERSION"));
+
+/// The commit that it is said to be built from: always the same, so that it is built again only when it would be another.
+pub const REVISION: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// Debian 12 with a busybox, as [`Engine::debian`] gives it.
 pub const DEBIAN: &str = "oz-worker-debian:12-1";
 
 /// The host as containers see it.
 pub const HOST: &str = "10.199.0.1";
+
+const SETTINGS: &str = r#"{"builder": {"gc": {"enabled": true, "defaultKeepStorage": "6GB"}}}"#;
 
 const BRIDGE: &str = "oz-docker0";
 /// What programs on Debian trust.
@@ -70,33 +75,52 @@ impl Engine {
         ip(&["address", "add", &format!("{HOST}/24"), "dev", BRIDGE]);
         ip(&["link", "set", BRIDGE, "up"]);
 
-        // The end of `unshare` is the end of the daemon, which is the end of every process beside it.
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--pid", "--mount-proc", "--fork", "--kill-child=KILL"]).arg(daemon);
+        // The end of the thread that holds the engine is the end of `unshare`, of the daemon, of every process beside it.
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child=KILL"])
+            .arg(daemon);
         command.arg("--host").arg(host(dir.path())).arg("--data-root").arg(kept.join("data"));
         command.arg("--exec-root").arg(dir.path().join("exec")).arg("--pidfile").arg(dir.path().join("pid"));
-        // No file of this machine's own engine.
+        // Not the file of this machine's own engine. What builds have left is thrown away before it fills the disk.
         command.arg("--config-file").arg(dir.path().join("daemon.json"));
         command.args(["--bridge", BRIDGE, "--iptables=false", "--ip-forward=false", "--ip-masq=false"]);
         command.args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", CGROUP]);
-        fs::write(dir.path().join("daemon.json"), "{}").expect("one's own directory");
+        fs::write(dir.path().join("daemon.json"), SETTINGS).expect("one's own directory");
         let service = Service::start("the Docker engine", &mut command);
         service.wait_for_line("API listen on");
         let daemon = process::descendants(service.pid()).first().copied().expect("unshare has a child");
         let engine = Self { service, daemon: Watch::new(daemon), client, dir, _turn: turn };
         engine.remove_containers();
+        engine.docker(["image", "prune", "--force"]);
         Some(engine)
     }
 
     /// `docker`, as a command to add arguments to.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(self.client);
+        self.reached_by(Command::new(self.client))
+    }
+
+    /// Runs a script as a person would write it into a shell in this folder, and gives what it printed.
+    pub fn shell(&self, script: &str, folder: &Path) -> String {
+        let mut command = self.reached_by(Command::new("sh"));
+        let ended = command.args(["-euc", script]).current_dir(folder).stdin(Stdio::null()).output();
+        succeeded(&command, &ended.expect("there is a shell"))
+    }
+
+    fn reached_by(&self, mut command: Command) -> Command {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let own = self.client.parent().expect("docker.sh prints paths").to_owned();
+        let path = env::join_paths([own].into_iter().chain(env::split_paths(&path))).expect("they were in a PATH");
+        command.env("PATH", path).env("DOCKER_HOST", host(self.dir.path()));
+        command.env("DOCKER_CONFIG", self.dir.path()).env("DOCKER_BUILDKIT", "1");
         command
-            .arg("--host")
-            .arg(host(self.dir.path()))
-            .env("DOCKER_CONFIG", self.dir.path())
-            .env("DOCKER_BUILDKIT", "1");
-        command
+    }
+
+    /// A file below `/proc` of a process that has this number in the engine.
+    pub(super) fn proc(&self, pid: &str, file: &str) -> String {
+        let path = format!("/proc/{}/root/proc/{pid}/{file}", self.daemon.pid);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"))
     }
 
     /// Runs `docker` with these arguments and gives what it printed, and panics with all it said if it fails.
@@ -139,23 +163,20 @@ impl Engine {
         Some(DEBIAN)
     }
 
-    /// Builds the worker's image as `docs/install-docker.md` does, with the Rust that built this program. `None` when what it
-    /// is built in cannot be had.
+    /// Builds the worker's image with the Rust that built this program. `None` when what it is built in cannot be had.
     pub fn worker(&self) -> Option<&'static str> {
-        let inside = self.build_image()?;
-        self.docker([
-            "build",
-            "--network",
-            "host",
-            "--build-arg",
-            &format!("BUILD_IMAGE={inside}"),
-            "--build-arg",
-            "VERSION=0.1.0",
-            "--tag",
-            WORKER,
-            WORKSPACE,
-        ]);
+        let build = self.build_flags()?;
+        self.shell(
+            &format!("docker build {build} --build-arg REVISION={REVISION} -t {WORKER} ."),
+            Path::new(WORKSPACE),
+        );
         Some(WORKER)
+    }
+
+    /// What `docker build` is told here beside what the docs tell: no image of Rust can be fetched, and the bridge leads
+    /// nowhere.
+    pub fn build_flags(&self) -> Option<String> {
+        Some(format!("--network host --build-arg BUILD_IMAGE={}", self.build_image()?))
     }
 
     /// What the official image of Rust is: Debian with a C compiler and Rust, here the one that built this program.
@@ -187,6 +208,10 @@ impl Engine {
         let all = self.docker(["ps", "--all", "--quiet"]);
         if !all.is_empty() {
             self.docker(["rm", "--force", "--volumes"].into_iter().chain(all.lines()));
+        }
+        let volumes = self.docker(["volume", "ls", "--quiet"]);
+        if !volumes.is_empty() {
+            self.docker(["volume", "rm"].into_iter().chain(volumes.lines()));
         }
     }
 }
@@ -244,7 +269,7 @@ fn remove_bridge() {
     let _ = Command::new("ip").args(["link", "delete", BRIDGE]).output();
 }
 
-/// Removes what the engine leaves: an empty group in every hierarchy, below its root or below the group of this process.
+/// Removes what the engine leaves: empty groups in every hierarchy, below its root or below the group of this process.
 fn remove_cgroups() {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let own = read("/proc/self/cgroup");
@@ -255,7 +280,10 @@ fn remove_cgroups() {
         let (Some(at), Some(kind)) = (fields.nth(1), fields.next()) else { continue };
         if kind.starts_with("cgroup") {
             for group in &groups {
-                let _ = fs::remove_dir(Path::new(at).join(group).join(CGROUP));
+                let of_engine = Path::new(at).join(group).join(CGROUP);
+                // What images were built in.
+                let _ = fs::remove_dir(of_engine.join("buildkit"));
+                let _ = fs::remove_dir(of_engine);
             }
         }
     }
