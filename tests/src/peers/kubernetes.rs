@@ -8,7 +8,7 @@ use std::{
     process::{Child, ChildStdin, Command, Output, Stdio},
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -17,6 +17,7 @@ use super::Peer;
 use crate::{
     chart::{repository, with_input},
     log::Log,
+    process,
 };
 
 /// This machine, as Pods see it.
@@ -74,6 +75,15 @@ impl Cluster {
         command
     }
 
+    /// A program that sees the network of the cluster's node: its interfaces, its rules.
+    pub fn in_its_network(&self, program: &str) -> Command {
+        let pid = i32::try_from(self.child.id()).expect("process ids are small");
+        let within = *process::descendants(pid).first().expect("a running cluster");
+        let mut command = self.command(Path::new("nsenter"));
+        command.args(["--target", &within.to_string(), "--net", program]);
+        command
+    }
+
     /// What `kubectl` answers to these words.
     ///
     /// # Errors
@@ -106,16 +116,22 @@ impl Cluster {
         self.kubectl(&format!("wait --timeout={}s {words}", BOUND.as_secs()));
     }
 
-    /// The first line of a Pod's log that holds this text, waited for.
+    /// The first line of a Pod's log that holds this text, waited for. (There is no log yet while the Pod is made.)
     pub fn log_line(&self, pod: &str, wanted: &str) -> String {
-        let mut child = self.kubectl_command(&format!("logs --follow {pod}")).spawn().expect("kubectl runs");
-        let log = Arc::<Log>::default();
-        Log::fill(&log, child.stdout.take().expect("a pipe"));
-        let line = log.wait_for(wanted, BOUND);
-        // Whether it has ended already does not matter.
-        let _ = child.kill();
-        let _ = child.wait();
-        line.unwrap_or_else(|| panic!("the log of {pod} does not say {wanted:?}: {:#?}", log.lines()))
+        let deadline = Instant::now() + BOUND;
+        loop {
+            let mut child = self.kubectl_command(&format!("logs --follow {pod}")).spawn().expect("kubectl runs");
+            let log = Arc::<Log>::default();
+            Log::fill(&log, child.stdout.take().expect("a pipe"));
+            let line = log.wait_for(wanted, deadline.saturating_duration_since(Instant::now()));
+            // Whether it has ended already does not matter.
+            let _ = child.kill();
+            let _ = child.wait();
+            match line {
+                Some(line) => return line,
+                None => assert!(Instant::now() < deadline, "{pod} does not say {wanted:?}: {:#?}", log.lines()),
+            }
+        }
     }
 
     /// Runs a shell command in a Pod.

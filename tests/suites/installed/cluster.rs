@@ -1,40 +1,26 @@
 //! The chart in a real Kubernetes, as docs/install-helm.md installs it: one cluster and, in the end, one release's whole life.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+mod policy;
+mod story;
+
+use std::time::Instant;
 
 use oz_worker_tests::{
-    agent::write_program,
     chart::{self, text},
-    connection::Connection,
     message::Assignment,
     metrics::Scrape,
-    peers::{
-        Peer,
-        docker::Engine,
-        kubernetes::{Cluster, HOST, said},
-        prometheus::Prometheus,
-    },
-    server::{Request, Server},
+    peers::{kubernetes::HOST, prometheus::Prometheus},
+    server::Server,
     worker::http_get,
 };
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-/// How long a Pod may take until its worker dials.
-const POD_BOUND: Duration = Duration::from_secs(120);
-
-/// The worker's image, with what the direct backend needs.
-const IMAGE: &str = "with-an-agent:1";
+use story::{CLIENTS, NAMESPACE, POD_BOUND, RELEASE, Story, finish, name};
 
 const KEY: &str = "wk-cluster-key";
-const NAMESPACE: &str = "warp-oz";
-const RELEASE: &str = "oz-agent-worker";
+
+/// The API of Kubernetes: as a Service, and as it is.
+const API: [(&str, u16); 2] = [("198.18.2.1", 443), ("198.18.0.2", 6443)];
 
 #[test]
 #[ignore = "starts a Kubernetes; .ci/run asks for it"]
@@ -53,7 +39,7 @@ fn a_release_lives_in_a_real_cluster() {
 type Chapter = (&'static str, fn(&mut Story));
 
 /// What happens, in this order.
-const CHAPTERS: [Chapter; 12] = [
+const CHAPTERS: [Chapter; 13] = [
     ("the documented commands install a worker that becomes ready", Story::install),
     ("the Pod may do no more than it must", Story::confinement),
     ("a task runs and succeeds", Story::task),
@@ -61,6 +47,7 @@ const CHAPTERS: [Chapter; 12] = [
     ("the Service is scraped, and found by its annotations", Story::scrapes),
     ("an upgrade waits for the running task, whose end arrives", Story::upgrade),
     ("every other object is accepted", Story::everything),
+    ("the policy lets through what it names, and nothing else", Story::policy),
     ("the disruption budget keeps the last worker", Story::budget),
     ("two workers have two names", Story::replicas),
     ("a rotated key reaches the worker without a restart", Story::rotation),
@@ -68,57 +55,7 @@ const CHAPTERS: [Chapter; 12] = [
     ("uninstalled, nothing is left", Story::uninstall),
 ];
 
-struct Story {
-    cluster: Cluster,
-    server: Server,
-    folder: TempDir,
-    values: Value,
-    /// Everything that there was before the release.
-    before: Vec<String>,
-    /// The workers' sessions.
-    sessions: Vec<Connection>,
-}
-
-/// A worker's dial, answered.
-struct Dial {
-    worker_id: String,
-    key: String,
-    session: Connection,
-}
-
-impl Dial {
-    fn answer(request: Request) -> Self {
-        let (_, worker_id) = request.query()[0];
-        let (worker_id, key) = (worker_id.to_owned(), request.header("authorization").unwrap().to_owned());
-        let mut session = request.upgrade();
-        session.ping(b"established");
-        session.expect_pong(b"established");
-        Self { worker_id, key: key.trim_start_matches("Bearer ").to_owned(), session }
-    }
-}
-
 impl Story {
-    fn begins() -> Option<Self> {
-        let helm = Peer::Helm.programs()?.first()?;
-        let folder = tempfile::tempdir().unwrap();
-        let cluster = Cluster::up(&[image_with_an_agent(folder.path())?])?;
-        // What the documented commands take for granted: programs on the path, and the chart where one stands.
-        fs::create_dir(folder.path().join("bin")).unwrap();
-        symlink(cluster.program, folder.path().join("bin/kubectl")).unwrap();
-        symlink(helm, folder.path().join("bin/helm")).unwrap();
-        symlink(chart::repository().join("charts"), folder.path().join("charts")).unwrap();
-        let server = Server::listen(&format!("{HOST}:0")).unwrap();
-        let (repository, tag) = IMAGE.split_once(':').unwrap();
-        let values = documented_values(&json!({
-            "image": {"repository": repository, "tag": tag},
-            "warp": {"webSocketURL": server.url()},
-            "worker": {"backend": "direct", "logFormat": "json"},
-        }));
-        Some(Self { cluster, server, folder, values, before: Vec::new(), sessions: Vec::new() })
-    }
-
-    // ---- chapters ----
-
     fn install(&mut self) {
         self.documented("kubectl create namespace", "");
         self.documented("kubectl -n warp-oz create secret", &format!("{KEY}\n"));
@@ -250,6 +187,64 @@ impl Story {
         assert_eq!(self.pod_name(), pod, "nothing of it concerns the Pod, which stays");
     }
 
+    fn policy(&mut self) {
+        let pod = self.pod();
+        let address = text(&pod["status"]["podIP"]);
+        let other = Server::listen(&format!("{HOST}:0")).unwrap();
+        // By real packets, from a Pod to an address and a port.
+        let reaches = |from: &str, host: &str, port: u16| {
+            self.cluster.try_exec(from, &format!("nc -w 5 {host} {port} -e true")).is_ok()
+        };
+        let worker = format!("{} -n {NAMESPACE}", name(&pod));
+        let [monitoring, elsewhere] = CLIENTS.map(|namespace| {
+            self.cluster.wait(&format!("--for=condition=Ready pod/client -n {namespace}"));
+            format!("client -n {namespace}")
+        });
+        let peer = self.cluster.get(&format!("pod {elsewhere}"));
+        let other_pod = text(&peer["status"]["podIP"]);
+        // From, host, port, and whether it is let through.
+        let ways = [
+            (&worker, HOST, other.address().port(), false),
+            (&worker, other_pod, 8080, false),
+            (&worker, API[0].0, API[0].1, false),
+            (&worker, API[1].0, API[1].1, false),
+            (&worker, "198.18.0.2", 53, true),
+            (&monitoring, address, 9464, true),
+            (&elsewhere, address, 9464, false),
+        ];
+        for (from, host, port, _) in ways {
+            assert!(reaches(from, host, port), "without a policy, {from} reaches {host}:{port}");
+        }
+        let rules = self.cluster.get(&format!("networkpolicy {RELEASE} -n {NAMESPACE}"));
+        policy::enforce(&self.cluster, &rules);
+        for (from, host, port, is_let_through) in ways {
+            assert_eq!(reaches(from, host, port), is_let_through, "{from} reaches {host}:{port}");
+        }
+        self.exec(name(&pod), "nslookup kubernetes.default.svc.cluster.local");
+        let session = &mut self.sessions[0];
+        session.reset();
+        self.sessions = vec![self.dial().session];
+
+        // The test's Pod is known once it is there, as to a plugin.
+        let mut test = self.start("helm test");
+        while test.try_wait().unwrap().is_none() {
+            policy::enforce(&self.cluster, &rules);
+        }
+        finish(test).unwrap();
+        self.cluster.wait(&format!("--for=condition=Ready pod/{} -n {NAMESPACE}", name(&pod)));
+
+        // The backend kubernetes needs the API, and gets no more than that.
+        let template =
+            "template oz-agent-worker ./charts/oz-agent-worker -f values.yaml --set worker.backend=kubernetes";
+        let rules = self.helm(&format!("{template} --show-only templates/networkpolicy.yaml")).unwrap();
+        policy::enforce(&self.cluster, &chart::yaml(&rules));
+        for (host, port) in API {
+            assert!(reaches(&worker, host, port), "{host}:{port}");
+        }
+        assert!(!reaches(&worker, other_pod, 8080));
+        policy::relax(&self.cluster);
+    }
+
     fn budget(&mut self) {
         let budget = format!("poddisruptionbudget/{RELEASE} -n {NAMESPACE}");
         self.cluster.wait(&format!("--for=jsonpath={{.status.currentHealthy}}=1 {budget}"));
@@ -338,9 +333,11 @@ impl Story {
             installed.unwrap_or_else(|error| panic!("{release}: {error}"));
         }
         refusing.try_request(POD_BOUND).unwrap().refuse("401 Unauthorized", "no such key");
-        for (release, reason) in
-            [("wrong-key", "the API key was refused"), ("no-server", "refused"), ("as-by-default", "kubernetes")]
-        {
+        for (release, reason) in [
+            ("wrong-key", "the API key was refused (HTTP 401)"),
+            ("no-server", "cannot connect to 198.18.0.1 (198.18.0.1:1): Connection refused"),
+            ("as-by-default", "backend kubernetes is not there yet in this version"),
+        ] {
             let pod = self.cluster.get(&format!("pods -n {NAMESPACE} -l app.kubernetes.io/instance={release}"));
             let pod = name(&pod["items"][0]);
             let line = self.cluster.log_line(&format!("{pod} -n {NAMESPACE}"), reason);
@@ -367,137 +364,4 @@ impl Story {
         }
         assert_eq!(self.all_objects(), self.before);
     }
-
-    // ---- what the chapters are made of ----
-
-    /// The next dial of any worker.
-    fn dial(&self) -> Dial {
-        Dial::answer(self.server.try_request(POD_BOUND).unwrap_or_else(|error| panic!("no worker dialled: {error}")))
-    }
-
-    /// Lays this over the values.
-    fn change(&mut self, more: &Value) {
-        chart::merge(&mut self.values, more);
-    }
-
-    /// A shell that stands where the documented commands are meant to be given.
-    fn shell(&self, command: &str) -> Command {
-        fs::write(self.folder.path().join("values.yaml"), self.values.to_string()).unwrap();
-        let mut shell = self.cluster.command(Path::new("sh"));
-        let path = format!("{}:{}", self.folder.path().join("bin").display(), std::env::var("PATH").unwrap());
-        shell.args(["-ec", command]).current_dir(&self.folder).env("PATH", path).env("HOME", self.folder.path());
-        shell
-    }
-
-    /// Starts the command of docs/install-helm.md that begins like this.
-    fn start(&self, beginning: &str) -> Child {
-        self.shell(&documented_command(beginning)).spawn().unwrap()
-    }
-
-    /// Runs the command of docs/install-helm.md that begins like this.
-    fn documented(&self, beginning: &str, input: &str) -> String {
-        let ended = chart::with_input(self.shell(&documented_command(beginning)).stdin(Stdio::piped()), input);
-        said(ended).unwrap_or_else(|error| panic!("{beginning}: {error}"))
-    }
-
-    fn helm(&self, words: &str) -> Result<String, String> {
-        said(self.shell(&format!("helm -n {NAMESPACE} {words}")).output().unwrap())
-    }
-
-    /// Waits until the Deployment is as it should be and the Pods of the one before are gone.
-    fn settled(&self) {
-        self.cluster.kubectl(&format!("rollout status deployment/{RELEASE} -n {NAMESPACE} --timeout=120s"));
-        for pod in self.cluster.get(&format!("pods -n {NAMESPACE}"))["items"].as_array().unwrap() {
-            if pod["metadata"]["deletionTimestamp"].is_string() {
-                self.cluster.wait(&format!("--for=delete pod/{} -n {NAMESPACE}", name(pod)));
-            }
-        }
-    }
-
-    fn pods(&self) -> Vec<Value> {
-        let selector = format!("app.kubernetes.io/instance={RELEASE},app.kubernetes.io/name=oz-agent-worker");
-        let mut pods = self.cluster.get(&format!("pods -n {NAMESPACE} -l {selector}"));
-        pods["items"].as_array_mut().map(std::mem::take).unwrap()
-    }
-
-    /// The release's one Pod.
-    fn pod(&self) -> Value {
-        let mut pods = self.pods();
-        assert_eq!(pods.len(), 1, "{pods:#?}");
-        pods.remove(0)
-    }
-
-    fn pod_name(&self) -> String {
-        name(&self.pod()).to_owned()
-    }
-
-    fn exec(&self, pod: &str, script: &str) -> String {
-        self.try_exec(pod, script).unwrap_or_else(|error| panic!("{script}: {error}"))
-    }
-
-    fn try_exec(&self, pod: &str, script: &str) -> Result<String, String> {
-        self.cluster.try_exec(&format!("{pod} -n {NAMESPACE}"), script)
-    }
-
-    /// Everything in the cluster but what it writes down about itself.
-    fn all_objects(&self) -> Vec<String> {
-        let kinds = self.cluster.kubectl("api-resources --verbs=list,create --output=name");
-        let kinds: Vec<&str> =
-            kinds.lines().filter(|kind| !kind.starts_with("events") && !kind.starts_with("leases")).collect();
-        let columns = "custom-columns=NAMESPACE:.metadata.namespace,KIND:.kind,NAME:.metadata.name";
-        let list = format!("get {} --all-namespaces --ignore-not-found --no-headers -o {columns}", kinds.join(","));
-        let mut objects: Vec<String> = Vec::new();
-        for line in self.cluster.kubectl(&list).lines() {
-            let [namespace, kind, name] = line.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{line}") };
-            objects.push(format!("{namespace} {kind}/{name}"));
-        }
-        objects.sort();
-        objects
-    }
-}
-
-/// An archive of [`IMAGE`] in this folder. `None` when it cannot be had.
-fn image_with_an_agent(folder: &Path) -> Option<PathBuf> {
-    let engine = Engine::start()?;
-    let (worker, debian) = (engine.worker()?, engine.debian()?);
-    let context = folder.join("image");
-    fs::create_dir(&context).unwrap();
-    write_program(&context.join("oz"), "#!/bin/sh\neval \"${SCRIPT-}\"\n");
-    let dockerfile = format!(
-        "FROM {debian} AS debian\n\
-         FROM {worker}\n\
-         COPY --from=debian /bin/busybox /bin/\n\
-         COPY oz /usr/local/bin/\n\
-         USER 0\n\
-         RUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n\
-         USER 10001:10001\n"
-    );
-    engine.build(IMAGE, &dockerfile, &context);
-    let archive = folder.join("image.tar");
-    engine.save(&[IMAGE], &archive);
-    Some(archive)
-}
-
-/// The first command of docs/install-helm.md that begins like this.
-fn documented_command(beginning: &str) -> String {
-    let page = chart::read("docs/install-helm.md");
-    let found = page.lines().map(str::trim).find(|line| line.starts_with(beginning));
-    found.unwrap_or_else(|| panic!("docs/install-helm.md has no command {beginning:?}")).to_owned()
-}
-
-/// The first values of docs/install-helm.md, and these over them.
-fn documented_values(more: &Value) -> Value {
-    let page = chart::read("docs/install-helm.md");
-    let (_, block) = page.split_once("```yaml\n").unwrap();
-    let mut values = chart::yaml(block.split_once("```").unwrap().0);
-    chart::merge(&mut values, more);
-    values
-}
-
-fn finish(child: Child) -> Result<String, String> {
-    said(child.wait_with_output().unwrap())
-}
-
-fn name(object: &Value) -> &str {
-    text(&object["metadata"]["name"])
 }
