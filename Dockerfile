@@ -61,17 +61,12 @@ ARG SOURCE_DATE_EPOCH=0
 RUN set -eu; . /platform; root=/image; libraries=/lib/$machine-linux-gnu; \
     mkdir -p $root/usr/bin "$root$libraries" $root/etc/ssl/certs $root/usr/share $root/tmp $root/var/lib/oz/workspaces; \
     cp /oz-agent-worker $root/usr/bin/; \
-    # The loader, where the program looks for it, and every library, where the loader does. (`ldd` runs what it looks at.)
+    # The libraries and the loader, where the program looks for them; `ldd` knows no other processor than its own.
+    for library in $(readelf -d /oz-agent-worker | sed -n 's/.*(NEEDED).*\[\(lib.*\)\]/\1/p'); do \
+        cp -L "$libraries/$library" "$root$libraries/"; \
+    done; \
     loader=$(readelf -l /oz-agent-worker | sed -n 's/.*program interpreter: \(.*\)\]/\1/p'); \
-    mkdir -p "$root$(dirname "$loader")"; cp -L "$loader" "$root$loader"; \
-    copy() { \
-        for library in $(readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'); do \
-            if [ "$library" != "$(basename "$loader")" ] && [ ! -e "$root$libraries/$library" ]; then \
-                cp -L "$libraries/$library" "$root$libraries/"; copy "$libraries/$library"; \
-            fi; \
-        done; \
-    }; \
-    copy /oz-agent-worker; \
+    install -D "$loader" "$root$loader"; \
     cp -L /etc/ssl/certs/ca-certificates.crt $root/etc/ssl/certs/; \
     cp -R /usr/share/zoneinfo $root/usr/share/; rm -rf $root/usr/share/zoneinfo/right $root/usr/share/zoneinfo/posix; \
     echo 'oz:x:10001:10001:Oz agent worker:/var/lib/oz:/usr/bin/oz-agent-worker' >$root/etc/passwd; \

@@ -124,6 +124,7 @@ fn holds_the_worker_and_what_it_needs_and_says_what_it_is() {
     for (time, path) in &entries {
         assert_eq!(time, "1970-01-01 00:00:00", "{path} has a time, so no other build makes the same image");
     }
+    assert!(entries.iter().any(|(_, path)| path == "usr/share/zoneinfo/Europe/Berlin"));
     let is_file = |path: &&str| !path.ends_with('/') && !path.starts_with("usr/share/zoneinfo/");
     let mut files: Vec<&str> = entries.iter().map(|(_, path)| path.as_str()).filter(is_file).collect();
     files.retain(|path| !["libc.so.6", "libgcc_s.so.1", "libm.so.6"].iter().any(|library| path.ends_with(library)));
