@@ -39,7 +39,7 @@ fn a_release_lives_in_a_real_cluster() {
 type Chapter = (&'static str, fn(&mut Story));
 
 /// What happens, in this order.
-const CHAPTERS: [Chapter; 13] = [
+const CHAPTERS: [Chapter; 14] = [
     ("the documented commands install a worker that becomes ready", Story::install),
     ("the Pod may do no more than it must", Story::confinement),
     ("a task runs and succeeds", Story::task),
@@ -51,6 +51,7 @@ const CHAPTERS: [Chapter; 13] = [
     ("the disruption budget keeps the last worker", Story::budget),
     ("two workers have two names", Story::replicas),
     ("a rotated key reaches the worker without a restart", Story::rotation),
+    ("the default backend may do what it needs where its Jobs run, and says that it is not there yet", Story::rights),
     ("what is wrong is said where one looks", Story::mistakes),
     ("uninstalled, nothing is left", Story::uninstall),
 ];
@@ -279,7 +280,8 @@ impl Story {
             assert_eq!(session.expect_close(), Some(1000));
         }
         self.settled();
-        let mut pods: Vec<String> = self.pods().iter().map(|pod| format!("my-worker-{}", name(pod))).collect();
+        let mut pods: Vec<String> =
+            self.pods_of(RELEASE).iter().map(|pod| format!("my-worker-{}", name(pod))).collect();
         let mut ids: Vec<String> = named_by_pod.iter().map(|dial| dial.worker_id.clone()).collect();
         pods.sort();
         ids.sort();
@@ -315,11 +317,40 @@ impl Story {
         assert_eq!(self.pod()["status"]["containerStatuses"][0]["restartCount"], 0);
     }
 
+    fn rights(&mut self) {
+        let [_, jobs_run_here] = CLIENTS;
+        let more = format!("--set worker.backend=kubernetes --set kubernetesBackend.namespace={jobs_run_here}");
+        let chart = "./charts/oz-agent-worker -f values.yaml --set podDisruptionBudget.create=false";
+        self.helm(&format!("install by-default {chart} {more}")).unwrap();
+        let account = format!("system:serviceaccount:{NAMESPACE}:by-default-oz-agent-worker");
+        for (may, what, namespace) in [
+            (true, "create jobs.batch", jobs_run_here),
+            (true, "delete jobs.batch", jobs_run_here),
+            (true, "watch pods", jobs_run_here),
+            (true, "get pods --subresource=log", jobs_run_here),
+            (true, "list events", jobs_run_here),
+            (false, "create pods", jobs_run_here),
+            (false, "get pods --subresource=exec", jobs_run_here),
+            (false, "get secrets", jobs_run_here),
+            (false, "create jobs.batch", NAMESPACE),
+            (false, "list pods", NAMESPACE),
+        ] {
+            let asked = self.cluster.try_kubectl(&format!("auth can-i {what} -n {namespace} --as={account}"));
+            assert_eq!(asked.is_ok(), may, "{what} in {namespace}: {asked:?}");
+        }
+        let pod = self.pod_of("by-default");
+        let mounts = pod["spec"]["containers"][0]["volumeMounts"].to_string();
+        assert!(mounts.contains("/var/run/secrets/kubernetes.io"), "{mounts}");
+        let reason = "backend kubernetes is not there yet in this version; it can run direct and command";
+        self.cluster.log_line(&format!("{} -n {NAMESPACE}", name(&pod)), reason);
+        self.helm("uninstall by-default --wait").unwrap();
+    }
+
     fn mistakes(&mut self) {
         // Refused before anything happens.
         let error = self.helm("upgrade oz-agent-worker ./charts/oz-agent-worker --reuse-values --set worker.replica=2");
         let error = error.unwrap_err();
-        assert!(error.contains("replica"), "{error}");
+        assert!(error.contains("additional properties 'replica' not allowed"), "{error}");
 
         // Installed, not ready, and the log's last line says why.
         let refusing = Server::listen(&format!("{HOST}:0")).unwrap();
@@ -327,7 +358,6 @@ impl Story {
         for (release, more) in [
             ("wrong-key", format!("--set warp.webSocketURL={}", refusing.url())),
             ("no-server", format!("--set warp.webSocketURL=ws://{HOST}:1/")),
-            ("as-by-default", "--set worker.backend=kubernetes".to_owned()),
         ] {
             let installed = self.helm(&format!("install {release} {chart} {more}"));
             installed.unwrap_or_else(|error| panic!("{release}: {error}"));
@@ -336,10 +366,9 @@ impl Story {
         for (release, reason) in [
             ("wrong-key", "the API key was refused (HTTP 401)"),
             ("no-server", "cannot connect to 198.18.0.1 (198.18.0.1:1): Connection refused"),
-            ("as-by-default", "backend kubernetes is not there yet in this version"),
         ] {
-            let pod = self.cluster.get(&format!("pods -n {NAMESPACE} -l app.kubernetes.io/instance={release}"));
-            let pod = name(&pod["items"][0]);
+            let pod = self.pod_of(release);
+            let pod = name(&pod);
             let line = self.cluster.log_line(&format!("{pod} -n {NAMESPACE}"), reason);
             assert!(!line.contains(KEY), "{line}");
             let last = self.cluster.kubectl(&format!("logs {pod} -n {NAMESPACE} --tail=1"));
@@ -347,7 +376,7 @@ impl Story {
             let status = self.cluster.get(&format!("pod {pod} -n {NAMESPACE}"));
             assert_eq!(status["status"]["containerStatuses"][0]["ready"], false, "{release}");
         }
-        for release in ["wrong-key", "no-server", "as-by-default"] {
+        for release in ["wrong-key", "no-server"] {
             self.helm(&format!("uninstall {release} --wait")).unwrap();
         }
     }

@@ -136,17 +136,24 @@ impl Story {
         }
     }
 
-    pub fn pods(&self) -> Vec<Value> {
-        let selector = format!("app.kubernetes.io/instance={RELEASE},app.kubernetes.io/name=oz-agent-worker");
+    /// The workers of a release.
+    pub fn pods_of(&self, release: &str) -> Vec<Value> {
+        let selector = format!("app.kubernetes.io/instance={release},app.kubernetes.io/name=oz-agent-worker");
         let mut pods = self.cluster.get(&format!("pods -n {NAMESPACE} -l {selector}"));
         pods["items"].as_array_mut().map(std::mem::take).unwrap()
     }
 
-    /// The release's one Pod.
-    pub fn pod(&self) -> Value {
-        let mut pods = self.pods();
+    /// The only worker of a release; waits until there is one.
+    pub fn pod_of(&self, release: &str) -> Value {
+        self.cluster.wait(&format!("--for=create pod -l app.kubernetes.io/instance={release} -n {NAMESPACE}"));
+        let mut pods = self.pods_of(release);
         assert_eq!(pods.len(), 1, "{pods:#?}");
         pods.remove(0)
+    }
+
+    /// The only worker of [`RELEASE`].
+    pub fn pod(&self) -> Value {
+        self.pod_of(RELEASE)
     }
 
     pub fn pod_name(&self) -> String {
