@@ -65,7 +65,8 @@ impl Engine {
         let [daemon, client] = Peer::Docker.programs()? else { panic!("docker.sh prints two programs") };
         let kept = kept();
         fs::create_dir_all(&kept).unwrap_or_else(|error| panic!("cannot make {}: {error}", kept.display()));
-        let turn = File::create(kept.join("lock")).expect("a writable directory");
+        // Its bridge and its groups have names that are the whole machine's, and the program is there for everybody.
+        let turn = File::open(daemon).expect("docker.sh prints programs");
         flock(&turn, FlockOperation::LockExclusive).expect("a lock");
         let dir = tempfile::tempdir().expect("a temporary directory");
 
