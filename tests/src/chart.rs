@@ -45,6 +45,20 @@ pub fn values(more: &Value) -> Value {
     values
 }
 
+/// The value files of `tests/chart/values` by name, each with the least that the chart must be told.
+pub fn value_files() -> Vec<(String, Value)> {
+    let folder = repository().join("tests/chart/values");
+    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("a readable folder").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    let with_values = |name: String| {
+        let given = yaml(&read(&format!("tests/chart/values/{name}")));
+        (name.trim_end_matches(".yaml").to_owned(), values(&given))
+    };
+    names.into_iter().map(with_values).collect()
+}
+
 /// Lays one tree of values over another, as Helm does.
 pub fn merge(under: &mut Value, over: &Value) {
     match (under, over) {

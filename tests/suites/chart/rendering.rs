@@ -1,7 +1,7 @@
 //! The Helm chart as a whole: what Helm, Kubernetes' own schemas and its unit tests say of it, over every value file of
 //! `tests/chart/values`, and what it refuses. What each value changes is in `chart_values`.
 
-use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
+use std::{collections::BTreeSet, process::Command};
 
 use oz_worker_tests::{
     chart::{self, Helm, Rendering, readme, with_input},
@@ -9,25 +9,13 @@ use oz_worker_tests::{
 };
 use serde_json::{Value, json};
 
-/// Every value file, by name.
-fn value_files() -> Vec<(String, Value)> {
-    let folder = chart::repository().join("tests/chart/values");
-    let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    let named = |path: PathBuf| {
-        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        (name, chart::values(&chart::yaml(&fs::read_to_string(path).unwrap())))
-    };
-    paths.into_iter().map(named).collect()
-}
-
 fn rendered() -> Option<Vec<(String, Rendering)>> {
     let helm = Helm::here()?;
     let render = |(name, values): (String, Value)| {
         let rendering = helm.try_render(&values).unwrap_or_else(|error| panic!("{name}: {error}"));
         (name, rendering)
     };
-    Some(value_files().into_iter().map(render).collect())
+    Some(chart::value_files().into_iter().map(render).collect())
 }
 
 #[test]
@@ -36,7 +24,7 @@ fn helm_lint_is_satisfied_with_every_value_file() {
     let mut lint = helm.command();
     let ended = lint.args(["lint", "--strict"]).arg(chart::folder()).output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
-    for (name, values) in value_files() {
+    for (name, values) in chart::value_files() {
         let mut lint = helm.command();
         let ended =
             with_input(lint.args(["lint", "--strict", "--values", "-"]).arg(chart::folder()), &values.to_string());
@@ -48,7 +36,7 @@ fn helm_lint_is_satisfied_with_every_value_file() {
 fn kubernetes_knows_every_field_of_every_object_the_oldest_and_the_newest() {
     let Some(helm) = Helm::here() else { return };
     let Some([program, oldest, newest]) = Peer::Kubeconform.programs() else { return };
-    assert!(value_files().len() >= 40);
+    assert!(chart::value_files().len() >= 40);
     for schemas in [oldest, newest] {
         let location = format!("{}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json", schemas.display());
         let mut check = Command::new(program);
@@ -58,7 +46,7 @@ fn kubernetes_knows_every_field_of_every_object_the_oldest_and_the_newest() {
             let rendering = helm.try_render_for(version, &values).unwrap_or_else(|error| panic!("{name}: {error}"));
             format!("---\n# {name}\n{}", rendering.text)
         };
-        let objects: String = value_files().into_iter().map(render).collect();
+        let objects: String = chart::value_files().into_iter().map(render).collect();
         let ended = with_input(&mut check, &objects);
         let said = String::from_utf8_lossy(&ended.stdout);
         assert!(ended.status.success(), "{version}: {said}");
@@ -102,7 +90,7 @@ fn the_value_files_set_every_value() {
     let defaults = chart::yaml(&chart::read("charts/oz-agent-worker/values.yaml"));
     let (mut known, mut set) = (BTreeSet::new(), BTreeSet::new());
     leaves(&defaults, "", &mut known);
-    for (_, values) in value_files() {
+    for (_, values) in chart::value_files() {
         leaves(&values, "", &mut set);
     }
     let is_set = |value: &String| set.iter().any(|path| path == value || path.starts_with(&format!("{value}/")));

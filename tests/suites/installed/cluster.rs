@@ -6,7 +6,7 @@ mod story;
 use std::time::Instant;
 
 use oz_worker_tests::{
-    chart::{self, text},
+    chart::{self, Helm, text},
     message::Assignment,
     metrics::Scrape,
     peers::{kubernetes::HOST, prometheus::Prometheus},
@@ -39,7 +39,8 @@ fn a_release_lives_in_a_real_cluster() {
 type Chapter = (&'static str, fn(&mut Story));
 
 /// What happens, in this order.
-const CHAPTERS: [Chapter; 14] = [
+const CHAPTERS: [Chapter; 15] = [
+    ("the API server takes what every value file makes", Story::value_files),
     ("the documented commands install a worker that becomes ready", Story::install),
     ("the Pod may do no more than it must", Story::confinement),
     ("a task runs and succeeds", Story::task),
@@ -57,8 +58,21 @@ const CHAPTERS: [Chapter; 14] = [
 ];
 
 impl Story {
+    fn value_files(&mut self) {
+        let helm = Helm::here().unwrap();
+        let mut objects = String::new();
+        for (name, values) in chart::value_files() {
+            let rendering = helm.try_render(&values).unwrap_or_else(|error| panic!("{name}: {error}"));
+            objects.push_str(&rendering.text);
+        }
+        let taken = self.cluster.try_kubectl_reading("create --dry-run=server -f -", &objects).unwrap();
+        assert!(taken.lines().count() > 400, "{taken}");
+    }
+
     fn install(&mut self) {
         self.documented("kubectl create namespace", "");
+        // As strict as Kubernetes has it.
+        self.cluster.kubectl(&format!("label namespace {NAMESPACE} pod-security.kubernetes.io/enforce=restricted"));
         self.documented("kubectl -n warp-oz create secret", &format!("{KEY}\n"));
         self.cluster.wait(&format!("--for=create serviceaccount/default configmap/kube-root-ca.crt -n {NAMESPACE}"));
         self.before = self.all_objects();

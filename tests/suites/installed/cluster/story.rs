@@ -76,6 +76,9 @@ impl Story {
         symlink(cluster.program, folder.path().join("bin/kubectl")).unwrap();
         symlink(helm, folder.path().join("bin/helm")).unwrap();
         symlink(chart::repository().join("charts"), folder.path().join("charts")).unwrap();
+        // Where the value files want to be.
+        cluster.kubectl(&format!("create namespace {}", chart::RELEASE.1));
+        cluster.kubectl("create namespace jobs");
         for namespace in CLIENTS {
             cluster.kubectl(&format!("create namespace {namespace}"));
             cluster.wait(&format!("--for=create serviceaccount/default -n {namespace}"));
