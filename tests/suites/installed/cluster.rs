@@ -121,10 +121,7 @@ impl Story {
 
     fn scrapes(&mut self) {
         let service = self.cluster.get(&format!("service {RELEASE}-metrics -n {NAMESPACE}"));
-        let address = format!("{}:9464", text(&service["spec"]["clusterIP"]));
-        let (status, body) = http_get(&address, "/metrics");
-        assert_eq!(status, 200);
-        let scrape = Scrape::parse(&body);
+        let scrape = scrape(&service);
         assert_eq!(scrape.value("oz_worker_connected", &[]), 1.0);
         assert_eq!(scrape.value("oz_worker_tasks_completed_total", &[("result", "succeeded")]), 1.0);
 
@@ -390,6 +387,9 @@ impl Story {
             let status = self.cluster.get(&format!("pod {pod} -n {NAMESPACE}"));
             assert_eq!(status["status"]["containerStatuses"][0]["ready"], false, "{release}");
         }
+        // A worker that is not ready is the one whose metrics matter most.
+        let service = self.cluster.get(&format!("service no-server-oz-agent-worker-metrics -n {NAMESPACE}"));
+        assert_eq!(scrape(&service).value("oz_worker_connected", &[]), 0.0);
         for release in ["wrong-key", "no-server"] {
             self.helm(&format!("uninstall {release} --wait")).unwrap();
         }
@@ -407,4 +407,11 @@ impl Story {
         }
         assert_eq!(self.all_objects(), self.before);
     }
+}
+
+/// What a Service of metrics answers.
+fn scrape(service: &Value) -> Scrape {
+    let (status, body) = http_get(&format!("{}:9464", text(&service["spec"]["clusterIP"])), "/metrics");
+    assert_eq!(status, 200);
+    Scrape::parse(&body)
 }
