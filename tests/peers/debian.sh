@@ -12,12 +12,8 @@ print_if_readable() {
 print_if_readable
 about_to_install "Debian 12"
 print_if_readable
-command -v debootstrap >/dev/null || apt install --no-install-recommends debootstrap
 root=$PEERS/debian-12.new
-rm -rf "$root"
-debootstrap --variant=minbase --include=gcc,libc6-dev,ca-certificates,tzdata,busybox-static \
-    bookworm "$root" </dev/null >&2 || fail "debootstrap has failed: $root/debootstrap"
-rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/usr/share/doc "$root"/usr/share/man
+make_debian "$root" gcc,libc6-dev,ca-certificates,tzdata,busybox-static
 tar -C "$root" --numeric-owner -cf "$archive.new" .
 rm -rf "$root"
 mv "$archive.new" "$archive"

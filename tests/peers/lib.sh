@@ -56,3 +56,11 @@ build_with_go() {
         fail "$1 cannot be built with $(go env GOVERSION)"
     mv "$2.new" "$2"
 }
+
+# make_debian FOLDER PACKAGE,…: a Debian 12 with these packages.
+make_debian() {
+    command -v debootstrap >/dev/null || apt install --no-install-recommends debootstrap
+    rm -rf "$1"
+    debootstrap --variant=minbase --include="$2" bookworm "$1" </dev/null >&2 || fail "debootstrap has failed: $1/debootstrap"
+    rm -rf "$1"/var/cache/apt/archives/*.deb "$1"/var/lib/apt/lists/* "$1"/usr/share/doc "$1"/usr/share/man
+}
