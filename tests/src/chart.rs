@@ -6,14 +6,13 @@ pub mod readme;
 
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::Command,
 };
 
 use serde_json::{Value, json};
 
-use crate::peers::Peer;
+use crate::{peers::Peer, process::with_input};
 
 /// The release's name and namespace in every rendering.
 pub const RELEASE: (&str, &str) = ("r", "ns");
@@ -117,15 +116,6 @@ impl Helm {
     pub fn render(self, more: &Value) -> Rendering {
         self.try_render(&values(more)).unwrap_or_else(|error| panic!("{more}: {error}"))
     }
-}
-
-/// Runs a command that reads this.
-pub fn with_input(command: &mut Command, input: &str) -> Output {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-    // It may have ended without reading: what it says then tells more.
-    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
-    child.wait_with_output().expect("an own child")
 }
 
 /// The objects of one release.

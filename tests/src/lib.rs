@@ -31,6 +31,7 @@ pub mod control_plane;
 mod log;
 pub mod message;
 pub mod metrics;
+pub mod page;
 pub mod peers;
 pub mod playground;
 pub mod process;

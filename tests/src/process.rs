@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    io::Write,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
     str::FromStr,
     time::{Duration, Instant},
 };
@@ -101,6 +103,15 @@ pub fn environment(pid: i32) -> Vec<u8> {
 /// Whether bytes hold a text.
 pub fn contains(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+/// Runs a command that reads this.
+pub fn with_input(command: &mut Command, input: &str) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+    // It may have ended without reading: what it says then tells more.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    child.wait_with_output().expect("an own child")
 }
 
 /// Sends a signal to a process that the test knows to be its own.

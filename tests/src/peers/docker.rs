@@ -8,7 +8,6 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     hash::{DefaultHasher, Hash, Hasher},
-    io::Write,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     thread,
@@ -22,10 +21,10 @@ use rustix::{
 use tempfile::TempDir;
 
 use super::{Peer, service::Service};
-use crate::process::{self, Watch};
-
-/// What is written here builds the worker's image: the folder with the `Dockerfile`.
-pub const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+use crate::{
+    chart::repository,
+    process::{self, Watch, with_input},
+};
 
 /// The image that [`Engine::worker`] builds, with the name that the docs give it.
 pub const WORKER: &str = concat!("oz-agent-worker:", env!("CARGO_PKG_VERSION"));
@@ -135,15 +134,8 @@ impl Engine {
     pub fn build(&self, tag: &str, dockerfile: &str, context: &Path) {
         let mut command = self.command();
         command.args(["build", "--tag", tag, "--file", "-"]).arg(context);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("docker can be run");
-        // Dropped after the write: the end of its input.
-        child.stdin.take().expect("a pipe").write_all(dockerfile.as_bytes()).expect("docker reads");
-        succeeded(&command, &child.wait_with_output().expect("an own child"));
+        let ended = with_input(&mut command, dockerfile);
+        succeeded(&command, &ended);
     }
 
     /// Writes images as `docker load` and `ctr images import` read them.
@@ -167,10 +159,7 @@ impl Engine {
     /// Builds the worker's image with the Rust that built this program. `None` when what it is built in cannot be had.
     pub fn worker(&self) -> Option<&'static str> {
         let build = self.build_flags()?;
-        self.shell(
-            &format!("docker build {build} --build-arg REVISION={REVISION} -t {WORKER} ."),
-            Path::new(WORKSPACE),
-        );
+        self.shell(&format!("docker build {build} --build-arg REVISION={REVISION} -t {WORKER} ."), repository());
         Some(WORKER)
     }
 

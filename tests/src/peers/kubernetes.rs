@@ -15,9 +15,9 @@ use serde_json::Value;
 
 use super::Peer;
 use crate::{
-    chart::{repository, with_input},
+    chart::repository,
     log::Log,
-    process,
+    process::{self, with_input},
 };
 
 /// This machine, as Pods see it.

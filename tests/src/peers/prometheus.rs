@@ -40,7 +40,7 @@ pub struct Prometheus {
 impl Prometheus {
     /// Starts one that scrapes these workers five times a second. `None` when there is no Prometheus to be had.
     pub fn scraping(workers: &[String]) -> Option<Self> {
-        Self::with(&json!({"job_name": "oz-agent-worker", "static_configs": [{"targets": workers}]}))
+        Self::scraping_at("/metrics", workers)
     }
 
     /// The same for a Collector that workers push to: whose the metrics are is what the Collector says.

@@ -1,7 +1,6 @@
 //! A machine that a real systemd runs: a container with a Debian of its own, and with this machine's network.
 
 use std::{
-    fs,
     path::Path,
     process::{Command, Output},
 };
@@ -11,8 +10,7 @@ use rustix::process::Signal;
 use super::{Peer, service::Service};
 use crate::{
     BOUND,
-    chart::with_input,
-    process::{self, Watch},
+    process::{self, Watch, with_input},
 };
 
 /// The most that a script may take: more than anything that systemd waits for by itself.
@@ -86,22 +84,4 @@ impl Drop for Machine {
         }
         Watch::new(self.console.pid()).ends_within(BOUND);
     }
-}
-
-/// What stands in the fenced blocks of this language on a page, in their order, without the indentation of a list.
-pub fn blocks(page: &Path, language: &str) -> Vec<String> {
-    let text = fs::read_to_string(page).unwrap_or_else(|error| panic!("cannot read {}: {error}", page.display()));
-    let mut blocks = Vec::new();
-    let mut lines = text.lines();
-    while let Some(line) = lines.next() {
-        let indented = line.trim_start();
-        if indented.strip_prefix("```") != Some(language) {
-            continue;
-        }
-        let indentation = line.len() - indented.len();
-        let of_block = lines.by_ref().take_while(|line| line.trim() != "```");
-        let of_block: Vec<&str> = of_block.map(|line| line.get(indentation..).unwrap_or_default()).collect();
-        blocks.push(of_block.join("\n") + "\n");
-    }
-    blocks
 }

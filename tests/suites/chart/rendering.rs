@@ -4,8 +4,9 @@
 use std::{collections::BTreeSet, process::Command};
 
 use oz_worker_tests::{
-    chart::{self, Helm, Rendering, readme, with_input},
+    chart::{self, Helm, Rendering, readme},
     peers::Peer,
+    process::with_input,
 };
 use serde_json::{Value, json};
 

@@ -4,13 +4,15 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use oz_worker_tests::{
+    chart::repository,
     connection::Connection,
     message::Assignment,
     metrics::Scrape,
+    page::blocks,
     peers::{
         Peer,
         container::Container,
-        docker::{DEBIAN, Engine, HOST, REVISION, WORKER, WORKSPACE},
+        docker::{DEBIAN, Engine, HOST, REVISION, WORKER},
     },
     server::Server,
     tls::Authority,
@@ -27,11 +29,10 @@ const AGENT: &str = "#!/bin/sh\neval \"${SCRIPT-}\"\n";
 
 /// The block of code in the docs that holds this text.
 fn docs(holds: &str) -> String {
-    let page = fs::read_to_string(Path::new(WORKSPACE).join("docs/install-docker.md")).unwrap();
-    let blocks = page.split("\n```").skip(1).step_by(2).filter_map(|block| Some(block.split_once('\n')?.1));
-    let found: Vec<&str> = blocks.filter(|block| block.contains(holds)).collect();
+    let blocks = blocks("docs/install-docker.md").into_iter().map(|(_, block)| block);
+    let mut found: Vec<String> = blocks.filter(|block| block.contains(holds)).collect();
     assert_eq!(found.len(), 1, "blocks of install-docker.md with {holds:?}");
-    found[0].to_owned()
+    found.remove(0)
 }
 
 /// One operator's folder, with the files that the docs name: those of an image with an agent, the worker's, the key.
@@ -245,7 +246,7 @@ fn the_list_of_what_is_in_it_is_valid_and_true() {
     let dir = tempfile::tempdir().unwrap();
     let command = docs("--target sbom").replace("docker build", &format!("docker build {flags}"));
     let command = command.replace("--output .", &format!("--output {}", dir.path().display()));
-    engine.shell(&command, Path::new(WORKSPACE));
+    engine.shell(&command, repository());
     let list = dir.path().join("oz-agent-worker.cdx.json");
     let checked = Command::new(python).arg(check).arg(&list).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));

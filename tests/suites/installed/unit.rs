@@ -7,7 +7,8 @@ use oz_worker_tests::{
     chart::repository,
     connection::Connection,
     message::Assignment,
-    peers::systemd::{Machine, blocks},
+    page::blocks_of,
+    peers::systemd::Machine,
     server::{Request, Server},
 };
 use tempfile::TempDir;
@@ -36,9 +37,9 @@ impl Host {
         }
         let machine = Machine::boot(checkout.path())?;
 
-        let page = repository().join("docs/install-systemd.md");
-        let [install, key, start] = &blocks(&page, "sh")[..] else { panic!("the page has other steps") };
-        let [configuration] = &blocks(&page, "yaml")[..] else { panic!("the page has other files") };
+        let page = "docs/install-systemd.md";
+        let [install, key, start] = &blocks_of(page, "sh")[..] else { panic!("the page has other steps") };
+        let [configuration] = &blocks_of(page, "yaml")[..] else { panic!("the page has other files") };
         machine.run(&format!("cd /srv\n{install}"));
         machine.run_with("first-key\n", key);
         machine.write("/etc/oz/worker.yaml", configuration);

@@ -6,8 +6,9 @@
 use std::fmt::Write as _;
 
 use oz_worker_tests::{
-    chart::{self, text},
+    chart::text,
     peers::kubernetes::{Cluster, said},
+    process::with_input,
 };
 use serde_json::Value;
 
@@ -40,7 +41,7 @@ pub fn enforce(cluster: &Cluster, policy: &Value) {
     }
     rules.push_str("COMMIT\n");
     let mut restore = cluster.in_its_network("iptables-restore");
-    said(chart::with_input(restore.arg("--noflush"), &rules)).unwrap_or_else(|error| panic!("{error}: {rules}"));
+    said(with_input(restore.arg("--noflush"), &rules)).unwrap_or_else(|error| panic!("{error}: {rules}"));
     hook(cluster, "--insert");
 }
 

@@ -4,7 +4,7 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     time::Duration,
 };
 
@@ -12,11 +12,13 @@ use oz_worker_tests::{
     agent::write_program,
     chart::{self, text},
     connection::Connection,
+    page::blocks_of,
     peers::{
         Peer,
         docker::Engine,
         kubernetes::{Cluster, HOST, said},
     },
+    process::with_input,
     server::{Request, Server},
 };
 use serde_json::{Value, json};
@@ -121,7 +123,7 @@ impl Story {
 
     /// Runs the command of docs/install-helm.md that begins like this.
     pub fn documented(&self, beginning: &str, input: &str) -> String {
-        let ended = chart::with_input(self.shell(&documented_command(beginning)).stdin(Stdio::piped()), input);
+        let ended = with_input(&mut self.shell(&documented_command(beginning)), input);
         said(ended).unwrap_or_else(|error| panic!("{beginning}: {error}"))
     }
 
@@ -219,9 +221,7 @@ fn documented_command(beginning: &str) -> String {
 
 /// The first values of docs/install-helm.md, and these over them.
 fn documented_values(more: &Value) -> Value {
-    let page = chart::read("docs/install-helm.md");
-    let (_, block) = page.split_once("```yaml\n").unwrap();
-    let mut values = chart::yaml(block.split_once("```").unwrap().0);
+    let mut values = chart::yaml(&blocks_of("docs/install-helm.md", "yaml")[0]);
     chart::merge(&mut values, more);
     values
 }
