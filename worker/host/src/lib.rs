@@ -1,0 +1,21 @@
+//! Processes and files of this Linux host: how tasks are started, found again and ended, whatever they did to hide.
+//!
+//! Nothing here is asynchronous. What may take long says so, and a runtime that can await the readability of a file
+//! descriptor has all it needs: [`Child`] is one (see its documentation). Every `unsafe` line of the project is in this
+//! crate.
+
+mod cgroup;
+mod files;
+mod leftovers;
+mod owner;
+mod proc;
+mod process;
+mod removal;
+mod spawn;
+mod tree;
+
+pub use files::HostFiles;
+pub use owner::owner;
+pub use process::{Child, Options, Processes};
+pub use spawn::StartError;
+pub use tree::{TOKEN_VARIABLE, Tree};

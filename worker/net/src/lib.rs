@@ -1,0 +1,3 @@
+//! Bytes to somewhere: dial, proxy, TLS, and HTTP/1.1 over a runtime's streams.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,273 @@
+//! Walking a parsed file: one mapping at a time, with the keys it may have, every problem noted with its place.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::Path;
+
+use crate::line::{one_line, quoted};
+use crate::suggest::hint;
+use crate::yaml::{Entry, Node, Position, Value};
+
+/// A mapping's keys by the path of the mapping: the whole vocabulary of a file.
+pub type Vocabulary = [(&'static str, &'static [&'static str])];
+
+const TWICE: &str = "this key is there twice; keep one";
+
+/// The problems found in one file so far.
+pub struct Findings<'a> {
+    path: &'a Path,
+    source: &'a str,
+    vocabulary: &'a Vocabulary,
+    found: RefCell<Vec<(Position, String)>>,
+}
+
+impl<'a> Findings<'a> {
+    /// Nothing found yet in `source`, which was read from `path` and may use the words of `vocabulary`.
+    pub fn new(path: &'a Path, source: &'a str, vocabulary: &'a Vocabulary) -> Self {
+        Self { path, source, vocabulary, found: RefCell::new(Vec::new()) }
+    }
+
+    /// Notes a problem; `key` is the path of the key it is about, empty for the whole file.
+    pub fn add(&self, at: Position, key: &str, what: impl Display) {
+        let key = if key.is_empty() { String::new() } else { format!("{key}: ") };
+        self.found.borrow_mut().push((at, format!("{key}{what}")));
+    }
+
+    /// One line per problem, in the order of the file: `path:line:column: key: what`.
+    pub fn into_lines(self) -> Vec<String> {
+        let mut found = self.found.into_inner();
+        found.sort();
+        found.dedup();
+        found.into_iter().map(|(at, text)| line(self.path, Some(at), &text)).collect()
+    }
+}
+
+/// One line about a place in a file, in the form that editors and terminals make clickable.
+pub fn line(path: &Path, at: Option<Position>, text: &str) -> String {
+    let shown = one_line(&path.display().to_string());
+    match at {
+        Some(Position { line, column }) => format!("{shown}:{line}:{column}: {text}"),
+        None => format!("{shown}: {text}"),
+    }
+}
+
+/// One mapping of the file. Everything read from it is `None` when the key is absent, null or blank, and also when it is
+/// wrong: then the problem is among the findings, and nothing will be run.
+pub struct Section<'a> {
+    findings: &'a Findings<'a>,
+    path: String,
+    entries: &'a [Entry],
+}
+
+impl<'a> Section<'a> {
+    /// Opens `node` as the mapping called `path`, whose keys are listed in the vocabulary under `words`; keys that are
+    /// not, or stand twice, are problems. Null is an empty mapping.
+    pub fn open(findings: &'a Findings<'a>, path: String, words: &str, node: &'a Node) -> Option<Self> {
+        let section = Self::open_free(findings, path, node)?;
+        let known = findings.vocabulary.iter().find(|(name, _)| *name == words).map_or(&[][..], |(_, keys)| keys);
+        for entry in section.entries {
+            if !known.contains(&entry.key.as_str()) {
+                let elsewhere: Vec<String> = findings
+                    .vocabulary
+                    .iter()
+                    .filter(|(name, keys)| keys.contains(&entry.key.as_str()) && !name.contains("[]"))
+                    .map(|(name, _)| if name.is_empty() { "the top level".to_owned() } else { (*name).to_owned() })
+                    .collect();
+                let advice = if elsewhere.is_empty() {
+                    hint(&entry.key, known.iter().copied())
+                } else {
+                    format!("it belongs under {}", elsewhere.join(" or "))
+                };
+                findings.add(entry.at, &section.key(&entry.key), format_args!("unknown key; {advice}"));
+            }
+        }
+        Some(section)
+    }
+
+    /// Opens `node` as a mapping whose keys are the operator's own.
+    fn open_free(findings: &'a Findings<'a>, path: String, node: &'a Node) -> Option<Self> {
+        let entries: &[Entry] = match &node.value {
+            Value::Map(entries) => entries,
+            Value::Null => &[],
+            _ => {
+                findings.add(node.at, &path, format_args!("a mapping is wanted here, not {}", node.kind()));
+                return None;
+            }
+        };
+        let section = Self { findings, path, entries };
+        for (index, entry) in entries.iter().enumerate() {
+            if entries.iter().take(index).any(|earlier| earlier.key == entry.key) {
+                findings.add(entry.at, &section.key(&entry.key), TWICE);
+            }
+        }
+        Some(section)
+    }
+
+    fn key(&self, key: &str) -> String {
+        let shown = quoted(key);
+        let bare = shown.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        // Without quotes when there is nothing in it that they would change.
+        let shown = bare.filter(|bare| *bare == key).unwrap_or(&shown);
+        if self.path.is_empty() { shown.to_owned() } else { format!("{}.{shown}", self.path) }
+    }
+
+    /// The entries as they stand in the file.
+    pub fn entries(&self) -> &'a [Entry] {
+        self.entries
+    }
+
+    /// The value of a key, unless it is null.
+    pub fn get(&self, key: &str) -> Option<&'a Node> {
+        let entry = self.entries.iter().find(|entry| entry.key == key)?;
+        (!matches!(entry.value.value, Value::Null)).then_some(&entry.value)
+    }
+
+    /// The text of the whole file.
+    pub fn source(&self) -> &'a str {
+        self.findings.source
+    }
+
+    /// Notes a problem about an item of a list, whose path is `path`.
+    pub fn item_problem(&self, item: &Node, path: &str, what: impl Display) {
+        self.findings.add(item.at, path, what);
+    }
+
+    /// Notes a problem about a key of this section, at `at`.
+    pub fn problem(&self, at: Position, key: &str, what: impl Display) {
+        self.findings.add(at, &self.key(key), what);
+    }
+
+    fn wrong_kind(&self, node: &Node, key: &str, wanted: &str) {
+        self.problem(node.at, key, format_args!("{wanted} is wanted here, not {}", node.kind()));
+    }
+
+    /// A scalar exactly as written; numbers and the like count as text.
+    pub fn verbatim(&self, key: &str) -> Option<&'a str> {
+        let node = self.get(key)?;
+        let text = node.text(self.source());
+        if text.is_none() {
+            self.wrong_kind(node, key, "text");
+        }
+        text
+    }
+
+    /// A command for a shell: as written, unless blank.
+    pub fn command(&self, key: &str) -> Option<String> {
+        self.verbatim(key).filter(|text| !text.trim().is_empty()).map(str::to_owned)
+    }
+
+    /// A text without the white space around it, unless blank.
+    pub fn text(&self, key: &str) -> Option<String> {
+        self.verbatim(key).map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
+    }
+
+    /// A text that must pass `parse`.
+    pub fn parsed<T, E: Display>(&self, key: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+        let text = self.text(key)?;
+        match parse(&text) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let at = self.get(key)?.at;
+                self.problem(at, key, format_args!("{}: {error}", quoted(&text)));
+                None
+            }
+        }
+    }
+
+    /// A text that must pass `check`.
+    pub fn checked<E: Display>(&self, key: &str, check: impl FnOnce(&str) -> Result<(), E>) -> Option<String> {
+        self.parsed(key, |text| check(text).map(|()| text.to_owned()))
+    }
+
+    /// A switch. The words of YAML 1.1 count too, as they do in today's files.
+    pub fn switch(&self, key: &str) -> Option<bool> {
+        let node = self.get(key)?;
+        if let Value::Bool(value) = node.value {
+            return Some(value);
+        }
+        let plain = node.text(self.source()).filter(|_| node.is_plain(self.source()));
+        match plain.map(str::to_ascii_lowercase).as_deref() {
+            Some("yes" | "on" | "y") => Some(true),
+            Some("no" | "off" | "n") => Some(false),
+            _ => {
+                self.wrong_kind(node, key, "true or false");
+                None
+            }
+        }
+    }
+
+    /// A whole number from 0 to `most`. `1e+06` is one: charts render large numbers so.
+    pub fn whole(&self, key: &str, most: u32) -> Option<u32> {
+        let node = self.get(key)?;
+        let Value::Number(number) = &node.value else {
+            self.wrong_kind(node, key, &format!("a whole number from 0 to {most}"));
+            return None;
+        };
+        let value = number.as_u64().or_else(|| number.as_f64().and_then(whole_float));
+        let value = value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value <= most);
+        if value.is_none() {
+            let text = quoted(node.text(self.source()).unwrap_or_default());
+            self.problem(node.at, key, format_args!("{text}: must be a whole number from 0 to {most}"));
+        }
+        value
+    }
+
+    /// A mapping with keys of the vocabulary; one that is there without content is empty.
+    pub fn section(&self, key: &str) -> Option<Self> {
+        let entry = self.entries.iter().find(|entry| entry.key == key)?;
+        let path = self.key(key);
+        Self::open(self.findings, path.clone(), &path, &entry.value)
+    }
+
+    /// A mapping of the operator's own words, which may be opened under any key.
+    pub fn free_section(&self, key: &str) -> Option<Self> {
+        Self::open_free(self.findings, self.key(key), self.get(key)?)
+    }
+
+    /// An item of a list, or a mapping that is not found under its own path, with the keys listed under `words`.
+    pub fn open_item(&self, path: String, words: &str, item: &'a Node) -> Option<Self> {
+        Self::open(self.findings, path, words, item)
+    }
+
+    /// A mapping of the operator's own words to texts; null counts as empty text.
+    pub fn words(&self, key: &str) -> BTreeMap<String, String> {
+        let Some(section) = self.free_section(key) else { return BTreeMap::new() };
+        let text = |entry: &Entry| section.verbatim(&entry.key).unwrap_or_default().to_owned();
+        section.entries.iter().map(|entry| (entry.key.clone(), text(entry))).collect()
+    }
+
+    /// A list's items, each with the path to name it by.
+    pub fn items(&self, key: &str) -> Vec<(String, &'a Node)> {
+        let Some(node) = self.get(key) else { return Vec::new() };
+        let Value::List(items) = &node.value else {
+            self.wrong_kind(node, key, "a list");
+            return Vec::new();
+        };
+        items.iter().enumerate().map(|(index, item)| (format!("{}[{index}]", self.key(key)), item)).collect()
+    }
+
+    /// A mapping that is handed on as untyped JSON; `None` when it is empty.
+    pub fn untyped(&self, key: &str) -> Option<serde_json::Value> {
+        let node = self.get(key)?;
+        if !matches!(node.value, Value::Map(_)) {
+            self.wrong_kind(node, key, "a mapping");
+            return None;
+        }
+        match node.to_json() {
+            Ok(value) => value.as_object().is_some_and(|map| !map.is_empty()).then_some(value),
+            Err((path, at)) => {
+                self.findings.add(at, &format!("{}{path}", self.key(key)), TWICE);
+                None
+            }
+        }
+    }
+}
+
+/// The whole number that a float stands for exactly.
+fn whole_float(value: f64) -> Option<u64> {
+    // Every whole number up to here has a float of its own.
+    let exact = value.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&value);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    exact.then_some(value as u64)
+}
