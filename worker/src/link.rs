@@ -26,9 +26,9 @@ use tungstenite::{Bytes, Error, Message, Utf8Bytes};
 
 pub use dial::{DialError, Target, check_handshake, refusal};
 
-use crate::runtime::Runtime;
-use crate::text::printable;
 use dial::Transport;
+use oz_worker_runtime::Runtime;
+use oz_worker_text::line::one_line;
 
 /// After how many frames read what is written meanwhile is flushed, even though more can be read.
 const FRAMES_PER_FLUSH: u32 = 64;
@@ -292,7 +292,7 @@ impl<R: Runtime> Up<R> {
                 let said = match frame {
                     None => "without a code".to_owned(),
                     Some(CloseFrame { code, reason }) if reason.is_empty() => format!("with code {code}"),
-                    Some(CloseFrame { code, reason }) => format!("with code {code}: {}", printable(&reason)),
+                    Some(CloseFrame { code, reason }) => format!("with code {code}: {}", one_line(&reason)),
                 };
                 return Err(End::silent(format!("the server closed the connection {said}")));
             }

@@ -22,9 +22,9 @@ use tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::http::{Head, HeadError, read_head};
 use super::proxy::{self, Proxy, ProxyError};
-use crate::runtime::Runtime;
 use crate::settings::secret::{ApiKey, ApiKeyError, Secret};
-use crate::text::printable;
+use oz_worker_runtime::{Address, Lane, Runtime};
+use oz_worker_text::line::one_line;
 
 /// The largest frame and message: `docs/protocol.md`.
 pub(super) const LARGEST_FRAME: usize = 16 << 20;
@@ -220,7 +220,7 @@ pub(super) async fn dial<R: Runtime>(
     target: Arc<Target>,
 ) -> Result<WebSocketStream<Transport<R::Stream>>, DialError> {
     let reading = Arc::clone(&target);
-    let api_key = runtime.unblock(move || reading.api_key.read()).await?;
+    let api_key = runtime.unblock(Lane::Dial, move || reading.api_key.read()).await?;
     let proxy = target.proxy.as_ref().map_err(|error| *error)?;
     let mut stream = match proxy {
         None => connect(&runtime, &target.host, target.port).await?,
@@ -250,7 +250,8 @@ async fn connect<R: Runtime>(runtime: &R, host: &str, port: u16) -> Result<R::St
     let several = addresses.len() > 1;
     let mut failed = resolve(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     for address in addresses {
-        let attempt = runtime.connect(address);
+        let to = Address::Tcp(address);
+        let attempt = runtime.connect(&to);
         let result = if several { limited(runtime, ADDRESS_LIMIT, attempt).await } else { attempt.await };
         match result {
             Ok(stream) => return Ok(stream),
@@ -303,7 +304,7 @@ async fn secure<R: Runtime>(
 ) -> Result<TlsStream<R::Stream>, DialError> {
     let name = ServerName::try_from(target.host.clone()).map_err(|_| DialError::ServerName(target.host.clone()))?;
     // Read anew for every dial, so that a rotated certificate authority needs no restart.
-    let config = runtime.unblock(client_config).await.map_err(DialError::TrustStore)?;
+    let config = runtime.unblock(Lane::Dial, client_config).await.map_err(DialError::TrustStore)?;
     let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
     connecting.await.map_err(|source| DialError::Tls { host: target.host.clone(), source })
 }
@@ -403,7 +404,7 @@ fn without_key(text: &str, key: &str) -> String {
 /// What an answer of `host` with another status than 101 amounts to. Its text never holds the API key, and stays one
 /// short line.
 pub fn refusal(host: &str, api_key: &Secret, head: &Head, body: &[u8]) -> DialError {
-    let safe = |text: &str| printable(&without_key(text, api_key.expose()));
+    let safe = |text: &str| one_line(&without_key(text, api_key.expose()));
     let body = safe(String::from_utf8_lossy(body).trim());
     let body = if body.is_empty() { body } else { format!(": {body}") };
     match head.status {
