@@ -145,7 +145,7 @@ async fn work<R: Host>(runtime: R, settings: Settings, recorder: Recorder) -> Re
         server_root_url: settings.server_root_url,
         cleanup: settings.cleanup,
         cancel_grace_period: settings.cancel_grace_period,
-        environment: settings.environment.as_slice().iter().map(|(name, value)| (name, value)).collect(),
+        environment: settings.environment.iter().map(|(name, value)| (name, value.expose())).collect(),
         host_env: std::env::vars_os().collect(),
     };
     let prepared = async { Some(settings.backend.prepare(common).await) };
@@ -164,7 +164,7 @@ fn config(settings: &Settings) -> Config {
         server_root_url: settings.server_root_url.clone(),
         session_sharing_server_url: settings.session_sharing_server_url.clone(),
         idle_on_complete: settings.idle_on_complete.clone(),
-        environment: settings.environment.as_slice().to_vec(),
+        environment: settings.environment.clone(),
         ..AgentSettings::default()
     };
     settings.backend.adjust(&mut agent);
@@ -174,6 +174,9 @@ fn config(settings: &Settings) -> Config {
         drain_timeout: settings.drain_timeout,
         stop_timeout: settings.cancel_grace_period + TEARDOWN_LIMIT,
         stops_tasks_on_shutdown: settings.backend.stops_tasks(),
+        after_kill: settings.backend.after_kill(),
+        // There is no journal yet.
+        journal: false,
         agent,
     }
 }

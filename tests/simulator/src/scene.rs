@@ -13,7 +13,7 @@ use oz_worker_backends::command::{CommandBackend, CommandSettings};
 use oz_worker_backends::contract::Common;
 use oz_worker_backends::direct::{DirectBackend, Job, Workspaces};
 use oz_worker_core::agent::AgentSettings;
-use oz_worker_core::{Config, Worker};
+use oz_worker_core::{AfterKill, Config, Worker};
 use oz_worker_runtime::{Environment, Owner, Runtime};
 use oz_worker_telemetry::{Identity, Recorder};
 use prometheus::Registry;
@@ -208,6 +208,8 @@ pub(crate) fn run_loop(
         drain_timeout: operator.drain,
         stop_timeout: operator.grace + Duration::from_secs(10),
         stops_tasks_on_shutdown: !operator.dispatches,
+        after_kill: if operator.dispatches { AfterKill::IsCancelled } else { AfterKill::Fails },
+        journal: false,
         agent: AgentSettings::default(),
     };
     let key = ApiKey::from_text("key").unwrap();
