@@ -123,7 +123,7 @@ impl<R: Runtime> DirectBackend<R> {
         if stop.is_asked() {
             return Outcome::Stopped;
         }
-        let command = self.agent(spec, from_setup, place);
+        let command = self.agent(&spec, from_setup, place);
         match steps.run(Step::Agent, command).await {
             StepEnd::Exited(Exit::Code(0)) => Outcome::Completed,
             StepEnd::Exited(exit) => Outcome::Failed(Failure {
@@ -139,7 +139,7 @@ impl<R: Runtime> DirectBackend<R> {
     }
 
     /// The agent, with nothing of the worker's environment but what it needs to find itself.
-    fn agent(&self, spec: TaskSpec, from_setup: Env, place: &Place<R::Files>) -> Command {
+    fn agent(&self, spec: &TaskSpec, from_setup: Env, place: &Place<R::Files>) -> Command {
         let host = self.host_env.iter().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)).cloned();
         let own = own_variables(place, spec.harness.as_deref());
         let task = spec.env.iter().map(|(name, value)| (name.into(), value.expose().into()));
