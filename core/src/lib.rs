@@ -13,6 +13,11 @@
 //! **After every input, drain all outputs before the next one goes in.** The order of the outputs is the order on the wire
 //! and of the log.
 //!
+//! A task has two ends. The agent's ([`Input::TaskFinished`]) decides the result, and nothing changes that afterwards; the
+//! end of what follows it ([`Input::TaskEnded`]) frees the slot. What must survive a crash is given as
+//! [`Output::Persist`], and what depends on a record waits for [`Input::Durable`]; [`Worker::restored`] goes on from the
+//! records of a worker that was killed.
+//!
 //! ```
 //! use core::time::Duration;
 //! use oz_worker_core::agent::AgentSettings;

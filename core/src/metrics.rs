@@ -147,6 +147,7 @@ label_set! {
 
 /// Something to count. The sum of all events since the start is the state of every instrument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub enum MetricEvent {
     /// A connection is established: `oz_worker_connected` becomes 1.
     Connected,
@@ -163,18 +164,12 @@ pub enum MetricEvent {
     /// A claimed task ended and its slot is free: `oz_worker_tasks_active` - 1,
     /// `oz_worker_tasks_completed_total{result}` + 1, `oz_worker_task_duration_seconds{result}` observes `duration`.
     TaskCompleted {
-        /// How it ended.
         result: TaskResult,
         /// Time since the claim, as the clock on the wall would have shown it (suspends included).
         duration: Duration,
     },
     /// Something about a task failed: `oz_worker_task_failures_total{phase,reason}` + 1.
-    TaskFailure {
-        /// Where in the task's life.
-        phase: FailurePhase,
-        /// What failed.
-        reason: FailureReason,
-    },
+    TaskFailure { phase: FailurePhase, reason: FailureReason },
 }
 
 #[cfg(test)]

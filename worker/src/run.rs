@@ -154,14 +154,13 @@ impl<R: Host> RunLoop<R> {
                 }
             }
             Output::CancelDispatched { task_id, execution_id } => self.cancel_dispatched(task_id, execution_id),
-            // Nothing is recorded or taken up yet: the worker was neither told to nor restored.
-            Output::Persist { .. } | Output::ResumeTask { .. } => {}
             Output::Metric(event) => self.recorder.record(event),
             Output::Notice(notice) => {
                 let trace_id = self.recorder.note(&notice);
                 notices::log(notice, trace_id.as_deref());
             }
-            Output::Exit => {}
+            // Nothing is recorded or taken up yet: the worker was neither told to nor restored.
+            Output::Persist { .. } | Output::ResumeTask { .. } | Output::Exit => {}
         }
     }
 

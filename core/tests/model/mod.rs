@@ -216,9 +216,10 @@ impl World {
             self.handle(Input::Durable(self.watch.records.len() as u64));
         } else if let Some((task_id, run, is_finished)) = self.watch.unended() {
             let outcome = if self.watch.is_stopping(run) { Outcome::Stopped } else { Outcome::Completed };
-            self.handle(match is_finished {
-                false => Input::TaskFinished { task_id: &task_id, run, outcome },
-                true => Input::TaskEnded { task_id: &task_id, run, cleanup: Vec::new() },
+            self.handle(if is_finished {
+                Input::TaskEnded { task_id: &task_id, run, cleanup: Vec::new() }
+            } else {
+                Input::TaskFinished { task_id: &task_id, run, outcome }
             });
         } else if self.watch.is_connected() {
             return false;

@@ -19,6 +19,7 @@ enum Link {
 }
 
 /// Everything that can be seen from outside.
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub struct Watch {
     limit: usize,
     link: Link,
@@ -97,7 +98,7 @@ impl Watch {
                 self.ended.insert(*run);
             }
             (Input::Durable(number), _) => {
-                self.safe = self.safe.max(usize::try_from(*number).unwrap().min(self.records.len()))
+                self.safe = self.safe.max(usize::try_from(*number).unwrap().min(self.records.len()));
             }
             (Input::Stop(_), _) => self.signalled = true,
             _ => {}
