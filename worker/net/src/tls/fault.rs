@@ -108,11 +108,12 @@ impl From<&rustls::Error> for TlsFault {
     }
 }
 
-impl From<io::Error> for TlsFault {
-    /// rustls's own errors come inside those of the stream.
-    fn from(error: io::Error) -> Self {
+impl From<&io::Error> for TlsFault {
+    /// rustls's own errors come inside those of the stream. Of the others the operating system's word is kept.
+    fn from(error: &io::Error) -> Self {
         let inside = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).map(Self::from);
-        inside.unwrap_or(Self::Io(error))
+        let plain = || error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+        inside.unwrap_or_else(|| Self::Io(plain()))
     }
 }
 
@@ -251,8 +252,8 @@ mod tests {
             io::ErrorKind::InvalidData,
             rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType),
         );
-        let fault = TlsFault::from(wrapped);
+        let fault = TlsFault::from(&wrapped);
         assert!(matches!(fault, TlsFault::NotTls) && fault.source().is_none(), "{fault}");
-        assert!(matches!(TlsFault::from(io::Error::from(io::ErrorKind::UnexpectedEof)), TlsFault::Io(_)));
+        assert!(matches!(TlsFault::from(&io::Error::from(io::ErrorKind::UnexpectedEof)), TlsFault::Io(_)));
     }
 }
