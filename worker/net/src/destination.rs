@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use http::{Method, header, request};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Uri, header};
 
-use crate::http::secret_value;
+use crate::payload::Payload;
 use crate::proxy::{self, Proxy, ProxyError};
 use crate::tls::Tls;
 use crate::url::Url;
@@ -43,21 +44,33 @@ impl Destination {
         Ok(Self::Host(Box::new(Remote { url, proxy, tls })))
     }
 
-    /// A request for `path`, which begins with `/`: with `Host`, `User-Agent`, and what a proxy must know.
-    pub fn request(&self, method: Method, path: &str) -> request::Builder {
-        let request = request::Builder::new().method(method).header(header::USER_AGENT, USER_AGENT);
-        let Self::Host(remote) = self else { return request.uri(path).header(header::HOST, "localhost") };
+    /// A request with `Host`, `User-Agent`, and what a proxy must know.
+    pub fn request(&self, method: Method, path: PathAndQuery, body: Payload) -> Request<Payload> {
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        let Self::Host(remote) = self else {
+            *request.uri_mut() = path.into();
+            request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
+            return request;
+        };
         let host = remote.url.host_header();
-        let request = request.header(header::HOST, host.as_str());
+        // A host is plain ASCII, and can stand in both.
+        if let Ok(value) = HeaderValue::from_str(&host) {
+            request.headers_mut().insert(header::HOST, value);
+        }
         if !remote.is_forwarded() {
-            return request.uri(path);
+            *request.uri_mut() = path.into();
+            return request;
         }
         // The whole URL (RFC 9112, section 3.2.2).
-        let request = request.uri(format!("http://{host}{path}"));
-        match remote.proxy.as_ref().and_then(|proxy| proxy.authorization.as_ref()).and_then(secret_value) {
-            Some(value) => request.header(header::PROXY_AUTHORIZATION, value),
-            None => request,
+        if let Ok(uri) = Uri::try_from(format!("http://{host}{path}")) {
+            *request.uri_mut() = uri;
         }
+        if let Some(value) = remote.proxy.as_ref().and_then(Proxy::authorization_value) {
+            request.headers_mut().insert(header::PROXY_AUTHORIZATION, value);
+        }
+        request
     }
 }
 

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use futures_rustls::TlsConnector;
 use futures_rustls::client::TlsStream;
-use http::{HeaderValue, Request, header};
+use http::{HeaderValue, Method, Request, header};
 use oz_worker_runtime::{Address, Lane, Runtime};
 use rustls::pki_types::ServerName;
 
 use crate::destination::Destination;
 use crate::eyeballs::connect_first;
-use crate::http::{AnswerError, HttpClient, secret_value};
+use crate::http::{AnswerError, HttpClient};
 use crate::payload::Payload;
 use crate::proxy::Proxy;
 use crate::socket::Duplex;
@@ -136,14 +136,16 @@ async fn connect<R: Runtime>(runtime: &R, host: &UrlHost, port: u16) -> Result<R
 /// Asks the proxy to connect to the host of `url` (RFC 9110, section 9.3.6).
 async fn open_tunnel<S: Duplex>(stream: S, proxy: &Proxy, url: &Url) -> Result<S, DialError> {
     let answer_error = |source| DialError::ProxyAnswer { proxy: proxy.clone(), source };
-    let authority = url.authority();
-    // Neither can fail: a host is plain ASCII, and so is what base64 makes of a password.
-    let host = HeaderValue::try_from(&authority).map_err(|_| answer_error(AnswerError::NotHttp))?;
-    let mut request = Request::connect(authority).header(header::HOST, host);
-    if let Some(value) = proxy.authorization.as_ref().and_then(secret_value) {
-        request = request.header(header::PROXY_AUTHORIZATION, value);
+    let mut request = Request::new(Payload::default());
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = url.authority().clone().into();
+    // A host is plain ASCII, and can stand in a header.
+    if let Ok(host) = HeaderValue::from_str(url.authority().as_str()) {
+        request.headers_mut().insert(header::HOST, host);
     }
-    let request = request.body(Payload::default()).map_err(|_| answer_error(AnswerError::NotHttp))?;
+    if let Some(value) = proxy.authorization_value() {
+        request.headers_mut().insert(header::PROXY_AUTHORIZATION, value);
+    }
     let client = HttpClient::new(stream).await.map_err(answer_error)?;
     let answer = client.send(request).await.map_err(answer_error)?;
     if !answer.status().is_success() {

@@ -14,10 +14,9 @@ use std::task::{Context, Poll, ready};
 
 use futures_io::AsyncRead;
 use http::response::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
-use oz_worker_core::secret::Secret;
 
 use crate::payload::Payload;
 use crate::socket::{Duplex, Socket};
@@ -233,13 +232,6 @@ impl<S: Duplex> AsyncRead for Body<S> {
         body.chunk = chunk;
         Poll::Ready(Ok(length))
     }
-}
-
-/// A secret as the value of a header, which no `Debug` shows. `None` when it cannot stand in one.
-pub fn secret_value(secret: &Secret) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(secret.expose()).ok()?;
-    value.set_sensitive(true);
-    Some(value)
 }
 
 /// Whether a header that holds a list names `token`, whatever its case.

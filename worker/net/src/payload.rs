@@ -1,10 +1,12 @@
-//! The body of a request: bytes that are there already.
+//! What a request carries: a body that is there already, and secrets in headers.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use http::HeaderValue;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
+use oz_worker_core::secret::Secret;
 
 /// The body of a request, sent whole.
 #[derive(Debug, Default)]
@@ -31,4 +33,11 @@ impl Body for Payload {
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
     }
+}
+
+/// A secret as the value of a header, which no `Debug` shows. `None` when it cannot stand in one.
+pub fn secret_value(secret: &Secret) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(secret.expose()).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }

@@ -4,9 +4,11 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use http::HeaderValue;
 use ipnet::IpNet;
 use oz_worker_core::secret::Secret;
 
+use crate::payload::secret_value;
 use crate::url::{Url, UrlError, UrlHost, UserInfo};
 
 /// What a proxy's URL begins with. Nothing else is spoken to one: not TLS, not SOCKS.
@@ -23,6 +25,13 @@ pub struct Proxy {
     pub user_info: Option<UserInfo>,
     /// The value of `Proxy-Authorization`, made of that.
     pub authorization: Option<Secret>,
+}
+
+impl Proxy {
+    /// The value of `Proxy-Authorization`, which no `Debug` shows.
+    pub(crate) fn authorization_value(&self) -> Option<HeaderValue> {
+        self.authorization.as_ref().and_then(secret_value)
+    }
 }
 
 impl fmt::Display for Proxy {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use data_encoding::BASE64;
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use oz_worker_core::secret::Secret;
 use percent_encoding::percent_decode_str;
 
@@ -18,7 +18,9 @@ pub struct Url {
     scheme: &'static str,
     user_info: Option<UserInfo>,
     host: UrlHost,
-    port: Option<u16>,
+    port: u16,
+    /// Host and port once more, as requests have them.
+    authority: Authority,
     path_and_query: PathAndQuery,
 }
 
@@ -104,9 +106,11 @@ impl Url {
             None => (None, authority),
         };
         let (host, port) = split_port(place)?;
+        let (host, port) = (read_host(host)?, port.unwrap_or(default_port(scheme)));
         Ok(Self {
             scheme,
-            host: read_host(host)?,
+            authority: format!("{host}:{port}").parse().map_err(|_| UrlError::Syntax(UrlFlaw::Host))?,
+            host,
             port,
             user_info: user_info.map(read_user_info).transpose()?,
             path_and_query: read_path(path)?,
@@ -120,7 +124,7 @@ impl Url {
 
     /// Whether TLS is spoken.
     pub fn is_secure(&self) -> bool {
-        matches!(self.scheme, "https" | "wss")
+        default_port(self.scheme) == 443
     }
 
     /// The host.
@@ -129,8 +133,8 @@ impl Url {
     }
 
     /// The port: the scheme's own when none is written.
-    pub fn port(&self) -> u16 {
-        self.port.unwrap_or(self.default_port())
+    pub const fn port(&self) -> u16 {
+        self.port
     }
 
     /// Who signs in, if the URL says so.
@@ -144,23 +148,19 @@ impl Url {
     }
 
     /// Host and port, always with the port: what a proxy is asked for.
-    pub fn authority(&self) -> String {
-        format!("{}:{}", self.host, self.port())
+    pub const fn authority(&self) -> &Authority {
+        &self.authority
     }
 
     /// The value of the header `Host`: without the scheme's own port (RFC 9110, section 7.2).
     pub fn host_header(&self) -> String {
-        if self.port() == self.default_port() { self.host.to_string() } else { self.authority() }
-    }
-
-    fn default_port(&self) -> u16 {
-        if self.is_secure() { 443 } else { 80 }
+        if self.port == default_port(self.scheme) { self.host.to_string() } else { self.authority.to_string() }
     }
 }
 
 impl fmt::Debug for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Url({}://{})", self.scheme, self.authority())
+        write!(f, "Url({}://{})", self.scheme, self.authority)
     }
 }
 
@@ -181,6 +181,10 @@ impl fmt::Display for UrlHost {
             Self::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
         }
     }
+}
+
+fn default_port(scheme: &str) -> u16 {
+    if matches!(scheme, "https" | "wss") { 443 } else { 80 }
 }
 
 /// The host with its brackets, and the port when one is written.
@@ -276,8 +280,8 @@ mod tests {
             ("http://my_service.ns.svc./", "http", "my_service.ns.svc.:80", "my_service.ns.svc.", "/"),
         ] {
             let url = url(text);
-            let parts = (url.scheme(), url.authority(), url.host_header(), url.path_and_query().as_str());
-            assert_eq!(parts, (scheme, authority.to_owned(), host_header.to_owned(), path), "{text}");
+            let parts = (url.scheme(), url.authority().as_str(), url.host_header(), url.path_and_query().as_str());
+            assert_eq!(parts, (scheme, authority, host_header.to_owned(), path), "{text}");
             assert_eq!(url.is_secure(), scheme.ends_with('s') && scheme != "ws", "{text}");
         }
         assert_eq!(url("http://10.0.0.1").host(), &UrlHost::Address([10, 0, 0, 1].into()));

@@ -13,7 +13,7 @@ use futures_lite::future::block_on;
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use oz_worker_net::tls::Tls;
 use oz_worker_net::url::Url;
-use oz_worker_net::{Destination, DialError, Wire, dial};
+use oz_worker_net::{Destination, DialError, Payload, Wire, dial};
 use oz_worker_runtime::Address;
 
 const SCHEMES: &[&str] = &["http", "ws", "wss"];
@@ -121,7 +121,7 @@ fn say(mut stream: UnixStream, answer: &[u8]) {
 fn plain_http_is_sent_to_the_proxy_whole() {
     let env = &[("HTTP_PROXY", "http://me:q%23s@proxy.example:3128")];
     let destination = destination("http://oz.example:80", env);
-    let request = destination.request(http::Method::GET, "/a?b").body(()).unwrap();
+    let request = destination.request(http::Method::GET, "/a?b".parse().unwrap(), Payload::default());
     assert_eq!(request.uri(), "http://oz.example/a?b");
     assert_eq!(request.headers().get("host").unwrap(), "oz.example");
     assert!(request.headers().get("proxy-authorization").unwrap().is_sensitive());

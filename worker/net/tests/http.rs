@@ -22,8 +22,8 @@ fn client(serve: impl FnOnce(UnixStream) + Send + 'static) -> HttpClient<Stream>
 }
 
 fn ask(client: HttpClient<Stream>, body: &'static str) -> Result<Answer<Stream>, AnswerError> {
-    let request = Destination::Unix("/run/engine.sock".into()).request(http::Method::POST, "/v1?x");
-    block_on(client.send(request.body(Payload::from(body)).unwrap()))
+    let destination = Destination::Unix("/run/engine.sock".into());
+    block_on(client.send(destination.request(http::Method::POST, "/v1?x".parse().unwrap(), Payload::from(body))))
 }
 
 fn answered(answer: impl AsRef<[u8]>) -> Result<Answer<Stream>, AnswerError> {
