@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use oz_worker::reactor::OnReactor;
+use oz_worker_reactor::OnReactor;
 use oz_worker_runtime_async_std::AsyncStd;
 
 fn main() -> ExitCode {

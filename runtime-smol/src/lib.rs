@@ -7,21 +7,21 @@ mod relay;
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
 use atomic_waker::AtomicWaker;
 use futures_lite::future::block_on;
-use oz_worker::reactor::Tasks;
+use oz_worker_reactor::{Stream, Tasks};
+use oz_worker_runtime::Address;
 use relay::Relayed;
 use smol::{Async, Executor};
 
 /// The threads that run tasks: one that is busy starting a process must not hold up all others.
 const THREADS: usize = 2;
-/// The threads for work that may block; smol's pool for it would grow to 500.
-const BLOCKING: usize = 2;
 /// Enough for the deepest future of the worker many times over.
 const STACK: usize = 512 << 10;
 
@@ -29,23 +29,21 @@ const STACK: usize = 512 << 10;
 #[derive(Debug, Clone)]
 pub struct Smol {
     executor: Arc<Executor<'static>>,
-    blocking: Arc<Executor<'static>>,
     run_loop: Arc<AtomicWaker>,
 }
 
 impl Smol {
-    /// Starts the threads that run tasks, and those for work that may block.
+    /// Starts the threads that run tasks.
     ///
     /// # Errors
     /// When the operating system gives no thread.
     pub fn new() -> io::Result<Self> {
-        let (executor, blocking) = (start_threads("oz-tasks", THREADS)?, start_threads("oz-blocking", BLOCKING)?);
-        Ok(Self { executor, blocking, run_loop: Arc::default() })
+        Ok(Self { executor: start_threads("oz-tasks", THREADS)?, run_loop: Arc::default() })
     }
 }
 
 impl Tasks for Smol {
-    type Stream = Async<TcpStream>;
+    type Stream = Stream<Async<TcpStream>, Async<UnixStream>>;
 
     /// The calling thread waits on the reactor for everybody meanwhile.
     fn drive<T>(&self, future: impl Future<Output = T>) -> T {
@@ -56,17 +54,15 @@ impl Tasks for Smol {
         self.executor.spawn(Relayed::new(Box::pin(task), Arc::clone(&self.run_loop))).detach();
     }
 
-    fn unblock<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> impl Future<Output = T> + Send + 'static {
-        self.blocking.spawn(async move { work() })
-    }
-
-    async fn connect(&self, address: SocketAddr) -> io::Result<Self::Stream> {
-        let stream = Async::<TcpStream>::connect(address).await?;
-        stream.get_ref().set_nodelay(true)?;
-        Ok(stream)
+    async fn connect(&self, address: &Address) -> io::Result<Self::Stream> {
+        Ok(match address {
+            Address::Tcp(address) => {
+                let stream = Async::<TcpStream>::connect(*address).await?;
+                stream.get_ref().set_nodelay(true)?;
+                Stream::Tcp(stream)
+            }
+            Address::Unix(path) => Stream::Unix(Async::<UnixStream>::connect(path).await?),
+        })
     }
 }
 

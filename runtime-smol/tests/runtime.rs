@@ -1,18 +1,22 @@
 //! The contract of a runtime, kept by smol.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-#[path = "../../worker/tests/contract/mod.rs"]
+#[path = "../../worker/reactor/tests/contract/mod.rs"]
 mod contract;
 
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 
-use oz_worker::reactor::OnReactor;
+use oz_worker_reactor::{OnReactor, Stream};
 use oz_worker_runtime_smol::Smol;
 
 fn runtime() -> OnReactor<Smol> {
     OnReactor::new(Smol::new().unwrap())
 }
 
-fn has_nodelay(stream: &smol::Async<TcpStream>) -> bool {
-    stream.get_ref().nodelay().unwrap()
+fn has_nodelay(stream: &Stream<smol::Async<TcpStream>, smol::Async<UnixStream>>) -> bool {
+    match stream {
+        Stream::Tcp(stream) => stream.get_ref().nodelay().unwrap(),
+        Stream::Unix(_) => false,
+    }
 }

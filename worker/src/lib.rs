@@ -1,20 +1,15 @@
-//! The worker, written once for every runtime: it acts on what [`oz_worker_core`] decides.
+//! The program, written once for every runtime: it acts on what [`oz_worker_core`] decides.
 //!
-//! [`main`] is the whole program over a [`Runtime`]; a binary is that plus a runtime. Inside, [`settings`] says
-//! what the operator wants, [`run`] is the loop in which the core's inputs and outputs meet, [`link`] is the connection,
-//! [`backend`] runs tasks, [`host`] is what Linux has to offer for that, [`logs`] is what a person reads. [`reactor`] is
-//! what the runtimes have in common.
+//! [`main`] is the whole of it over a [`Host`](oz_worker_runtime::Host); a binary is that plus a runtime. Inside,
+//! [`settings`] says what the operator wants, [`run`] is the loop in which the core's inputs and outputs meet, [`link`] is
+//! the connection, [`logs`] is what a person reads. What running a task means is in `oz_worker_backends`.
 
-pub mod backend;
-pub mod host;
+#![forbid(unsafe_code)]
+
 pub mod link;
 pub mod logs;
-pub mod reactor;
 pub mod run;
-pub mod runtime;
 pub mod settings;
 mod start;
-mod text;
 
-pub use runtime::Runtime;
 pub use start::main;

@@ -2,7 +2,7 @@
 //!
 //! Nothing here can hold the worker up. A line is formatted into a queue in memory and one thread writes the queue out;
 //! when whoever reads standard error is slow or stuck, lines are dropped and counted, and the count is logged as soon as
-//! there is room again. No task can crowd out another one or the worker: a task's lines hold at most [`TASK_SHARE`].
+//! there is room again. No task can crowd out another one or the worker: a task's lines hold at most 64 KiB.
 //!
 //! Events come from the `tracing` macros, and only from this project's crates: libraries are not asked (a TLS or HTTP
 //! library logs what must not be logged). Spans are not recorded; what an event is about stands in its fields.
@@ -28,17 +28,16 @@ use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::settings::{LogFormat, LogLevel};
-pub use format::MAX_LINE;
 use format::{Parts, Style};
-use queue::Queue;
-pub use queue::{OutputBudget, TASK_SHARE};
+use oz_worker_backends::output::{LONGEST_LINE, TaskLog};
+use queue::{OutputBudget, Queue};
 
 /// The crates whose events are logged begin with one of these: the libraries and the program itself.
 const OUR_TARGETS: [&str; 2] = ["oz_worker", "oz_agent_worker"];
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Starts the log on standard error: from here on the `tracing` macros and [`output_line`] reach it. Colours are used
+/// Starts the log on standard error: from here on the `tracing` macros and [`task`] reach it. Colours are used
 /// only on a terminal, and not when the environment variable `NO_COLOR` is set.
 ///
 /// # Errors
@@ -60,35 +59,49 @@ pub fn flush(timeout: Duration) -> bool {
     LOGGER.get().is_none_or(|logger| logger.queue.flush(timeout))
 }
 
+/// The log of one task: a trace id stands beside its own when tracing is on.
+pub fn task(task_id: &str, trace_id: Option<&str>) -> Arc<dyn TaskLog> {
+    let (task_id, trace_id) = (task_id.into(), trace_id.map(Into::into));
+    Arc::new(TaskOutput { task_id, trace_id, budget: OutputBudget::new() })
+}
+
+/// The output of one task, and its share of the log.
+struct TaskOutput {
+    task_id: Box<str>,
+    trace_id: Option<Box<str>>,
+    budget: OutputBudget,
+}
+
+impl TaskOutput {
+    fn label(&self) -> Label<'_> {
+        Label { task_id: &self.task_id, trace_id: self.trace_id.as_deref() }
+    }
+}
+
+impl TaskLog for TaskOutput {
+    fn has_room(&self) -> bool {
+        LOGGER.get().is_none_or(|logger| logger.queue.has_room(&self.budget))
+    }
+
+    /// Control characters are escaped and invalid UTF-8 is replaced.
+    fn line(&self, line: &[u8], cut: u64) {
+        if let Some(logger) = LOGGER.get() {
+            logger.output(&self.budget, self.label(), line, cut);
+        }
+    }
+
+    fn end(&self) {
+        if let Some(logger) = LOGGER.get() {
+            logger.output_end(&self.budget, self.label());
+        }
+    }
+}
+
 /// Which task a line is about.
 #[derive(Debug, Clone, Copy)]
-pub struct About<'a> {
-    /// The task's id.
-    pub task_id: &'a str,
-    /// The id of its trace, when tracing is on.
-    pub trace_id: Option<&'a str>,
-}
-
-/// Logs one line of a task's output, given without its line break; never blocks. `cut` is how many further bytes of the
-/// line the caller has thrown away already, when it did not want to hold them: nothing beyond [`MAX_LINE`] is shown.
-/// Control characters are escaped and invalid UTF-8 is replaced.
-pub fn output_line(budget: &OutputBudget, task: About<'_>, line: &[u8], cut: u64) {
-    if let Some(logger) = LOGGER.get() {
-        logger.output(budget, task, line, cut);
-    }
-}
-
-/// Whether [`output_line`] would take a line of this task now. Once it has dropped one, the answer is yes until it takes one
-/// again: whoever waits for room waits once and not for every line.
-pub fn has_room(budget: &OutputBudget) -> bool {
-    LOGGER.get().is_none_or(|logger| logger.queue.has_room(budget))
-}
-
-/// To be called when a task has written its last line for now: says how many lines were dropped, if any.
-pub fn output_end(budget: &OutputBudget, task: About<'_>) {
-    if let Some(logger) = LOGGER.get() {
-        logger.output_end(budget, task);
-    }
+struct Label<'a> {
+    task_id: &'a str,
+    trace_id: Option<&'a str>,
 }
 
 /// One running log.
@@ -118,7 +131,7 @@ impl Logger {
         Ok(Self { level, style, queue })
     }
 
-    fn output(&self, budget: &OutputBudget, task: About<'_>, line: &[u8], cut: u64) {
+    fn output(&self, budget: &OutputBudget, task: Label<'_>, line: &[u8], cut: u64) {
         if self.level > LogLevel::Info {
             return;
         }
@@ -129,7 +142,7 @@ impl Logger {
         });
     }
 
-    fn output_end(&self, budget: &OutputBudget, task: About<'_>) {
+    fn output_end(&self, budget: &OutputBudget, task: Label<'_>) {
         let dropped = budget.take_dropped();
         if dropped > 0 {
             self.queue.push(|out| self.style.dropped_output(out, SystemTime::now(), task, dropped));
@@ -206,7 +219,7 @@ struct Scratch {
 impl Scratch {
     fn clear(&mut self) {
         // A huge event must not keep its memory for ever.
-        if self.message.capacity() + self.fields.capacity() + self.value.capacity() > 3 * MAX_LINE {
+        if self.message.capacity() + self.fields.capacity() + self.value.capacity() > 3 * LONGEST_LINE {
             *self = Self::default();
         }
         self.message.clear();

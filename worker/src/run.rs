@@ -1,6 +1,7 @@
 //! The run loop: the only place where inputs and outputs of the core meet.
 //!
-//! Drain outputs, wait for one input, hand it in. Everything here runs on the caller's thread; tasks run beside it.
+//! Drain outputs, wait for one input, hand it in. Everything here runs on the caller's thread; tasks run beside it. The
+//! signals are polled here too, so that a request to stop is heard whatever else is stuck.
 
 mod notices;
 
@@ -16,45 +17,61 @@ use async_channel::{Receiver, Sender};
 use futures_core::Stream;
 use futures_lite::FutureExt;
 use futures_lite::future::poll_fn;
+use oz_worker_backends::Backend;
+use oz_worker_backends::command::Handed;
+use oz_worker_backends::contract::{Report, Stop, Task, TaskEvent};
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::time::Instant;
 use oz_worker_core::{Failure, Input, Outcome, Output, RunId, TaskEnd, Worker};
+use oz_worker_runtime::{Host, StopSignals};
 use oz_worker_telemetry::Recorder;
 
-use crate::backend::{Backend, Stop};
 use crate::link::{Link, LinkEvent};
-use crate::runtime::{Runtime, StopSignals};
+use crate::logs;
 
 /// How long tasks that are killed when the worker leaves may take to be cleaned up.
 const LEAVE_LIMIT: Duration = Duration::from_secs(6);
 
-/// What happened outside the connection.
+/// What happened to a task.
 enum Event {
-    TaskEnded { task_id: String, run: RunId, end: TaskEnd },
+    /// Its backend says something of it.
+    Told { task_id: String, run: RunId, event: TaskEvent },
+    /// Its backend is done with it.
+    Ended { task_id: String, run: RunId, cleanup: Vec<Failure> },
+    /// Its cancel command failed.
     CancelFailed { task_id: String, problem: String },
-    Stop(&'static str),
 }
 
 /// What the run loop waits for.
 enum Happening {
+    Signal(&'static str),
     Link(LinkEvent),
     Event(Event),
     Timeout,
 }
 
 /// Everything the run loop acts on.
-pub struct RunLoop<R: Runtime> {
+pub struct RunLoop<R: Host> {
     runtime: R,
     link: Link<R>,
     backend: Arc<Backend<R>>,
     recorder: Recorder,
-    /// The running tasks; closing a sender asks the task to stop.
-    tasks: BTreeMap<String, (RunId, Sender<()>)>,
+    signals: R::StopSignals,
+    /// The running tasks.
+    tasks: BTreeMap<String, Running>,
     /// Closed when the worker leaves: every task still running is to be killed.
     leaving: (Sender<()>, Receiver<()>),
     events: (Sender<Event>, Pin<Box<Receiver<Event>>>),
     timer: Option<Timer>,
+}
+
+/// A task that its backend is not done with.
+struct Running {
+    run: RunId,
+    /// Closing it asks the task to stop.
+    stop: Sender<()>,
+    outcome: Option<Outcome>,
 }
 
 struct Timer {
@@ -62,23 +79,16 @@ struct Timer {
     sleep: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-impl<R: Runtime> RunLoop<R> {
+impl<R: Host> RunLoop<R> {
     /// A run loop over these; `signals` ask the worker to stop.
-    pub fn new(
-        runtime: R,
-        link: Link<R>,
-        backend: Backend<R>,
-        recorder: Recorder,
-        mut signals: impl StopSignals,
-    ) -> Self {
+    pub fn new(runtime: R, link: Link<R>, backend: Backend<R>, recorder: Recorder, signals: R::StopSignals) -> Self {
         let (sender, receiver) = async_channel::unbounded();
-        let on_signal = sender.clone();
-        runtime.spawn(async move { while on_signal.send(Event::Stop(signals.next().await)).await.is_ok() {} });
         Self {
             runtime,
             link,
             backend: Arc::new(backend),
             recorder,
+            signals,
             tasks: BTreeMap::new(),
             leaving: async_channel::bounded(1),
             events: (sender, Box::pin(receiver)),
@@ -103,15 +113,35 @@ impl<R: Runtime> RunLoop<R> {
             now = self.runtime.now();
             match happening {
                 Happening::Timeout => worker.handle(now, Input::Timeout),
+                Happening::Signal(signal) => worker.handle(now, Input::Stop(signal)),
                 Happening::Link(event) => hand_in(&mut worker, now, event),
-                Happening::Event(Event::Stop(signal)) => worker.handle(now, Input::Stop(signal)),
-                Happening::Event(Event::TaskEnded { task_id, run, end }) => {
-                    self.tasks.remove(&task_id);
-                    worker.handle(now, Input::TaskEnded { task_id: &task_id, run, end });
+                Happening::Event(event) => self.tell(&mut worker, now, event),
+            }
+        }
+    }
+
+    fn tell(&mut self, worker: &mut Worker, now: Instant, event: Event) {
+        match event {
+            Event::Told { task_id, event: TaskEvent::Finished(outcome), .. } => {
+                if let Some(running) = self.tasks.get_mut(&task_id) {
+                    running.outcome = Some(outcome);
                 }
-                Happening::Event(Event::CancelFailed { task_id, problem }) => {
-                    worker.handle(now, Input::CancelFailed { task_id: &task_id, problem });
-                }
+            }
+            Event::Told { .. } => {}
+            Event::Ended { task_id, run, cleanup } => {
+                let outcome = self.tasks.remove(&task_id).and_then(|running| running.outcome);
+                // A task is never lost, not even to a bug of ours.
+                let outcome = outcome.unwrap_or_else(|| {
+                    Outcome::Failed(Failure {
+                        reason: FailureReason::Unknown,
+                        exit_code: 0,
+                        message: "internal error of the worker; its log has the details".into(),
+                    })
+                });
+                worker.handle(now, Input::TaskEnded { task_id: &task_id, run, end: TaskEnd { outcome, cleanup } });
+            }
+            Event::CancelFailed { task_id, problem } => {
+                worker.handle(now, Input::CancelFailed { task_id: &task_id, problem });
             }
         }
     }
@@ -124,8 +154,8 @@ impl<R: Runtime> RunLoop<R> {
             Output::Close => self.link.close(),
             Output::StartTask { run, spec } => self.start_task(run, spec),
             Output::StopTask { task_id, run } => {
-                if let Some((_, stop)) = self.tasks.get(&task_id).filter(|(known, _)| *known == run) {
-                    stop.close();
+                if let Some(running) = self.tasks.get(&task_id).filter(|running| running.run == run) {
+                    running.stop.close();
                 }
             }
             Output::CancelDispatched { task_id, execution_id } => self.cancel_dispatched(task_id, execution_id),
@@ -145,33 +175,35 @@ impl<R: Runtime> RunLoop<R> {
         trace.pass_on(&mut spec.env);
         let (stop, asked) = async_channel::bounded(1);
         let task_id = spec.task_id.clone();
-        self.tasks.insert(task_id.clone(), (run, stop));
+        self.tasks.insert(task_id.clone(), Running { run, stop, outcome: None });
         let (backend, events) = (Arc::clone(&self.backend), self.events.0.clone());
+        let told = (self.events.0.clone(), task_id.clone());
+        let report = Report::new(move |event| {
+            let (events, task_id) = &told;
+            let _ = events.try_send(Event::Told { task_id: task_id.clone(), run, event });
+        });
         let stop = Stop::new(asked, self.leaving.1.clone());
+        let log = logs::task(&task_id, trace.id());
         self.runtime.spawn(async move {
             trace.started();
-            let running = AssertUnwindSafe(backend.run(*spec, trace, stop)).catch_unwind();
-            // A task is never lost, not even to a bug of ours.
-            let end = running.await.unwrap_or_else(|_| TaskEnd {
-                outcome: Outcome::Failed(Failure {
-                    reason: FailureReason::Unknown,
-                    exit_code: 0,
-                    message: "internal error of the worker; its log has the details".into(),
-                }),
-                cleanup: Vec::new(),
-            });
-            let _ = events.send(Event::TaskEnded { task_id, run, end }).await;
+            let task = Task { spec: *spec, trace, stop, report, log };
+            let running = AssertUnwindSafe(backend.run(task)).catch_unwind();
+            let cleanup = running.await.unwrap_or_default();
+            let _ = events.try_send(Event::Ended { task_id, run, cleanup });
         });
     }
 
     fn cancel_dispatched(&self, task_id: String, execution_id: Option<String>) {
         let (backend, events) = (Arc::clone(&self.backend), self.events.0.clone());
         let trace = self.recorder.cancelling(&task_id);
+        let log = logs::task(&task_id, trace.id());
         self.runtime.spawn(async move {
-            let cancelled = backend.cancel_dispatched(&task_id, execution_id.as_deref(), &trace).await;
+            let execution_id = execution_id.as_deref();
+            let handed = Handed { task_id: &task_id, execution_id, trace: &trace, log: &log };
+            let cancelled = backend.cancel_dispatched(&handed).await;
             trace.cancelled(&cancelled);
             if let Err(problem) = cancelled {
-                let _ = events.send(Event::CancelFailed { task_id, problem }).await;
+                let _ = events.try_send(Event::CancelFailed { task_id, problem });
             }
         });
     }
@@ -179,6 +211,9 @@ impl<R: Runtime> RunLoop<R> {
     /// Waits for whatever happens first.
     async fn next(&mut self, timeout: Option<Instant>) -> Happening {
         poll_fn(|cx| {
+            if let Poll::Ready(signal) = self.signals.poll_next(cx) {
+                return Poll::Ready(Happening::Signal(signal));
+            }
             if let Poll::Ready(Some(event)) = self.events.1.as_mut().poll_next(cx) {
                 return Poll::Ready(Happening::Event(event));
             }
@@ -210,13 +245,13 @@ impl<R: Runtime> RunLoop<R> {
         let runtime = self.runtime.clone();
         let cleaning = async {
             while !self.tasks.is_empty() {
-                if let Ok(Event::TaskEnded { task_id, .. }) = self.events.1.recv().await {
+                if let Ok(Event::Ended { task_id, .. }) = self.events.1.recv().await {
                     self.tasks.remove(&task_id);
                 }
             }
+            self.backend.release().await;
         };
         cleaning.or(runtime.sleep_until(runtime.now().plus(LEAVE_LIMIT))).await;
-        runtime.release();
     }
 }
 

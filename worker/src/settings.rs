@@ -4,20 +4,13 @@
 //! with one line for every problem. A flag wins over an environment variable, that over the file, that over the default;
 //! a blank value counts as none. The whole vocabulary is written down in `docs/configuration.md`.
 
-pub mod backend;
 pub mod check;
-pub mod duration;
 mod file;
 mod flags;
 mod gather;
-pub mod program;
-mod quantity;
 pub mod secret;
-mod section;
-mod specs;
-mod suggest;
 mod url;
-mod yaml;
+mod worker_id;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -25,10 +18,10 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use backend::Backend;
 use flags::Parsed;
+use oz_worker_backends::BackendSettings;
+use oz_worker_text::suggest::hint;
 use secret::ApiKey;
-use suggest::hint;
 
 /// Where the worker connects when nothing else is said (`docs/protocol.md`, Connecting).
 pub const WEB_SOCKET_URL: &str = "wss://oz.warp.dev/api/v1/selfhosted/worker/ws";
@@ -39,7 +32,7 @@ pub const CANCEL_GRACE_PERIOD: Duration = Duration::from_secs(10);
 
 /// What the program says about itself in `--version`.
 #[derive(Debug, Clone, Copy)]
-pub struct About {
+pub struct Version {
     /// The version, as in the manifest.
     pub version: &'static str,
     /// The commit it was built from, where that is known.
@@ -48,7 +41,7 @@ pub struct About {
     pub runtime: &'static str,
 }
 
-impl fmt::Display for About {
+impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let commit = self.commit.unwrap_or("unknown");
         write!(f, "oz-agent-worker {} (commit {commit}, runtime {})", self.version, self.runtime)
@@ -116,7 +109,7 @@ pub struct Settings {
     /// For every task: the file's, then those of `-e`; each name once.
     pub environment: Variables,
     /// What runs the tasks.
-    pub backend: Backend,
+    pub backend: BackendSettings,
     /// What is legal but probably not meant; one line each, for the log.
     pub warnings: Vec<String>,
 }
@@ -130,7 +123,7 @@ impl Settings {
     /// Why a worker with these settings cannot be started by this version, if so: its backend is not built in yet.
     pub fn unavailable(&self) -> Option<Refusal> {
         let name = self.backend.name();
-        let available = Backend::AVAILABLE;
+        let available = BackendSettings::AVAILABLE;
         (!available.contains(&name)).then(|| {
             let line = format!(
                 "backend {name} is not there yet in this version; it can run {}: choose one with --backend",
@@ -233,10 +226,10 @@ pub fn from_args(
     arguments: Vec<OsString>,
     env: &dyn Fn(&str) -> Option<String>,
     read: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
-    about: &About,
+    version: &Version,
 ) -> Result<Invocation, Refusal> {
     let flags = match flags::parse(arguments) {
-        Ok(Parsed::Flags(flags)) if flags.version => return Ok(Invocation::Print(format!("{about}\n"))),
+        Ok(Parsed::Flags(flags)) if flags.version => return Ok(Invocation::Print(format!("{version}\n"))),
         Ok(Parsed::Flags(flags)) => flags,
         Ok(Parsed::Help) => return Ok(Invocation::Print(flags::help())),
         Err(error) => return Err(Refusal::configuration(vec![error.to_string()])),

@@ -1,26 +1,24 @@
 //! From the command line to the run loop and out again.
 
-use std::ffi::OsString;
 use std::future::Future;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
-use std::path::Path;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use futures_lite::FutureExt;
+use oz_worker_backends::contract::Common;
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::{Config, Worker};
-use oz_worker_telemetry::{Identity, Telemetry};
+use oz_worker_host::{HostFiles, owner};
+use oz_worker_runtime::{Host, StopSignals};
+use oz_worker_telemetry::{Identity, Recorder, Telemetry};
 use tracing::{error, info, warn};
 
-use crate::backend::{Backend, CommandBackend, DirectBackend};
-use crate::host::{Owner, Workspaces, give_back_code};
 use crate::link::{Link, Target};
 use crate::logs;
 use crate::run::RunLoop;
-use crate::runtime::{Files, Runtime};
-use crate::settings::{About, Invocation, Refusal, Settings, backend, check, from_args};
+use crate::settings::{Invocation, Refusal, Settings, Version, check, from_args};
 
 /// The version that the program reports, in `--version`, metrics and requests.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -31,36 +29,48 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// How long the last lines of the log may take.
 const LOG_LIMIT: Duration = Duration::from_secs(1);
 
+/// What the program is to do.
+enum Plan {
+    /// Print this and leave.
+    Print(String),
+    /// Run the worker.
+    Serve(Box<Settings>),
+}
+
+/// Runs a future on the calling thread until it ends.
+pub type Driven<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
 /// The program `oz-agent-worker`, over the runtime of this name that `start` makes. `drive` runs a future on the calling
 /// thread until it ends.
 ///
 /// Exit codes: 0 after a clean stop, 1 when the worker cannot start, 2 for bad flags or configuration.
-pub fn main<R: Runtime>(
+pub fn main<R: Host>(
     name: &'static str,
     start: impl FnOnce() -> io::Result<R>,
-    drive: impl FnOnce(&R, Pin<Box<dyn Future<Output = ()> + '_>>),
+    drive: impl FnOnce(&R, Driven<'_>),
 ) -> ExitCode {
-    let about = About { version: VERSION, commit: option_env!("OZ_WORKER_COMMIT"), runtime: name };
-    let env = |name: &str| std::env::var(name).ok();
-    let path = std::env::var_os("PATH");
-    let invocation = from_args(std::env::args_os().skip(1).collect(), &env, &|path| std::fs::read(path), &about);
-    let checked = invocation.and_then(|invocation| match invocation {
-        Invocation::Print(text) => Ok(Err(text)),
-        Invocation::Check(settings) => {
-            let metrics = env("OTEL_METRICS_EXPORTER").filter(|exporters| !exporters.trim().is_empty());
-            let metrics = metrics.as_deref().unwrap_or("otlp (the default of OTEL_METRICS_EXPORTER)");
-            check::report(&settings, path.as_deref(), metrics).map(Err)
-        }
-        Invocation::Run(settings) => settings.unavailable().map_or(Ok(Ok(settings)), Err),
-    });
-    match checked {
-        Ok(Ok(settings)) => serve(&settings, about, start, drive),
-        Ok(Err(text)) => {
+    let version = Version { version: VERSION, commit: option_env!("OZ_WORKER_COMMIT"), runtime: name };
+    match plan(&version) {
+        Ok(Plan::Serve(settings)) => serve(*settings, version, start, drive),
+        Ok(Plan::Print(text)) => {
             // Whoever closed the pipe has read enough.
             let _ = io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
         Err(refusal) => refuse(&refusal),
+    }
+}
+
+fn plan(version: &Version) -> Result<Plan, Refusal> {
+    let env = |name: &str| std::env::var(name).ok();
+    match from_args(std::env::args_os().skip(1).collect(), &env, &|path| std::fs::read(path), version)? {
+        Invocation::Print(text) => Ok(Plan::Print(text)),
+        Invocation::Check(settings) => {
+            let metrics = env("OTEL_METRICS_EXPORTER").filter(|exporters| !exporters.trim().is_empty());
+            let metrics = metrics.as_deref().unwrap_or("otlp (the default of OTEL_METRICS_EXPORTER)");
+            check::report(&settings, &HostFiles, std::env::var_os("PATH").as_deref(), metrics).map(Plan::Print)
+        }
+        Invocation::Run(settings) => settings.unavailable().map_or(Ok(Plan::Serve(settings)), Err),
     }
 }
 
@@ -72,11 +82,11 @@ fn refuse(refusal: &Refusal) -> ExitCode {
 }
 
 /// Runs the worker until it is asked to stop.
-fn serve<R: Runtime>(
-    settings: &Settings,
-    about: About,
+fn serve<R: Host>(
+    settings: Settings,
+    version: Version,
     start: impl FnOnce() -> io::Result<R>,
-    drive: impl FnOnce(&R, Pin<Box<dyn Future<Output = ()> + '_>>),
+    drive: impl FnOnce(&R, Driven<'_>),
 ) -> ExitCode {
     if let Err(error) = logs::init(settings.log_level, settings.log_format) {
         let _ = writeln!(io::stderr(), "oz-agent-worker: cannot start the log: {error}");
@@ -84,12 +94,11 @@ fn serve<R: Runtime>(
     }
     let worker_id = settings.worker_id.as_str();
     let backend = settings.backend.name();
-    info!(version = VERSION, runtime = about.runtime, worker_id, backend, "oz-agent-worker starts");
+    info!(version = VERSION, runtime = version.runtime, worker_id, backend, "oz-agent-worker starts");
     for warning in &settings.warnings {
         warn!("{warning}");
     }
     let ended = start().map_err(|error| format!("cannot start the runtime: {error}")).and_then(|runtime| {
-        let prepared = Prepared::new(&runtime, settings)?;
         let identity = Identity {
             version: VERSION.to_owned(),
             worker_id: settings.worker_id.clone(),
@@ -103,12 +112,10 @@ fn serve<R: Runtime>(
         if let Some((host, port)) = &settings.health_address {
             telemetry.serve_health(&mut recorder, &identity, host, *port);
         }
-        let run_loop = RunLoop::new(runtime.clone(), prepared.link, prepared.backend, recorder, prepared.signals);
-        let seed = RandomState::new().build_hasher().finish();
-        give_back_code();
-        drive(&runtime, Box::pin(run_loop.run(Worker::new(config(settings), seed))));
+        let mut result = Ok(());
+        drive(&runtime, Box::pin(async { result = work(runtime.clone(), settings, recorder).await }));
         telemetry.shutdown(FLUSH_LIMIT);
-        Ok(())
+        result
     });
     let code = match ended {
         Ok(()) => {
@@ -124,115 +131,49 @@ fn serve<R: Runtime>(
     code
 }
 
-/// What the run loop needs, made before anything is connected.
-struct Prepared<R: Runtime> {
-    backend: Backend<R>,
-    link: Link<R>,
-    signals: R::StopSignals,
-}
-
-impl<R: Runtime> Prepared<R> {
-    fn new(runtime: &R, settings: &Settings) -> Result<Self, String> {
-        let owner = Owner::new(&settings.worker_id);
-        match runtime.adopt(&owner) {
-            Ok(0) => {}
-            Ok(ended) => warn!(ended, "ended processes that tasks of a crashed worker with this id had left running"),
-            Err(error) => warn!("cannot find every process that a task leaves running: {error}"),
-        }
-        let url = settings.dial_url();
-        let target = Target::new(&url, settings.api_key.clone(), |name| std::env::var(name).ok());
-        let target = target.ok_or("--web-socket-url cannot be dialled")?;
-        let signals = runtime.stop_signals().map_err(|error| format!("cannot listen for signals: {error}"))?;
-        Ok(Self {
-            backend: make_backend(runtime, settings, &owner)?,
-            link: Link::new(runtime.clone(), target),
-            signals,
-        })
-    }
-}
-
-fn make_backend<R: Runtime>(runtime: &R, settings: &Settings, owner: &Owner) -> Result<Backend<R>, String> {
-    let host_env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-    match &settings.backend {
-        backend::Backend::Direct(direct) => {
-            let oz = direct.resolve(std::env::var_os("PATH").as_deref()).map_err(|error| error.to_string())?;
-            let temporary = std::env::temp_dir();
-            let root = if direct.target_dir.is_some() { &temporary } else { &direct.workspace_root };
-            Ok(Backend::Direct(DirectBackend {
-                runtime: runtime.clone(),
-                oz,
-                workspaces: workspaces(runtime.files(), root, owner, settings.cleanup),
-                target_dir: direct.target_dir.clone(),
-                setup_command: direct.setup_command.clone(),
-                teardown_command: direct.teardown_command.clone(),
-                cleanup: settings.cleanup,
-                cancel_grace_period: settings.cancel_grace_period,
-                host_env,
-            }))
-        }
-        backend::Backend::Command(command) => {
-            let configured = settings.environment.as_slice().iter();
-            let configured = configured.map(|(name, value)| (name.into(), value.into()));
-            Ok(Backend::Command(CommandBackend {
-                runtime: runtime.clone(),
-                dispatch_command: command.dispatch_command.clone(),
-                cancel_command: command.cancel_command.clone(),
-                dispatch_timeout: command.dispatch_timeout,
-                server_root_url: settings.server_root_url.clone(),
-                worker_id: settings.worker_id.clone(),
-                cwd: std::env::current_dir().unwrap_or_else(|_| "/".into()),
-                env: host_env.into_iter().chain(configured).collect(),
-            }))
-        }
-        backend::Backend::Docker(_) | backend::Backend::Kubernetes(_) => {
-            let refusal = settings.unavailable().map(|refusal| refusal.to_string());
-            Err(refusal.unwrap_or_default())
-        }
-    }
-}
-
-/// The workspaces below `root`; with `cleanup`, those that a crash left behind are removed.
-fn workspaces<F: Files>(files: F, root: &Path, owner: &Owner, cleanup: bool) -> Workspaces<F> {
-    let workspaces = Workspaces::new(files, root, owner.clone());
-    if !cleanup {
-        return workspaces;
-    }
-    let cleaned = workspaces.clean_leftovers();
-    let shown = |name: &OsString| root.join(name).display().to_string();
-    for name in cleaned.removed {
-        warn!("removed {}, which a crashed worker with this id had left behind", shown(&name));
-    }
-    for (name, problem) in cleaned.failed {
-        warn!("cannot remove {}, which a crashed worker with this id left behind: {problem}", shown(&name));
-    }
-    if let Ok(false) = workspaces.supports_marks() {
-        let root = root.display();
-        warn!("the file system of {root} has no extended attributes: what a crash leaves there will not be cleaned up");
-    }
-    workspaces
+/// Prepares the backend, and works until the worker is asked to stop.
+async fn work<R: Host>(runtime: R, settings: Settings, recorder: Recorder) -> Result<(), String> {
+    let mut signals = runtime.stop_signals().map_err(|error| format!("cannot listen for signals: {error}"))?;
+    let url = settings.dial_url();
+    let target = Target::new(&url, settings.api_key.clone(), |name| std::env::var(name).ok());
+    let link = Link::new(runtime.clone(), target.ok_or("--web-socket-url cannot be dialled")?);
+    let worker = Worker::new(config(&settings), fastrand::u64(..));
+    let common = Common {
+        runtime: runtime.clone(),
+        owner: owner(&settings.worker_id),
+        worker_id: settings.worker_id,
+        server_root_url: settings.server_root_url,
+        cleanup: settings.cleanup,
+        cancel_grace_period: settings.cancel_grace_period,
+        environment: settings.environment.as_slice().iter().map(|(name, value)| (name, value)).collect(),
+        host_env: std::env::vars_os().collect(),
+    };
+    let prepared = async { Some(settings.backend.prepare(common).await) };
+    let asked = async {
+        let signal = std::future::poll_fn(|cx| signals.poll_next(cx)).await;
+        info!(signal, "stopped before the backend was ready");
+        None
+    };
+    let Some(backend) = prepared.or(asked).await else { return Ok(()) };
+    RunLoop::new(runtime, link, backend?, recorder, signals).run(worker).await;
+    Ok(())
 }
 
 fn config(settings: &Settings) -> Config {
-    let kubernetes = match &settings.backend {
-        backend::Backend::Kubernetes(kubernetes) => Some(kubernetes),
-        _ => None,
+    let mut agent = AgentSettings {
+        server_root_url: settings.server_root_url.clone(),
+        session_sharing_server_url: settings.session_sharing_server_url.clone(),
+        idle_on_complete: settings.idle_on_complete.clone(),
+        environment: settings.environment.as_slice().to_vec(),
+        ..AgentSettings::default()
     };
+    settings.backend.adjust(&mut agent);
     Config {
         worker_id: settings.worker_id.clone(),
         max_concurrent_tasks: settings.max_concurrent_tasks,
         drain_timeout: settings.drain_timeout,
         stop_timeout: settings.cancel_grace_period + TEARDOWN_LIMIT,
-        stops_tasks_on_shutdown: matches!(settings.backend, backend::Backend::Direct(_) | backend::Backend::Docker(_)),
-        agent: AgentSettings {
-            server_root_url: settings.server_root_url.clone(),
-            session_sharing_server_url: settings.session_sharing_server_url.clone(),
-            idle_on_complete: settings.idle_on_complete.clone(),
-            environment: settings.environment.as_slice().to_vec(),
-            default_image: kubernetes.and_then(|kubernetes| kubernetes.default_image.clone()),
-            sidecar_image: kubernetes.and_then(|kubernetes| kubernetes.sidecar_image.clone()),
-            coding_cli_sidecars: kubernetes
-                .map(|kubernetes| kubernetes.coding_cli_sidecars.clone())
-                .unwrap_or_default(),
-        },
+        stops_tasks_on_shutdown: settings.backend.stops_tasks(),
+        agent,
     }
 }

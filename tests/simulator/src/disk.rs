@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use oz_worker::runtime::{Files, PathKind};
+use oz_worker_runtime::{Files, Named, Owner, PathKind};
 
 use crate::executor::Executor;
 use crate::journal::Journal;
@@ -115,6 +115,14 @@ impl Files for Disk {
     fn kind(&self, path: &Path) -> io::Result<PathKind> {
         let state = self.call("stat")?;
         if state.directories.contains_key(path) { Ok(PathKind::OurDirectory) } else { Err(ErrorKind::NotFound.into()) }
+    }
+
+    fn named(&self, path: &Path) -> io::Result<Named> {
+        self.kind(path).map(|_| Named::Directory { writable: true })
+    }
+
+    fn is_stale(&self, _: &Owner, _: &str) -> bool {
+        false
     }
 
     fn names(&self, path: &Path) -> io::Result<Vec<OsString>> {

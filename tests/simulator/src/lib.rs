@@ -1,6 +1,6 @@
 //! The whole worker in virtual time, from one seed, against a reference model of the server.
 //!
-//! A third [`Runtime`](oz_worker::Runtime): everything above that trait runs as it does in the program (run loop, link,
+//! A third [`Runtime`](oz_worker_runtime::Runtime): everything above that trait runs as it does in the program (run loop, link,
 //! WebSocket bytes, backends, metrics), and everything below it is simulated here: the order in which things run, the
 //! [network], [processes](process), the [disk], the [clock](machine::Clock), suspends, signals. All of it is
 //! drawn from one seed, so that a run that finds something can be run again. What must hold is in `docs/guarantees.md`.
@@ -22,6 +22,7 @@ pub mod disk;
 pub mod executor;
 pub mod fleet;
 pub mod journal;
+pub mod lanes;
 pub mod ledger;
 pub mod machine;
 pub mod network;

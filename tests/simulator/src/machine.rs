@@ -8,16 +8,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
-use oz_worker::Runtime;
-use oz_worker::host::Owner;
-use oz_worker::runtime::{Command, StopSignals};
+use futures_core::Stream as _;
 use oz_worker_core::time::Instant;
+use oz_worker_runtime::{Address, Command, Host, Lane, Owner, Runtime, StopSignals};
 
 use crate::disk::Disk;
 use crate::executor::{self, Executor, Machine};
 use crate::journal::Journal;
+use crate::lanes::Lanes;
 use crate::network::{Network, Stream};
-use crate::process::{Host, Process, Tree};
+use crate::process::{Process, Processes, Tree};
 use crate::watch::Watch;
 
 /// How late a timer may be noticed that was due while the machine slept: what the runtimes promise.
@@ -37,9 +37,11 @@ pub struct Simulated {
     /// What is checked.
     pub watch: Watch,
     /// Its processes.
-    pub host: Host,
+    pub processes: Processes,
     /// Its disk.
     pub disk: Disk,
+    /// Its threads for work that may block.
+    pub lanes: Lanes,
     /// The signals that the worker gets.
     pub signals: (Sender<&'static str>, Receiver<&'static str>),
 }
@@ -49,7 +51,8 @@ impl Simulated {
     pub fn new(machine: Machine, clock: Clock, network: &Network, watch: &Watch, journal: &Journal) -> Self {
         let executor = network.executor().clone();
         Self {
-            host: Host::new(&executor, journal, watch, machine),
+            processes: Processes::new(&executor, journal, watch, machine),
+            lanes: Lanes::new(&executor, journal, machine),
             disk: Disk::new(&executor, journal),
             executor,
             machine,
@@ -92,9 +95,6 @@ impl Clock {
 
 impl Runtime for Simulated {
     type Stream = Stream;
-    type Process = Process;
-    type Tree = Tree;
-    type Files = Disk;
     type StopSignals = Signals;
 
     fn now(&self) -> Instant {
@@ -113,13 +113,10 @@ impl Runtime for Simulated {
 
     fn unblock<T: Send + 'static>(
         &self,
+        lane: Lane,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = T> + Send + 'static {
-        let waits = self.executor.sleep(self.executor.duration(Duration::from_micros(1), Duration::from_millis(50)));
-        async move {
-            waits.await;
-            work()
-        }
+        self.lanes.run(lane, work)
     }
 
     async fn resolve(&self, _: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -127,30 +124,62 @@ impl Runtime for Simulated {
         self.network.resolve(port).await
     }
 
-    async fn connect(&self, _: SocketAddr) -> io::Result<Stream> {
+    async fn connect(&self, _: &Address) -> io::Result<Stream> {
         self.network.connect().await
     }
 
     fn stop_signals(&self) -> io::Result<Signals> {
-        Ok(Signals(self.signals.1.clone()))
+        Ok(Signals(Box::pin(self.signals.1.clone())))
     }
+}
+
+impl Host for Simulated {
+    type Machine = Local;
+
+    fn on<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        work: impl FnOnce(&Local) -> T + Send + 'static,
+    ) -> impl Future<Output = T> + Send + 'static {
+        let local = Local { processes: self.processes.clone(), disk: self.disk.clone() };
+        self.lanes.run(lane, move || work(&local))
+    }
+}
+
+/// Its processes and its disk.
+#[derive(Clone)]
+pub struct Local {
+    processes: Processes,
+    disk: Disk,
+}
+
+impl oz_worker_runtime::Machine for Local {
+    type Files = Disk;
+    type Process = Process;
+    type Tree = Tree;
 
     fn adopt(&self, _: &Owner) -> io::Result<usize> {
         Ok(0)
     }
 
+    fn reap(&self) {}
+
     fn release(&self) {}
 
-    fn files(&self) -> Disk {
-        self.disk.clone()
+    fn files(&self) -> &Disk {
+        &self.disk
     }
 
     fn tree(&self) -> Tree {
-        self.host.tree()
+        self.processes.tree()
     }
 
     fn start(&self, command: &Command, tree: Option<&Tree>) -> io::Result<Process> {
-        self.host.start(command, tree)
+        self.processes.start(command, tree)
+    }
+
+    fn group_is_alive(&self, leader: u32) -> bool {
+        self.processes.group_is_alive(leader.into())
     }
 }
 
@@ -183,13 +212,13 @@ impl Future for Sleep {
 }
 
 /// The signals that the director sends.
-pub struct Signals(Receiver<&'static str>);
+pub struct Signals(Pin<Box<Receiver<&'static str>>>);
 
 impl StopSignals for Signals {
-    async fn next(&mut self) -> &'static str {
-        match self.0.recv().await {
-            Ok(signal) => signal,
-            Err(_) => std::future::pending().await,
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
+        match self.0.as_mut().poll_next(cx) {
+            Poll::Ready(Some(signal)) => Poll::Ready(signal),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
 }

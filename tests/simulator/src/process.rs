@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_io::{AsyncRead, AsyncWrite};
 use futures_lite::future::poll_fn;
-use oz_worker::runtime::{self, Command, Exit, Signal};
+use oz_worker_runtime::{self as runtime, Command, Exit, Signal};
 
 use crate::executor::{Executor, Machine};
 use crate::journal::Journal;
@@ -37,7 +37,7 @@ pub enum Kind {
 
 /// The processes of one machine. A clone is another handle to the same.
 #[derive(Clone)]
-pub struct Host {
+pub struct Processes {
     executor: Executor,
     journal: Journal,
     watch: Watch,
@@ -66,7 +66,7 @@ struct Entry {
     writer: Option<Waker>,
 }
 
-impl Host {
+impl Processes {
     /// A machine on which nothing runs.
     pub fn new(executor: &Executor, journal: &Journal, watch: &Watch, machine: Machine) -> Self {
         let (executor, journal, watch) = (executor.clone(), journal.clone(), watch.clone());
@@ -88,6 +88,11 @@ impl Host {
         let mut state = self.lock();
         state.next += 1;
         Tree { host: self.clone(), number: state.next }
+    }
+
+    /// Whether anything in a group is alive.
+    pub fn group_is_alive(&self, group: u64) -> bool {
+        self.any(|entry| entry.group == group)
     }
 
     /// Starts a process.
@@ -273,8 +278,7 @@ struct What {
 impl What {
     fn of(command: &Command) -> Self {
         let text = |text: &std::ffi::OsString| text.to_string_lossy().into_owned();
-        let variable =
-            |name: &str| command.env.iter().rev().find(|(known, _)| known == name).map(|(_, value)| text(value));
+        let variable = |name: &str| command.env.get(name).map(|value| value.to_string_lossy().into_owned());
         let kind = match command.args.get(1).filter(|_| command.program.ends_with("sh")).map(text).as_deref() {
             Some("setup") => Kind::Setup,
             Some("teardown") => Kind::Teardown,
@@ -291,7 +295,7 @@ impl What {
 
 /// A process, as the worker holds it.
 pub struct Process {
-    host: Host,
+    host: Processes,
     number: u64,
     input: Option<Input>,
     output: bool,
@@ -300,6 +304,14 @@ pub struct Process {
 impl runtime::Process for Process {
     type Input = Input;
     type Output = Output;
+
+    fn id(&self) -> u32 {
+        u32::try_from(self.number).unwrap()
+    }
+
+    fn errors(&mut self) -> Option<Output> {
+        None
+    }
 
     fn input(&mut self) -> Option<Input> {
         self.input.take()
@@ -324,10 +336,6 @@ impl runtime::Process for Process {
         .await
     }
 
-    fn group_is_alive(&self) -> bool {
-        self.host.any(|entry| entry.group == self.number)
-    }
-
     fn signal_group(&self, signal: Signal) {
         self.host.signal(signal, |entry| entry.group == self.number);
     }
@@ -335,7 +343,7 @@ impl runtime::Process for Process {
 
 /// All processes of one task.
 pub struct Tree {
-    host: Host,
+    host: Processes,
     number: u64,
 }
 
@@ -370,7 +378,7 @@ impl AsyncWrite for Input {
 
 /// The output of a process and of what holds it open.
 pub struct Output {
-    host: Host,
+    host: Processes,
     number: u64,
 }
 

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use async_channel::Receiver;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use oz_worker::Runtime;
-use oz_worker::backend::{Backend, CommandBackend, DirectBackend};
-use oz_worker::host::{Owner, Workspaces};
 use oz_worker::link::{Link, Target};
 use oz_worker::run::RunLoop;
 use oz_worker::settings::secret::ApiKey;
+use oz_worker_backends::Backend;
+use oz_worker_backends::command::{CommandBackend, CommandSettings};
+use oz_worker_backends::contract::Common;
+use oz_worker_backends::direct::{DirectBackend, Job, Workspaces};
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::{Config, Worker};
+use oz_worker_runtime::{Environment, Owner, Runtime};
 use oz_worker_telemetry::{Identity, Recorder};
 use prometheus::Registry;
 use prometheus::proto::MetricType;
@@ -220,27 +222,34 @@ pub(crate) fn run_loop(
 
 fn backend(machine: &Simulated, operator: &Operator) -> Backend<Simulated> {
     let script = |name: &str| operator.scripts.then(|| name.to_owned());
+    let owner = Owner::of_process("w1", 0, b"simulated", 1, 1);
     if operator.dispatches {
-        return Backend::Command(CommandBackend {
-            runtime: machine.clone(),
+        let settings = CommandSettings {
             dispatch_command: "dispatch".into(),
             cancel_command: script("cancel"),
             dispatch_timeout: Duration::from_secs(60),
-            server_root_url: String::new(),
+        };
+        let common = Common {
+            runtime: machine.clone(),
+            owner,
             worker_id: "w1".into(),
-            cwd: "/".into(),
-            env: Vec::new(),
-        });
+            server_root_url: String::new(),
+            cleanup: operator.cleanup,
+            cancel_grace_period: operator.grace,
+            environment: Environment::default(),
+            host_env: Environment::default(),
+        };
+        return Backend::Command(CommandBackend::new(settings, common.into()));
     }
-    Backend::Direct(DirectBackend {
-        runtime: machine.clone(),
+    let job = Job {
         oz: "/bin/oz".into(),
-        workspaces: Workspaces::new(machine.disk.clone(), ROOT, Owner::of_process("w1", 0, b"simulated", 1, 1)),
+        workspaces: Workspaces::new(ROOT, owner),
         target_dir: operator.shares_directory.then(|| "/shared".into()),
         setup_command: script("setup"),
         teardown_command: script("teardown"),
         cleanup: operator.cleanup,
         cancel_grace_period: operator.grace,
-        host_env: Vec::new(),
-    })
+        host_env: Environment::default(),
+    };
+    Backend::Direct(DirectBackend::new(machine.clone(), job))
 }

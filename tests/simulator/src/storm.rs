@@ -43,7 +43,7 @@ impl Storm {
         let drawn = |wanted: bool| wanted && executor.chance(80);
         network.set_faulty(drawn(options.network));
         server.set_faulty(drawn(options.server));
-        machine.host.set_faulty(drawn(options.processes));
+        machine.processes.set_faulty(drawn(options.processes));
         machine.disk.set_faulty(drawn(options.disk));
         let steps = executor.random(|random| random.u32(5..=60));
         for _ in 0..steps {
@@ -188,7 +188,7 @@ impl Storm {
         executor.resume(MACHINE);
         network.heal();
         server.heal();
-        machine.host.set_faulty(false);
+        machine.processes.set_faulty(false);
         machine.disk.set_faulty(false);
     }
 
@@ -306,7 +306,7 @@ impl Storm {
         // What was killed last dies now.
         executor.sleep(Duration::from_secs(10)).await;
         if !amid_faults && !operator.dispatches {
-            let alive = machine.host.alive();
+            let alive = machine.processes.alive();
             if alive > 0 {
                 watch.violate(format!("{alive} processes are alive after the worker left"));
             }

@@ -1,61 +1,168 @@
-//! What running a task means: one backend per worker, one call per task. `docs/backends.md`.
+//! What a backend is: how it is configured, what must be true before its first task, how it runs, cancels and ends one.
 //!
-//! A backend knows nothing about the connection, the metrics or capacity. It reads as straight-line code over
-//! [`Runtime`]: make the workspace, run setup, run the agent, tear down.
+//! A backend knows nothing about the connection, the metrics or capacity. It gets a [`Task`], says through its
+//! [`Report`] what became of it, and reads as straight-line code.
 
-mod command;
-mod direct;
-mod output;
-mod step;
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_channel::Receiver;
 use futures_lite::FutureExt;
-use oz_worker_core::agent::TaskSpec;
+use oz_worker_core::agent::{AgentSettings, TaskSpec};
 use oz_worker_core::metrics::FailureReason;
-use oz_worker_core::{Failure, Outcome, TaskEnd};
+use oz_worker_core::{Failure, Outcome};
+use oz_worker_runtime::{Environment, Files, Owner};
 use oz_worker_telemetry::TaskTrace;
+use oz_worker_text::section::{Section, Vocabulary};
+use oz_worker_text::yaml::Position;
 
-pub use command::CommandBackend;
-use command::Task;
-pub use direct::DirectBackend;
+use crate::output::TaskLog;
 
-use crate::runtime::Runtime;
+/// What the operator decided about one backend.
+pub trait Configure: Sized {
+    /// The backend's name, as `--backend`, the file and the metrics' resource attribute `worker.backend` have it.
+    const NAME: &'static str;
+    /// The keys of its mapping in the file, and those of the mappings in it.
+    const VOCABULARY: &'static Vocabulary;
+    /// Whether the worker's end stops its tasks, or leaves them alone where they are.
+    const STOPS_TASKS: bool;
 
-/// The backend of this worker.
-pub enum Backend<R: Runtime> {
-    /// The agent as a process of this host.
-    Direct(DirectBackend<R>),
-    /// The operator's own runtime.
-    Command(CommandBackend<R>),
-}
-
-impl<R: Runtime> Backend<R> {
-    /// Runs a task to its end, or until `stop` asks for less. `trace` is the task's own.
-    pub async fn run(&self, spec: TaskSpec, trace: TaskTrace, stop: Stop) -> TaskEnd {
-        match self {
-            Self::Direct(direct) => direct.run(spec, trace, stop).await,
-            Self::Command(command) => command.run(spec, trace, stop).await,
-        }
+    /// [`NAME`](Self::NAME).
+    fn name(&self) -> &'static str {
+        Self::NAME
     }
 
-    /// Cancels a task that was dispatched. `trace` is that of the cancellation.
+    /// [`STOPS_TASKS`](Self::STOPS_TASKS).
+    fn stops_tasks(&self) -> bool {
+        Self::STOPS_TASKS
+    }
+
+    /// The settings when the file has none; `None` when it cannot do without.
+    fn unconfigured() -> Option<Self>;
+
+    /// Reads its mapping; `parent` is the one that it stands in, at `at`. What is wrong is among the findings afterwards.
+    fn read(section: &Section, parent: &Section, at: Position) -> Option<Self>;
+
+    /// Takes the directory of `--target-dir`. False: it has no use for one.
+    fn set_target_dir(&mut self, _: PathBuf) -> bool {
+        false
+    }
+
+    /// Takes the volumes of `-v`. False: it has no use for any.
+    fn add_volumes(&mut self, _: &[String]) -> bool {
+        false
+    }
+
+    /// Adds what of it decides about a task before a backend gets it.
+    fn adjust(&self, _: &mut AgentSettings) {}
+
+    /// Says what would run, for `--check`, and whether this machine, seen through `files` and with this `PATH`, can run
+    /// it. Changes nothing, connects to nothing.
     ///
     /// # Errors
-    /// Why that failed, in words.
-    pub async fn cancel_dispatched(
-        &self,
-        task_id: &str,
-        execution_id: Option<&str>,
-        trace: &TaskTrace,
-    ) -> Result<(), String> {
-        match self {
-            Self::Direct(_) => Ok(()),
-            Self::Command(command) => command.cancel(&Task { id: task_id, execution_id, trace }).await,
+    /// What this machine lacks, in one line.
+    fn check(&self, facts: &mut Facts, files: &impl Files, path: Option<&OsStr>) -> Result<(), String>;
+}
+
+/// What `--check` says about a backend: names and values.
+#[derive(Debug, Default)]
+pub struct Facts(pub Vec<(&'static str, String)>);
+
+impl Facts {
+    /// One fact.
+    pub fn add(&mut self, name: &'static str, value: impl fmt::Display) {
+        self.0.push((name, value.to_string()));
+    }
+
+    /// A fact that may be absent.
+    pub fn maybe(&mut self, name: &'static str, value: Option<impl fmt::Display>) {
+        if let Some(value) = value {
+            self.add(name, value);
         }
+    }
+
+    /// Something that may have a secret written into it.
+    pub fn configured<T>(&mut self, name: &'static str, value: Option<&T>) {
+        self.maybe(name, value.map(|_| "configured, not shown"));
     }
 }
 
-/// The request to stop one task. Both channels carry nothing: closing them is the message.
+/// What every backend is told beside its own settings.
+pub struct Common<R> {
+    /// What runs it.
+    pub runtime: R,
+    /// This worker, as the owner of what its tasks leave on this machine.
+    pub owner: Owner,
+    /// `--worker-id`.
+    pub worker_id: String,
+    /// `--server-root-url`.
+    pub server_root_url: String,
+    /// Whether what a task leaves behind is removed.
+    pub cleanup: bool,
+    /// From SIGTERM to SIGKILL.
+    pub cancel_grace_period: Duration,
+    /// The operator's variables for tasks.
+    pub environment: Environment,
+    /// The worker's own environment.
+    pub host_env: Environment,
+}
+
+/// A task, and the way back to whoever gave it.
+pub struct Task {
+    /// What to run.
+    pub spec: TaskSpec,
+    /// Its trace.
+    pub trace: TaskTrace,
+    /// The request to stop it.
+    pub stop: Stop,
+    /// Hears what becomes of it.
+    pub report: Report,
+    /// Where its lines go.
+    pub log: Arc<dyn TaskLog>,
+}
+
+/// What becomes of a task before its backend is done with it.
+#[derive(Debug)]
+pub enum TaskEvent {
+    /// It really runs: what it needs of this machine, its engine or its cluster was there.
+    Started,
+    /// The agent ended, or will not run. Nothing that follows changes this.
+    Finished(Outcome),
+    /// Clean-up that went on beside failed.
+    CleanupFailed(Failure),
+}
+
+/// The way back. A clone is another handle to the same.
+#[derive(Clone)]
+pub struct Report(Arc<dyn Fn(TaskEvent) + Send + Sync>);
+
+impl Report {
+    /// A report to `hears`, which must not block.
+    pub fn new(hears: impl Fn(TaskEvent) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hears))
+    }
+
+    /// Tells of [`TaskEvent::Started`].
+    pub fn started(&self) {
+        (self.0)(TaskEvent::Started);
+    }
+
+    /// Tells of [`TaskEvent::Finished`].
+    pub fn finished(&self, outcome: Outcome) {
+        (self.0)(TaskEvent::Finished(outcome));
+    }
+
+    /// Tells of [`TaskEvent::CleanupFailed`].
+    pub fn cleanup_failed(&self, failure: Failure) {
+        (self.0)(TaskEvent::CleanupFailed(failure));
+    }
+}
+
+/// The request to stop one task. Both channels carry nothing: closing them is the message. A clone hears the same.
+#[derive(Clone)]
 pub struct Stop {
     task: Receiver<()>,
     worker: Receiver<()>,
@@ -68,30 +175,27 @@ impl Stop {
     }
 
     /// Whether the task is to stop.
-    fn is_asked(&self) -> bool {
+    pub fn is_asked(&self) -> bool {
         self.task.is_closed() || self.is_abandoned()
     }
 
     /// Ends when the task is to stop.
-    async fn asked(&self) {
+    pub async fn asked(&self) {
         let _ = self.task.recv().or(self.worker.recv()).await;
     }
 
     /// Whether the worker leaves now: what still runs is to be killed, and nothing else done.
-    fn is_abandoned(&self) -> bool {
+    pub fn is_abandoned(&self) -> bool {
         self.worker.is_closed()
     }
 
     /// Ends when the worker leaves now.
-    async fn abandoned(&self) {
+    pub async fn abandoned(&self) {
         let _ = self.worker.recv().await;
     }
 }
 
-fn failed(reason: FailureReason, message: String) -> Outcome {
+/// A failure without an exit code.
+pub(crate) fn failed(reason: FailureReason, message: String) -> Outcome {
     Outcome::Failed(Failure { reason, exit_code: 0, message })
-}
-
-const fn ended(outcome: Outcome) -> TaskEnd {
-    TaskEnd { outcome, cleanup: Vec::new() }
 }

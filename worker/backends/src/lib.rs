@@ -1,3 +1,183 @@
 //! What running a task means: one folder per backend.
+//!
+//! [`contract`] says what a backend is, [`output`] logs what tasks write whatever it comes through. A further backend is a
+//! folder, and one more variant of [`BackendSettings`] and of [`Backend`] here.
 
 #![forbid(unsafe_code)]
+
+pub mod command;
+pub mod contract;
+pub mod direct;
+pub mod docker;
+mod image;
+pub mod kubernetes;
+mod machine;
+pub mod output;
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use oz_worker_core::Failure;
+use oz_worker_core::agent::AgentSettings;
+use oz_worker_runtime::{Files, Host};
+use oz_worker_text::section::{Section, Vocabulary};
+use oz_worker_text::yaml::Position;
+
+use command::{CommandBackend, CommandSettings, Handed};
+use contract::{Common, Configure, Facts, Task};
+use direct::{DirectBackend, DirectSettings};
+use docker::DockerSettings;
+use kubernetes::KubernetesSettings;
+
+/// The backend that runs the tasks, with everything it is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BackendSettings {
+    /// A container per task.
+    Docker(DockerSettings),
+    /// The agent as a process of this host.
+    Direct(DirectSettings),
+    /// A Kubernetes Job per task.
+    Kubernetes(Box<KubernetesSettings>),
+    /// The operator's own runtime.
+    Command(CommandSettings),
+}
+
+/// Does the same for the settings of whichever backend it is.
+macro_rules! each {
+    ($settings:expr, $own:ident => $what:expr) => {
+        match $settings {
+            BackendSettings::Docker($own) => $what,
+            BackendSettings::Direct($own) => $what,
+            BackendSettings::Kubernetes($own) => $what,
+            BackendSettings::Command($own) => $what,
+        }
+    };
+}
+
+impl BackendSettings {
+    /// Every backend's name, as `--backend` takes it.
+    pub const NAMES: [&'static str; 4] =
+        [DockerSettings::NAME, DirectSettings::NAME, KubernetesSettings::NAME, CommandSettings::NAME];
+    /// The backends that this version can run.
+    pub const AVAILABLE: [&'static str; 2] = [DirectSettings::NAME, CommandSettings::NAME];
+    /// The keys of every backend's mapping in the file.
+    pub const VOCABULARIES: [&'static Vocabulary; 4] = [
+        DockerSettings::VOCABULARY,
+        DirectSettings::VOCABULARY,
+        KubernetesSettings::VOCABULARY,
+        CommandSettings::VOCABULARY,
+    ];
+
+    /// The name, as in `--backend`, the file, and the metrics' resource attribute `worker.backend`.
+    pub fn name(&self) -> &'static str {
+        each!(self, own => own.name())
+    }
+
+    /// The backend of that name with nothing configured. `None` for one that cannot do without, and for a name that is
+    /// none.
+    pub fn unconfigured(name: &str) -> Option<Self> {
+        match name {
+            DockerSettings::NAME => DockerSettings::unconfigured().map(Self::Docker),
+            DirectSettings::NAME => DirectSettings::unconfigured().map(Self::Direct),
+            KubernetesSettings::NAME => KubernetesSettings::unconfigured().map(Box::new).map(Self::Kubernetes),
+            CommandSettings::NAME => CommandSettings::unconfigured().map(Self::Command),
+            _ => None,
+        }
+    }
+
+    /// Reads the mapping of the backend of that name, which stands in `parent` at `at`.
+    pub fn read(name: &str, section: &Section, parent: &Section, at: Position) -> Option<Self> {
+        match name {
+            DockerSettings::NAME => DockerSettings::read(section, parent, at).map(Self::Docker),
+            DirectSettings::NAME => DirectSettings::read(section, parent, at).map(Self::Direct),
+            KubernetesSettings::NAME => {
+                KubernetesSettings::read(section, parent, at).map(Box::new).map(Self::Kubernetes)
+            }
+            CommandSettings::NAME => CommandSettings::read(section, parent, at).map(Self::Command),
+            _ => None,
+        }
+    }
+
+    /// As [`Configure::set_target_dir`].
+    pub fn set_target_dir(&mut self, directory: PathBuf) -> bool {
+        each!(self, own => own.set_target_dir(directory))
+    }
+
+    /// As [`Configure::add_volumes`].
+    pub fn add_volumes(&mut self, volumes: &[String]) -> bool {
+        each!(self, own => own.add_volumes(volumes))
+    }
+
+    /// As [`Configure::adjust`].
+    pub fn adjust(&self, agent: &mut AgentSettings) {
+        each!(self, own => own.adjust(agent));
+    }
+
+    /// As [`Configure::STOPS_TASKS`].
+    pub fn stops_tasks(&self) -> bool {
+        each!(self, own => own.stops_tasks())
+    }
+
+    /// As [`Configure::check`].
+    ///
+    /// # Errors
+    /// What this machine lacks, in one line.
+    pub fn check(&self, facts: &mut Facts, files: &impl Files, path: Option<&OsStr>) -> Result<(), String> {
+        each!(self, own => own.check(facts, files, path))
+    }
+
+    /// Does what must be done before the first task. It may talk to this machine, an engine or a cluster, and may be given
+    /// up.
+    ///
+    /// # Errors
+    /// What stands in the way, in one line.
+    pub async fn prepare<R: Host>(self, common: Common<R>) -> Result<Backend<R>, String> {
+        let common = Arc::new(common);
+        match self {
+            Self::Direct(settings) => DirectBackend::prepare(settings, common).await.map(Backend::Direct),
+            Self::Command(settings) => Ok(Backend::Command(CommandBackend::prepare(settings, common).await)),
+            Self::Docker(_) | Self::Kubernetes(_) => {
+                Err(format!("backend {} is not there yet in this version", self.name()))
+            }
+        }
+    }
+}
+
+/// The backend of this worker, ready to run tasks.
+pub enum Backend<R: Host> {
+    /// The agent as a process of this host.
+    Direct(DirectBackend<R>),
+    /// The operator's own runtime.
+    Command(CommandBackend<R>),
+}
+
+impl<R: Host> Backend<R> {
+    /// Runs a task to its end, or until it is asked to stop. What became of it is told to the task's report; what failed
+    /// after that is given.
+    pub async fn run(&self, task: Task) -> Vec<Failure> {
+        match self {
+            Self::Direct(direct) => direct.run(task).await,
+            Self::Command(command) => command.run(task).await,
+        }
+    }
+
+    /// Cancels a task that was dispatched.
+    ///
+    /// # Errors
+    /// Why that failed, in words.
+    pub async fn cancel_dispatched(&self, handed: &Handed<'_>) -> Result<(), String> {
+        match self {
+            Self::Direct(_) => Ok(()),
+            Self::Command(command) => command.cancel(handed).await,
+        }
+    }
+
+    /// Gives back what was taken for the tasks. Called once, when all have ended.
+    pub async fn release(&self) {
+        match self {
+            Self::Direct(direct) => direct.release().await,
+            Self::Command(command) => command.release().await,
+        }
+    }
+}

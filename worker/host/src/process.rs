@@ -194,6 +194,12 @@ impl Processes {
         Ok(Child { pid, pidfd, input, output: Some(output), errors, shared: self.shared.clone() })
     }
 
+    /// Whether any process in a group is alive. Reads through all processes of the machine.
+    pub fn group_is_alive(&self, group: u32) -> bool {
+        let is_in = |stat: Stat| u32::try_from(stat.group) == Ok(group) && !stat.has_ended();
+        proc::all().filter_map(Stat::of).any(is_in)
+    }
+
     /// Reaps the orphans that have ended. This happens by itself whenever a child is dropped; to be called from time to
     /// time, for those that end while nothing else does.
     pub fn reap(&self) {
@@ -240,12 +246,6 @@ impl Child {
             let code = status.exit_status().map(Exit::Code);
             code.or_else(|| status.terminating_signal().map(Exit::Signal))
         }))
-    }
-
-    /// Whether any process in its group is alive. Reads through all processes of the machine.
-    pub fn group_is_alive(&self) -> bool {
-        let group = self.pid.as_raw_nonzero().get();
-        proc::all().filter_map(Stat::of).any(|stat| stat.group == group && !stat.has_ended())
     }
 
     /// Sends `signal` to every process in its group.

@@ -10,6 +10,7 @@ mod machine;
 mod process;
 mod signals;
 mod sleep;
+mod stream;
 
 use std::future::Future;
 use std::io;
@@ -25,6 +26,7 @@ pub use machine::LocalMachine;
 pub use process::Process;
 pub use signals::Signals;
 use sleep::Sleep;
+pub use stream::Stream;
 
 /// How tasks are run, and what they read and write. A clone is another handle to the same.
 pub trait Tasks: Clone + Send + Sync + 'static {

@@ -42,7 +42,7 @@ impl Machine for LocalMachine {
         Process::new(self.processes.start(command, tree)?)
     }
 
-    fn group_is_alive(&self, process: &Process) -> bool {
-        process.group_is_alive()
+    fn group_is_alive(&self, leader: u32) -> bool {
+        self.processes.group_is_alive(leader)
     }
 }

@@ -33,16 +33,15 @@ impl Process {
         };
         known().inspect_err(|_| child.signal_group(Signal::Kill))
     }
-
-    /// Whether any process in its group is alive.
-    pub(super) fn group_is_alive(&self) -> bool {
-        self.child.get_ref().group_is_alive()
-    }
 }
 
 impl runtime::Process for Process {
     type Input = Async<PipeWriter>;
     type Output = Async<PipeReader>;
+
+    fn id(&self) -> u32 {
+        self.child.get_ref().pid()
+    }
 
     fn input(&mut self) -> Option<Async<PipeWriter>> {
         self.input.take()

@@ -21,8 +21,8 @@ pub trait Host: Runtime {
     ) -> impl Future<Output = T> + Send + 'static;
 }
 
-/// Processes and files of one machine. Every call may block.
-pub trait Machine: Send + Sync + 'static {
+/// Processes and files of one machine. Every call may block. A clone is another handle to the same.
+pub trait Machine: Clone + Send + Sync + 'static {
     /// Its file system.
     type Files: Files;
     /// A child process.
@@ -57,8 +57,9 @@ pub trait Machine: Send + Sync + 'static {
     /// [`io::ErrorKind::InvalidInput`] for an argument or variable with a NUL byte or a name with `=`.
     fn start(&self, command: &Command, tree: Option<&Self::Tree>) -> io::Result<Self::Process>;
 
-    /// Whether any process in the group of `process` is alive. Reads through all processes: not for the usual case.
-    fn group_is_alive(&self, process: &Self::Process) -> bool;
+    /// Whether any process in the group that the process with this number leads is alive. Reads through all processes: not
+    /// for the usual case.
+    fn group_is_alive(&self, leader: u32) -> bool;
 }
 
 /// The file system of a machine, as far as the worker needs one for its tasks. Every call waits for the disk.

@@ -134,6 +134,9 @@ pub trait Process: Send + Sync + 'static {
     /// A pipe from it.
     type Output: AsyncRead + Unpin + Send + 'static;
 
+    /// Its number, which is that of its group too. It means this process and no other for as long as `self` lives.
+    fn id(&self) -> u32;
+
     /// Its standard input, once, when [`Command::input`] asked for it.
     fn input(&mut self) -> Option<Self::Input>;
 
@@ -144,7 +147,7 @@ pub trait Process: Send + Sync + 'static {
     fn errors(&mut self) -> Option<Self::Output>;
 
     /// Ends when the process has. It stays a zombie until dropped, so that [`signal_group`](Self::signal_group) goes to
-    /// this group and no other for as long as `self` lives. May be awaited again, and the future may be dropped.
+    /// this group and no other. May be awaited again, and the future may be dropped.
     ///
     /// # Errors
     /// What the operating system says.

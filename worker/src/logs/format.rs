@@ -6,13 +6,15 @@ use std::time::SystemTime;
 
 use tracing::Level;
 
-use super::About;
+use oz_worker_backends::output::LONGEST_LINE;
+use oz_worker_text::line::is_unfit;
+
+use super::Label;
 use crate::settings::LogFormat;
 
-/// The longest piece of one line of output, or of one value, that is shown; in bytes, before escaping.
-pub const MAX_LINE: usize = 16 * 1024;
-/// The same after escaping, which can make six bytes of one: bounds what a line can take of the queue.
-const MAX_ESCAPED: usize = MAX_LINE + MAX_LINE / 2;
+/// The longest piece of one line of output, or of one value, that is shown, after escaping, which can make six bytes of one:
+/// bounds what a line can take of the queue.
+const MAX_ESCAPED: usize = LONGEST_LINE + LONGEST_LINE / 2;
 /// The longest piece of a task id that is shown; the real ones have 36 bytes.
 const MAX_TASK_ID: usize = 256;
 
@@ -64,9 +66,9 @@ impl Style {
     }
 
     /// One line that a task wrote. In text the free part comes last, so that no agent can write what looks like a field.
-    pub fn output(self, out: &mut Vec<u8>, time: SystemTime, task: About<'_>, line: &[u8], cut: u64) {
+    pub fn output(self, out: &mut Vec<u8>, time: SystemTime, task: Label<'_>, line: &[u8], cut: u64) {
         self.head(out, time, Level::INFO);
-        let (shown, rest) = line.split_at(whole_characters(line, MAX_LINE));
+        let (shown, rest) = line.split_at(whole_characters(line, LONGEST_LINE));
         let quoting = match self {
             Self::Text { .. } => {
                 bare_value(out, task_id_field(task));
@@ -98,7 +100,7 @@ impl Style {
     }
 
     /// The line that says how many lines of a task are missing at this point; nothing when none are.
-    pub fn dropped_output(self, out: &mut Vec<u8>, time: SystemTime, task: About<'_>, lines: u64) {
+    pub fn dropped_output(self, out: &mut Vec<u8>, time: SystemTime, task: Label<'_>, lines: u64) {
         if lines == 0 {
             return;
         }
@@ -129,7 +131,7 @@ impl Style {
         let _ = out.write_fmt(value);
     }
 
-    fn trace_id_field(self, out: &mut Vec<u8>, task: About<'_>) {
+    fn trace_id_field(self, out: &mut Vec<u8>, task: Label<'_>) {
         if let Some(trace_id) = task.trace_id {
             self.text_field(out, "trace_id", trace_id);
         }
@@ -168,7 +170,7 @@ pub fn count_field(style: Style, name: &str, count: u64) -> Vec<u8> {
     field
 }
 
-fn task_id_field(task: About<'_>) -> &str {
+fn task_id_field(task: Label<'_>) -> &str {
     let end = whole_characters(task.task_id.as_bytes(), MAX_TASK_ID);
     task.task_id.get(..end).unwrap_or_default()
 }
@@ -198,20 +200,14 @@ enum Quoting {
 
 /// A value in text: as it is, or in quotes (as JSON has them) when it would be misread.
 fn bare_value(out: &mut Vec<u8>, value: &str) {
-    let plain = |c: char| !c.is_whitespace() && !must_escape(c) && !matches!(c, '"' | '=' | '\\');
-    if !value.is_empty() && value.chars().all(plain) && value.len() <= MAX_LINE {
+    let plain = |c: char| !c.is_whitespace() && !is_unfit(c) && !matches!(c, '"' | '=' | '\\');
+    if !value.is_empty() && value.chars().all(plain) && value.len() <= LONGEST_LINE {
         out.extend_from_slice(value.as_bytes());
     } else {
         out.push(b'"');
         escaped(out, value.as_bytes(), Quoting::Json, MAX_ESCAPED);
         out.push(b'"');
     }
-}
-
-/// Control characters, the two line separators of Unicode, and the marks that reverse the direction of text: what could
-/// break a line, or make it read as something else.
-fn must_escape(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Appends `bytes` escaped, at most `most` bytes of it, and gives how many bytes of the input that was.
@@ -259,8 +255,8 @@ fn escape(out: &mut Vec<u8>, c: char, quoting: Quoting) {
         ('\n', _) => out.write_all(b"\\n"),
         ('\r', _) => out.write_all(b"\\r"),
         ('\t', _) => out.write_all(b"\\t"),
-        (c, Quoting::Json) if must_escape(c) => write!(out, "\\u{:04x}", u32::from(c)),
-        (c, _) if must_escape(c) => write!(out, "{}", c.escape_unicode()),
+        (c, Quoting::Json) if is_unfit(c) => write!(out, "\\u{:04x}", u32::from(c)),
+        (c, _) if is_unfit(c) => write!(out, "{}", c.escape_unicode()),
         (c, _) => write!(out, "{c}"),
     };
 }
@@ -284,7 +280,7 @@ mod tests {
     }
 
     fn output(style: Style, task_id: &str, line: &[u8], cut: u64) -> String {
-        text_of(|out| style.output(out, time(), About { task_id, trace_id: None }, line, cut))
+        text_of(|out| style.output(out, time(), Label { task_id, trace_id: None }, line, cut))
     }
 
     #[test]
@@ -333,7 +329,7 @@ mod tests {
             Style::Json.event(out, time(), Level::WARN, &Parts { message: nasty.as_bytes(), fields: &fields });
         });
         assert_eq!(line.lines().count(), 1);
-        assert!(!line.trim_end().chars().any(must_escape), "{line}");
+        assert!(!line.trim_end().chars().any(is_unfit), "{line}");
         let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
         let expected = serde_json::json!({
             "time": "2026-01-31T23:59:59.007Z", "level": "warn", "message": nasty, "value": nasty, "n": -1.5
@@ -360,7 +356,7 @@ mod tests {
 
     #[test]
     fn output_names_the_trace_of_its_task_beside_it() {
-        let task = About { task_id: "t-1", trace_id: Some("4bf9") };
+        let task = Label { task_id: "t-1", trace_id: Some("4bf9") };
         let line = text_of(|out| TEXT.output(out, time(), task, b"hello", 0));
         assert_eq!(line, "2026-01-31T23:59:59.007Z  INFO t-1 trace_id=4bf9 | hello\n");
         let line = text_of(|out| Style::Json.output(out, time(), task, b"hello", 0));
@@ -371,12 +367,12 @@ mod tests {
 
     #[test]
     fn a_long_line_is_cut_between_characters_and_says_how_much_is_missing() {
-        let line = output(TEXT, "t", &vec![b'x'; MAX_LINE], 0);
+        let line = output(TEXT, "t", &vec![b'x'; LONGEST_LINE], 0);
         assert!(line.ends_with("xx\n"));
-        let line = output(TEXT, "t", &vec![b'x'; MAX_LINE + 10], 90);
+        let line = output(TEXT, "t", &vec![b'x'; LONGEST_LINE + 10], 90);
         assert!(line.ends_with("x [100 bytes cut]\n"), "{}", line.len());
         // The last character would end one byte too late.
-        let mut bytes = vec![b'x'; MAX_LINE - 1];
+        let mut bytes = vec![b'x'; LONGEST_LINE - 1];
         bytes.extend_from_slice("ää".as_bytes());
         let line = output(TEXT, "t", &bytes, 0);
         assert!(line.ends_with("x [4 bytes cut]\n") && !line.contains('\u{fffd}'));
@@ -384,12 +380,12 @@ mod tests {
 
     #[test]
     fn no_line_takes_more_room_than_half_a_tasks_share() {
-        let half = usize::try_from(super::super::TASK_SHARE / 2).unwrap();
+        let half = usize::try_from(super::super::queue::TASK_SHARE / 2).unwrap();
         for style in [TEXT, Style::new(LogFormat::Text, true), Style::Json] {
             for byte in [0x1b, b'"', 0xff, b'x', b'\n'] {
                 let line = text_of(|out| {
                     let id = "\u{1b}".repeat(1000);
-                    let task = About { task_id: &id, trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736") };
+                    let task = Label { task_id: &id, trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736") };
                     style.dropped_output(out, time(), task, u64::MAX);
                     style.output(out, time(), task, &vec![byte; 1_000_000], u64::MAX);
                 });
@@ -401,9 +397,9 @@ mod tests {
 
     #[test]
     fn what_escaping_leaves_out_is_counted_as_cut() {
-        let line = output(Style::Json, "t", &vec![0x1b; MAX_LINE], 0);
+        let line = output(Style::Json, "t", &vec![0x1b; LONGEST_LINE], 0);
         let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
         let shown = parsed["message"].as_str().unwrap().len() as u64;
-        assert_eq!(shown + parsed["cut_bytes"].as_u64().unwrap(), MAX_LINE as u64);
+        assert_eq!(shown + parsed["cut_bytes"].as_u64().unwrap(), LONGEST_LINE as u64);
     }
 }

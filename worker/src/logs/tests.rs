@@ -58,7 +58,7 @@ impl Log {
     }
 
     fn output(&self, budget: &OutputBudget, task_id: &str, line: &str) {
-        self.logger.output(budget, About { task_id, trace_id: None }, line.as_bytes(), 0);
+        self.logger.output(budget, Label { task_id, trace_id: None }, line.as_bytes(), 0);
     }
 
     fn events(&self, emit: impl FnOnce()) {
@@ -158,12 +158,12 @@ fn one_task_cannot_crowd_out_another_or_the_worker() {
     }
     log.output(&quiet, "quiet", "still here");
     log.events(|| warn!(target: "oz_worker", "still here too"));
-    log.logger.output_end(&flood, About { task_id: "flood", trace_id: None });
-    log.logger.output_end(&quiet, About { task_id: "quiet", trace_id: None });
+    log.logger.output_end(&flood, Label { task_id: "flood", trace_id: None });
+    log.logger.output_end(&quiet, Label { task_id: "quiet", trace_id: None });
     let lines = log.lines();
     let kept = lines.iter().filter(|line| line.contains("flood | x")).count();
     let held: usize = lines.iter().filter(|line| line.contains("flood | x")).map(|line| line.len() + 1).sum();
-    assert!(held <= TASK_SHARE as usize && kept > 30, "{kept} lines, {held} bytes");
+    assert!(held <= queue::TASK_SHARE as usize && kept > 30, "{kept} lines, {held} bytes");
     let rest: Vec<_> = lines.iter().filter(|line| !line.contains("| x")).map(|line| untimed(line)).collect();
     let dropped = 100_001 - kept;
     assert_eq!(
@@ -182,7 +182,7 @@ fn one_task_cannot_crowd_out_another_or_the_worker() {
 fn dropped_lines_are_told_where_they_are_missing_once_there_is_room() {
     let log = Log::stuck(LogLevel::Info, LogFormat::Text);
     let budget = OutputBudget::new();
-    let line = "x".repeat(MAX_LINE);
+    let line = "x".repeat(LONGEST_LINE);
     log.output(&budget, "t", "first");
     log.began.recv_timeout(BOUND).unwrap();
     for _ in 0..4 {
@@ -192,7 +192,7 @@ fn dropped_lines_are_told_where_they_are_missing_once_there_is_room() {
     log.go.send(()).unwrap();
     log.began.recv_timeout(BOUND).unwrap();
     log.output(&budget, "t", "last");
-    log.logger.output_end(&budget, About { task_id: "t", trace_id: None });
+    log.logger.output_end(&budget, Label { task_id: "t", trace_id: None });
     let lines = log.lines();
     let tails: Vec<_> = lines.iter().map(|line| untimed(line).get(..40).unwrap_or(untimed(line))).collect();
     assert_eq!(
@@ -212,7 +212,7 @@ fn all_tasks_together_leave_room_for_the_worker() {
     let log = Log::stuck(LogLevel::Info, LogFormat::Text);
     log.output(&OutputBudget::new(), "t", "first");
     log.began.recv_timeout(BOUND).unwrap();
-    let line = "x".repeat(MAX_LINE);
+    let line = "x".repeat(LONGEST_LINE);
     for _ in 0..200 {
         log.output(&OutputBudget::new(), "t", &line);
     }

@@ -6,7 +6,7 @@ use oz_worker_core::metrics::TaskResult;
 use oz_worker_core::{BadFrame, Notice};
 use tracing::{error, info, warn};
 
-use crate::settings::duration;
+use oz_worker_text::duration;
 
 /// Writes a notice to the log. `trace_id` is that of the task that it is about, when tracing is on.
 pub(super) fn log(notice: Notice, trace_id: Option<&str>) {

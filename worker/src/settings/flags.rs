@@ -5,8 +5,8 @@ use std::fmt::Write;
 
 use argh::{ArgsInfo, FlagInfo, FlagInfoKind, FromArgs};
 
-use super::suggest::closest;
-use crate::text::masked;
+use oz_worker_text::line::one_line;
+use oz_worker_text::suggest::closest;
 
 /// The flags as given. Those that may stand once are lists too: the last one counts, so that arguments which a chart or
 /// a wrapper appends override the ones it wrote first. No `Debug`: the API key and variables' values are in here.
@@ -204,7 +204,7 @@ fn names(flag: &FlagInfo, name: &str) -> bool {
 
 /// A misspelt flag as it can be repeated: on one line and not endless.
 fn shown(name: &str) -> String {
-    masked(name).chars().take(40).collect()
+    one_line(name).chars().take(40).collect()
 }
 
 fn known_flags() -> Vec<&'static FlagInfo<'static>> {

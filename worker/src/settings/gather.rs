@@ -5,15 +5,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::backend::Backend;
+use oz_worker_backends::BackendSettings;
+use oz_worker_backends::docker::check_volume;
+use oz_worker_text::duration;
+use oz_worker_text::line::quoted;
+use oz_worker_text::suggest::hint;
+use oz_worker_text::variable::Variable;
+
 use super::file::{self, File};
 use super::flags::{Flags, last};
 use super::secret::ApiKey;
-use super::specs::{Variable, check_volume, check_worker_id};
-use super::suggest::{hint, quoted};
+use super::worker_id::check_worker_id;
 use super::{
-    CANCEL_GRACE_PERIOD, LogFormat, LogLevel, SERVER_ROOT_URL, Settings, Variables, WEB_SOCKET_URL, by_name, duration,
-    url,
+    CANCEL_GRACE_PERIOD, LogFormat, LogLevel, SERVER_ROOT_URL, Settings, Variables, WEB_SOCKET_URL, by_name, url,
 };
 
 /// The settings that `flags`, `env` and the file named by a flag, read with `read`, amount to.
@@ -172,19 +176,23 @@ impl Gathering<'_> {
     }
 
     /// The backend that is to run, with the flags that are its own, and the environment that the file gives it.
-    fn backend(&mut self, configured: Option<Backend>, environment: Vec<Variable>) -> Option<(Backend, Vec<Variable>)> {
+    fn backend(
+        &mut self,
+        configured: Option<BackendSettings>,
+        environment: Vec<Variable>,
+    ) -> Option<(BackendSettings, Vec<Variable>)> {
         let wanted = self.parsed("--backend", &self.flags.backend, |text| {
-            let names = Backend::NAMES;
+            let names = BackendSettings::NAMES;
             names.into_iter().find(|name| *name == text).ok_or_else(|| hint(text, names))
         });
         if wanted.is_none() && last(&self.flags.backend).is_some() {
             return None;
         }
-        let wanted = wanted.or(configured.as_ref().map(Backend::name)).unwrap_or("docker");
+        let wanted = wanted.or(configured.as_ref().map(BackendSettings::name)).unwrap_or("docker");
         let (mut backend, environment) = match configured {
             Some(backend) if backend.name() == wanted => (backend, environment),
             other => {
-                let Some(backend) = Backend::unconfigured(wanted) else {
+                let Some(backend) = BackendSettings::unconfigured(wanted) else {
                     if self.file_is_good {
                         self.problem(
                             "--backend: command needs a dispatch_command, which only the file can give: \
@@ -205,47 +213,32 @@ impl Gathering<'_> {
         };
         self.target_dir(&mut backend);
         self.volumes(&mut backend);
-        if let Backend::Direct(direct) = &mut backend {
-            direct.workspace_root = absolute(&direct.workspace_root);
-            direct.target_dir = direct.target_dir.as_deref().map(absolute);
-        }
         Some((backend, environment))
     }
 
-    fn target_dir(&mut self, backend: &mut Backend) {
+    fn target_dir(&mut self, backend: &mut BackendSettings) {
         let Some(directory) = last(&self.flags.target_dir) else { return };
-        match backend {
-            Backend::Direct(direct) => direct.target_dir = Some(PathBuf::from(directory)),
-            other => self.problem(format!(
+        if !backend.set_target_dir(PathBuf::from(directory)) {
+            self.problem(format!(
                 "--target-dir: only backend direct has a target directory, and this is backend {}; add --backend direct, \
                  or leave it out",
-                other.name()
-            )),
+                backend.name()
+            ));
         }
     }
 
-    fn volumes(&mut self, backend: &mut Backend) {
+    fn volumes(&mut self, backend: &mut BackendSettings) {
         for spec in &self.flags.volumes {
             if let Err(error) = check_volume(spec.trim()) {
                 self.problem(format!("-v: {}: {error}", quoted(spec)));
             }
         }
-        match backend {
-            Backend::Docker(docker) => {
-                docker.volumes.extend(self.flags.volumes.iter().map(|spec| spec.trim().to_owned()));
-            }
-            // Not an error: a wrapper may pass the same flags whatever the backend.
-            other if !self.flags.volumes.is_empty() => self
-                .warnings
-                .push(format!("-v has no effect: only backend docker mounts volumes, and this is {}", other.name())),
-            _ => {}
+        // Not an error: a wrapper may pass the same flags whatever the backend.
+        if !self.flags.volumes.is_empty() && !backend.add_volumes(&self.flags.volumes) {
+            let name = backend.name();
+            self.warnings.push(format!("-v has no effect: only backend docker mounts volumes, and this is {name}"));
         }
     }
-}
-
-/// A path that stays the same wherever a task runs.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// `HOST:PORT`; the host of an IPv6 address stands in brackets.

@@ -6,10 +6,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::backend::{Command, Direct};
 use super::*;
+use oz_worker_backends::BackendSettings as Backend;
+use oz_worker_backends::command::CommandSettings as Command;
+use oz_worker_backends::direct::DirectSettings as Direct;
+use oz_worker_host::HostFiles;
 
-const ABOUT: About = About { version: "1.2.3", commit: Some("abc1234"), runtime: "smol" };
+const VERSION: Version = Version { version: "1.2.3", commit: Some("abc1234"), runtime: "smol" };
 const KEY: [(&str, &str); 1] = [("WARP_API_KEY", "wk-canary")];
 
 /// A directory that goes when the test does.
@@ -39,7 +42,7 @@ impl Drop for Directory {
 
 fn invoke(arguments: &[&str], env: &[(&str, &str)]) -> Result<Invocation, Refusal> {
     let env = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-    from_args(arguments.iter().map(OsString::from).collect(), &env, &|path| std::fs::read(path), &ABOUT)
+    from_args(arguments.iter().map(OsString::from).collect(), &env, &|path| std::fs::read(path), &VERSION)
 }
 
 fn run(arguments: &[&str], env: &[(&str, &str)]) -> Settings {
@@ -317,7 +320,7 @@ fn checked(arguments: &[&str], path: &OsStr) -> Result<String, Refusal> {
     match invoke(arguments, &env) {
         Ok(Invocation::Check(settings)) => {
             assert!(!format!("{settings:?}").replace("export T=canary", "").contains("canary"), "{settings:?}");
-            check::report(&settings, Some(path), "prometheus on 127.0.0.1:9464")
+            check::report(&settings, &HostFiles, Some(path), "prometheus on 127.0.0.1:9464")
         }
         other => panic!("{other:?}"),
     }
@@ -377,7 +380,8 @@ fn check_says_what_this_host_lacks() {
 fn a_workspace_root_below_something_that_is_no_directory_is_refused() {
     let (directory, _, path) = host();
     let root = directory.0.join("oz/work");
-    let error = Direct { workspace_root: root.clone(), ..Direct::default() }.resolve(Some(&path)).unwrap_err();
+    let error =
+        Direct { workspace_root: root.clone(), ..Direct::default() }.agent(&HostFiles, Some(&path)).unwrap_err();
     assert_eq!(
         error.to_string(),
         format!(
@@ -410,7 +414,7 @@ fn check_reports_every_backend_and_says_which_cannot_run_yet() {
         let Ok(Invocation::Check(settings)) = invoke(&["--check", "--config-file", &file], &KEY) else {
             panic!("{block}")
         };
-        let report = check::report(&settings, Some(&path), "none").unwrap();
+        let report = check::report(&settings, &HostFiles, Some(&path), "none").unwrap();
         for part in expected {
             assert!(report.contains(part), "{part}\n{report}");
         }

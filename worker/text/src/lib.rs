@@ -9,4 +9,5 @@ pub mod duration;
 pub mod line;
 pub mod section;
 pub mod suggest;
+pub mod variable;
 pub mod yaml;

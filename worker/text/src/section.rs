@@ -9,8 +9,10 @@ use crate::line::{one_line, quoted};
 use crate::suggest::hint;
 use crate::yaml::{Entry, Node, Position, Value};
 
-/// A mapping's keys by the path of the mapping: the whole vocabulary of a file.
-pub type Vocabulary = [(&'static str, &'static [&'static str])];
+/// The path of a mapping, and the keys that it may have.
+pub type Words = (&'static str, &'static [&'static str]);
+/// Mappings with their keys: the vocabulary of a file, or of a part of it.
+pub type Vocabulary = [Words];
 
 const TWICE: &str = "this key is there twice; keep one";
 
@@ -18,14 +20,14 @@ const TWICE: &str = "this key is there twice; keep one";
 pub struct Findings<'a> {
     path: &'a Path,
     source: &'a str,
-    vocabulary: &'a Vocabulary,
+    vocabulary: Vec<Words>,
     found: RefCell<Vec<(Position, String)>>,
 }
 
 impl<'a> Findings<'a> {
-    /// Nothing found yet in `source`, which was read from `path` and may use the words of `vocabulary`.
-    pub fn new(path: &'a Path, source: &'a str, vocabulary: &'a Vocabulary) -> Self {
-        Self { path, source, vocabulary, found: RefCell::new(Vec::new()) }
+    /// Nothing found yet in `source`, which was read from `path` and may use the words of all of `vocabularies`.
+    pub fn new(path: &'a Path, source: &'a str, vocabularies: &[&Vocabulary]) -> Self {
+        Self { path, source, vocabulary: vocabularies.concat(), found: RefCell::new(Vec::new()) }
     }
 
     /// Notes a problem; `key` is the path of the key it is about, empty for the whole file.

@@ -1,33 +1,46 @@
 //! Backend `direct`: the agent as a process of this host, in a workspace of its own.
 
-use std::ffi::{OsStr, OsString};
-use std::fmt::Display;
-use std::path::{Path, PathBuf};
+mod ending;
+mod environment;
+mod program;
+mod settings;
+mod steps;
+mod workspaces;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_lite::FutureExt;
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
-use oz_worker_core::{Failure, Outcome, TaskEnd};
+use oz_worker_core::{Failure, Outcome};
+use oz_worker_runtime::{Command, Environment, Exit, Files, Host, Lane, Machine};
 use oz_worker_telemetry::TaskTrace;
+use tracing::warn;
 
-use super::step::{InWords, Step, StepEnd, Steps};
-use super::{Stop, ended, failed};
-use crate::host::{Origin, Workspace, Workspaces};
-use crate::runtime::{Command, Exit, Files, Runtime};
-
-/// What the agent gets from the worker's own environment.
-const PASSED_ON: [&str; 3] = ["HOME", "TMPDIR", "PATH"];
-/// The largest file of variables that a setup command may write.
-const LARGEST_ENVIRONMENT_FILE: u64 = 1 << 20;
+use crate::contract::{Common, Report, Stop, Task, failed};
+use crate::machine::{self, ProcessOf, TreeOf};
+use ending::Left;
+pub use program::ProgramError;
+pub use settings::{DirectError, DirectSettings};
+use steps::{Step, StepEnd, Steps};
+pub use workspaces::{Cleaned, Origin, Workspace, WorkspaceError, Workspaces};
 
 /// Backend `direct`.
-pub struct DirectBackend<R: Runtime> {
-    /// What runs it.
-    pub runtime: R,
+pub struct DirectBackend<R: Host> {
+    runtime: R,
+    job: Arc<Job>,
+}
+
+/// What is the same for every task.
+#[derive(Debug)]
+pub struct Job {
     /// The agent's program.
     pub oz: PathBuf,
     /// Where each task gets a directory of its own: its workspace, or with `target_dir` a private one for its settings.
-    pub workspaces: Workspaces<R::Files>,
+    pub workspaces: Workspaces,
     /// The one directory in which all tasks run, when the operator chose one.
     pub target_dir: Option<PathBuf>,
     /// For `/bin/sh -c` before the agent.
@@ -39,194 +52,274 @@ pub struct DirectBackend<R: Runtime> {
     /// From SIGTERM to SIGKILL.
     pub cancel_grace_period: Duration,
     /// The worker's own environment.
-    pub host_env: Vec<(OsString, OsString)>,
+    pub host_env: Environment,
 }
 
 /// Where a task runs.
-struct Place<F> {
+struct Place {
     /// The task's own directory: its workspace, or the private one beside a shared `target_dir`.
-    own: Workspace<F>,
+    own: Workspace,
     /// The working directory.
     cwd: PathBuf,
 }
 
-type Env = Vec<(OsString, OsString)>;
-
-impl<R: Runtime> DirectBackend<R> {
-    pub(super) async fn run(&self, spec: TaskSpec, trace: TaskTrace, stop: Stop) -> TaskEnd {
-        if stop.is_asked() {
-            return ended(Outcome::Stopped);
+impl Job {
+    /// The job on a machine that can do it; what crashed workers left there is removed.
+    ///
+    /// # Errors
+    /// What the machine lacks, in one line.
+    fn prepare<R>(settings: &DirectSettings, common: &Common<R>, files: &impl Files) -> Result<Self, String> {
+        let path = common.host_env.get("PATH");
+        let oz = settings.agent(files, path).map_err(|error| error.to_string())?;
+        let temporary = std::env::temp_dir();
+        let root = if settings.target_dir.is_some() { &temporary } else { &settings.workspace_root };
+        let workspaces = Workspaces::new(root, common.owner.clone());
+        if common.cleanup {
+            clean(&workspaces, files);
         }
-        let place = match self.place(&spec.task_id, &trace) {
-            Ok(place) => place,
-            Err(message) => return ended(failed(FailureReason::WorkspaceSetup, message)),
-        };
-        let mut steps = Steps::new(&self.runtime, &spec.task_id, trace, self.cancel_grace_period, &stop);
-        let teardown = self.teardown_command.as_ref().map(|script| self.script(script, &place, &spec));
-
-        let outcome = self.set_up_and_run(spec, &place, &mut steps, &stop).await;
-
-        let mut cleanup = Vec::new();
-        if let Some(command) = teardown
-            && !stop.is_abandoned()
-            && let Err(failure) = tear_down(command, &mut steps).await
-        {
-            cleanup.push(failure);
-        }
-        steps.clear().await;
-        if let Err(failure) = self.remove(place).await {
-            cleanup.push(failure);
-        }
-        TaskEnd { outcome, cleanup }
+        Ok(Self {
+            oz,
+            workspaces,
+            target_dir: settings.target_dir.clone(),
+            setup_command: settings.setup_command.clone(),
+            teardown_command: settings.teardown_command.clone(),
+            cleanup: common.cleanup,
+            cancel_grace_period: common.cancel_grace_period,
+            host_env: common.host_env.clone(),
+        })
     }
 
-    fn place(&self, task_id: &str, trace: &TaskTrace) -> Result<Place<R::Files>, String> {
+    fn place(&self, files: &impl Files, task_id: &str) -> Result<Place, String> {
         let own = match self.target_dir {
-            None => self.workspaces.create(task_id),
-            Some(_) => self.workspaces.create_private(),
+            None => self.workspaces.create(files, task_id),
+            Some(_) => self.workspaces.create_private(files),
         };
         let own = own.map_err(|error| error.to_string())?;
-        if own.origin() == Origin::Foreign {
-            let (path, trace_id) = (own.path().display(), trace.id());
-            tracing::warn!(task_id, trace_id, "workspace {path} was there before: it is used, and will not be removed");
-        }
         let cwd = self.target_dir.clone().unwrap_or_else(|| own.path().to_owned());
         Ok(Place { own, cwd })
     }
 
-    async fn set_up_and_run(
+    fn script(&self, script: &str, spec: &TaskSpec, place: &Place) -> Command {
+        environment::script(script, &self.host_env, spec, place)
+    }
+
+    fn agent(&self, from_setup: &Environment, spec: &TaskSpec, place: &Place) -> Command {
+        environment::agent(&self.oz, &self.host_env, from_setup, spec, place)
+    }
+}
+
+/// Removes what crashed workers left in the root, and says so.
+fn clean(workspaces: &Workspaces, files: &impl Files) {
+    let cleaned = workspaces.clean_leftovers(files);
+    let root = workspaces.root();
+    for name in cleaned.removed {
+        warn!("removed {}, which a crashed worker with this id had left behind", root.join(name).display());
+    }
+    for (name, problem) in cleaned.failed {
+        let shown = root.join(name);
+        warn!("cannot remove {}, which a crashed worker with this id left behind: {problem}", shown.display());
+    }
+    if let Ok(false) = workspaces.supports_marks(files) {
+        let root = root.display();
+        warn!("the file system of {root} has no extended attributes: what a crash leaves there will not be cleaned up");
+    }
+}
+
+impl<R: Host> DirectBackend<R> {
+    /// The backend on a machine that can run it.
+    ///
+    /// # Errors
+    /// What the machine lacks, in one line.
+    pub async fn prepare(settings: DirectSettings, common: Arc<Common<R>>) -> Result<Self, String> {
+        let runtime = common.runtime.clone();
+        machine::adopt(&runtime, &common.owner).await;
+        let prepared = move |machine: &R::Machine| Job::prepare(&settings, &common, machine.files());
+        // What a crash left may be large.
+        let job = runtime.on(Lane::Remove, prepared).await?;
+        Ok(Self::new(runtime, job))
+    }
+
+    /// The backend for a job.
+    pub fn new(runtime: R, job: Job) -> Self {
+        Self { runtime, job: Arc::new(job) }
+    }
+
+    pub(crate) async fn run(&self, task: Task) -> Vec<Failure> {
+        let Task { spec, trace, stop, report, log } = task;
+        let spec = Arc::new(spec);
+        let begun = async { Some(self.begin(&spec, &stop, &report).await) };
+        let stopped = async {
+            stop.asked().await;
+            None
+        };
+        let Parts { place, tree, first } = match begun.or(stopped).await {
+            Some(Ok(parts)) => parts,
+            Some(Err(outcome)) => {
+                report.finished(outcome);
+                return Vec::new();
+            }
+            None => {
+                report.finished(Outcome::Stopped);
+                return Vec::new();
+            }
+        };
+        report.started();
+        if place.own.origin() == Origin::Foreign {
+            let (path, task_id, trace_id) = (place.own.path().display(), &spec.task_id, trace.id());
+            warn!(task_id, trace_id, "workspace {path} was there before: it is used, and will not be removed");
+        }
+        let grace = self.job.cancel_grace_period;
+        let (over, outputs) = (Vec::new(), Vec::new());
+        let mut steps =
+            Steps { runtime: &self.runtime, trace: &trace, log: &log, grace, stop: &stop, tree, over, outputs };
+        report.finished(self.follow(first, &spec, &place, &mut steps).await);
+
+        let mut failures = Vec::new();
+        if let Some(script) = &self.job.teardown_command
+            && !stop.is_abandoned()
+        {
+            failures.extend(tear_down(self.job.script(script, &spec, &place), &mut steps).await);
+        }
+        let Steps { tree, over, outputs, .. } = steps;
+        let left = Left { task_id: spec.task_id.clone(), trace: trace.clone(), place, tree, over, outputs };
+        failures.extend(ending::end(&self.runtime, &self.job, left, &report).await);
+        failures
+    }
+
+    /// Makes the task's place and starts its first process there, all in one go: each way to a thread that may block
+    /// costs more than the calls themselves.
+    async fn begin(&self, spec: &Arc<TaskSpec>, stop: &Stop, report: &Report) -> Result<Parts<R>, Outcome> {
+        let (job, spec, stop) = (Arc::clone(&self.job), Arc::clone(spec), stop.clone());
+        let (runtime, report) = (self.runtime.clone(), report.clone());
+        let work = move |machine: &R::Machine| {
+            if stop.is_asked() {
+                return Err(Outcome::Stopped);
+            }
+            let files = machine.files();
+            let place =
+                job.place(files, &spec.task_id).map_err(|message| failed(FailureReason::WorkspaceSetup, message))?;
+            let tree = Arc::new(machine.tree());
+            let command = match &job.setup_command {
+                Some(script) => job.script(script, &spec, &place),
+                None => job.agent(&Environment::default(), &spec, &place),
+            };
+            let first = machine.start(&command, Some(&tree));
+            let parts = Some(Parts { place, tree, first });
+            Ok(Begun { runtime, job, report, task_id: spec.task_id.clone(), parts })
+        };
+        self.runtime.on(Lane::Start, work).await.and_then(Begun::claim)
+    }
+
+    /// Follows the task to the end of its agent.
+    async fn follow(
         &self,
-        spec: TaskSpec,
-        place: &Place<R::Files>,
+        first: io::Result<ProcessOf<R>>,
+        spec: &Arc<TaskSpec>,
+        place: &Place,
         steps: &mut Steps<'_, R>,
-        stop: &Stop,
     ) -> Outcome {
-        let mut from_setup = Env::new();
-        if let Some(script) = &self.setup_command {
-            let command = self.script(script, place, &spec);
-            match steps.run(Step::Setup, command).await {
-                StepEnd::Exited(Exit::Code(0)) => {}
-                StepEnd::Exited(exit) => {
-                    let message = format!("the setup command {}", InWords(exit));
-                    return failed(FailureReason::SetupCommand, message);
-                }
-                StepEnd::Stopped => return Outcome::Stopped,
-                StepEnd::Error(error) => {
-                    return failed(FailureReason::SetupCommand, format!("cannot run the setup command: {error}"));
-                }
-            }
-            match read_environment_file(&self.runtime.files(), &environment_file(place)) {
-                Ok(env) => from_setup = env,
-                Err(message) => return failed(FailureReason::SetupCommand, message),
+        let is_setup = self.job.setup_command.is_some();
+        let first = match first {
+            Ok(process) => steps.follow(if is_setup { Step::Setup } else { Step::Agent }, process).await,
+            Err(error) => StepEnd::Error(error),
+        };
+        if !is_setup {
+            return self.outcome(first);
+        }
+        match first {
+            StepEnd::Exited(Exit::Code(0)) => {}
+            StepEnd::Exited(exit) => return failed(FailureReason::SetupCommand, format!("the setup command {exit}")),
+            StepEnd::Stopped => return Outcome::Stopped,
+            StepEnd::Error(error) => {
+                return failed(FailureReason::SetupCommand, format!("cannot run the setup command: {error}"));
             }
         }
-        if stop.is_asked() {
-            return Outcome::Stopped;
-        }
-        let command = self.agent(spec, from_setup, place);
-        match steps.run(Step::Agent, command).await {
+        let path = environment::file(place);
+        let read = self.runtime.on(Lane::Start, move |machine| environment::read_file(machine.files(), &path));
+        let read = async { Some(read.await) };
+        let stopped = async {
+            steps.stop.asked().await;
+            None
+        };
+        let from_setup = match stopped.or(read).await {
+            Some(Ok(variables)) => variables,
+            Some(Err(message)) => return failed(FailureReason::SetupCommand, message),
+            None => return Outcome::Stopped,
+        };
+        let end = steps.run(Step::Agent, self.job.agent(&from_setup, spec, place)).await;
+        self.outcome(end)
+    }
+
+    fn outcome(&self, agent: StepEnd) -> Outcome {
+        match agent {
             StepEnd::Exited(Exit::Code(0)) => Outcome::Completed,
             StepEnd::Exited(exit) => Outcome::Failed(Failure {
                 reason: FailureReason::AgentInvocation,
                 exit_code: exit.code(),
-                message: format!("the agent {}", InWords(exit)),
+                message: format!("the agent {exit}"),
             }),
             StepEnd::Stopped => Outcome::Stopped,
             StepEnd::Error(error) => {
-                failed(FailureReason::AgentInvocation, format!("cannot run {}: {error}", self.oz.display()))
+                failed(FailureReason::AgentInvocation, format!("cannot run {}: {error}", self.job.oz.display()))
             }
         }
     }
 
-    /// The agent, with nothing of the worker's environment but what it needs to find itself.
-    fn agent(&self, spec: TaskSpec, from_setup: Env, place: &Place<R::Files>) -> Command {
-        let host = self.host_env.iter().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)).cloned();
-        let own = own_variables(place, spec.harness.as_deref());
-        let task = spec.env.into_iter().map(|(name, value)| (name.into(), value.into()));
-        Command {
-            program: self.oz.clone(),
-            args: spec.args.into_iter().map(Into::into).collect(),
-            env: host.chain(task).chain(from_setup).chain(own).collect(),
-            cwd: place.cwd.clone(),
-            input: false,
-        }
-    }
-
-    /// A setup or teardown command: the operator's own, so it gets the worker's environment.
-    fn script(&self, script: &str, place: &Place<R::Files>, spec: &TaskSpec) -> Command {
-        let pair = |name: &str, value: &OsStr| (OsString::from(name), value.to_owned());
-        let mut env = self.host_env.clone();
-        env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
-        env.extend(own_variables(place, spec.harness.as_deref()));
-        env.extend([
-            pair("OZ_WORKSPACE_ROOT", place.cwd.as_os_str()),
-            pair("OZ_WORKER_BACKEND", OsStr::new("direct")),
-            pair("OZ_RUN_ID", OsStr::new(&spec.task_id)),
-            pair("OZ_ENVIRONMENT_FILE", environment_file(place).as_os_str()),
-        ]);
-        Command {
-            program: "/bin/sh".into(),
-            args: vec!["-c".into(), script.into()],
-            env,
-            cwd: place.cwd.clone(),
-            input: false,
-        }
-    }
-
-    async fn remove(&self, place: Place<R::Files>) -> Result<(), Failure> {
-        let path = place.own.path().to_owned();
-        // The private directory beside a shared one holds nothing that anybody would want to look at.
-        let removed = if !self.cleanup && self.target_dir.is_none() {
-            place.own.keep()
-        } else if place.own.remove_if_empty() {
-            // Empty, as most are: no need to ask another thread.
-            Ok(())
-        } else {
-            self.runtime.unblock(move || place.own.remove()).await
-        };
-        removed.map_err(|error| Failure {
-            reason: FailureReason::Cleanup,
-            exit_code: 0,
-            message: format!("cannot remove {}: {error}", path.display()),
-        })
+    /// Gives back what was taken from the machine.
+    pub(crate) async fn release(&self) {
+        machine::release(&self.runtime).await;
     }
 }
 
-async fn tear_down<R: Runtime>(command: Command, steps: &mut Steps<'_, R>) -> Result<(), Failure> {
+async fn tear_down<R: Host>(command: Command, steps: &mut Steps<'_, R>) -> Option<Failure> {
     let message = match steps.run(Step::Teardown, command).await {
-        StepEnd::Exited(Exit::Code(0)) | StepEnd::Stopped => return Ok(()),
-        StepEnd::Exited(exit) => format!("the teardown command {}", InWords(exit)),
+        StepEnd::Exited(Exit::Code(0)) | StepEnd::Stopped => return None,
+        StepEnd::Exited(exit) => format!("the teardown command {exit}"),
         StepEnd::Error(error) => format!("cannot run the teardown command: {error}"),
     };
-    Err(Failure { reason: FailureReason::TeardownCommand, exit_code: 0, message })
+    Some(Failure { reason: FailureReason::TeardownCommand, exit_code: 0, message })
 }
 
-/// The variables that keep what a task does away from the operator's own settings; nothing overrides them.
-fn own_variables<F: Files>(place: &Place<F>, harness: Option<&str>) -> Env {
-    let own = place.own.path();
-    let mut env: Env = vec![("GIT_CONFIG_GLOBAL".into(), own.join(".gitconfig").into())];
-    match harness {
-        Some("claude") => env.push(("CLAUDE_CONFIG_DIR".into(), own.join(".claude").into())),
-        Some("codex") => env.push(("CODEX_HOME".into(), own.join(".codex").into())),
-        _ => {}
+/// What a task has of this machine when it begins.
+struct Parts<R: Host> {
+    place: Place,
+    tree: Arc<TreeOf<R>>,
+    /// Its setup command, or its agent when there is none.
+    first: io::Result<ProcessOf<R>>,
+}
+
+/// The same on its way to the task. When that was stopped meanwhile, all of it is ended and given back.
+struct Begun<R: Host> {
+    runtime: R,
+    job: Arc<Job>,
+    report: Report,
+    task_id: String,
+    parts: Option<Parts<R>>,
+}
+
+impl<R: Host> Begun<R> {
+    fn claim(mut self) -> Result<Parts<R>, Outcome> {
+        self.parts.take().ok_or(Outcome::Stopped)
     }
-    env
 }
 
-fn environment_file<F: Files>(place: &Place<F>) -> PathBuf {
-    place.own.path().join(".oz-env")
-}
-
-/// The variables that a setup command wrote; none when it wrote no file.
-fn read_environment_file(files: &impl Files, path: &Path) -> Result<Env, String> {
-    let shown = path.display();
-    let unreadable = |error: &dyn Display| format!("cannot read {shown}, which the setup command wrote: {error}");
-    let bytes = files.read(path, LARGEST_ENVIRONMENT_FILE).map_err(|error| unreadable(&error))?.unwrap_or_default();
-    let entries =
-        dotenvy::Iter::new(bytes.as_slice()).map(|entry| entry.map(|(name, value)| (name.into(), value.into())));
-    entries.collect::<Result<Env, _>>().map_err(|error| match error {
-        // The line itself may hold a secret.
-        dotenvy::Error::LineParse(..) => format!("a line of {shown}, which the setup command wrote, is not NAME=VALUE"),
-        other => unreadable(&other),
-    })
+impl<R: Host> Drop for Begun<R> {
+    fn drop(&mut self) {
+        let Some(Parts { place, tree, first }) = self.parts.take() else { return };
+        let over = first.into_iter().collect();
+        let (runtime, job, report) = (self.runtime.clone(), Arc::clone(&self.job), self.report.clone());
+        let left = Left {
+            task_id: std::mem::take(&mut self.task_id),
+            trace: TaskTrace::default(),
+            place,
+            tree,
+            over,
+            outputs: Vec::new(),
+        };
+        self.runtime.spawn(async move {
+            if let Some(failure) = ending::end(&runtime, &job, left, &report).await {
+                report.cleanup_failed(failure);
+            }
+        });
+    }
 }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, access};
+use oz_worker_runtime::{Files, Named};
 
 /// Why a program cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -45,18 +45,18 @@ fn directories(looked_in: &[PathBuf]) -> String {
 ///
 /// # Errors
 /// When there is none. A file that is there but not executable is reported as that, since it is most likely the one meant.
-pub fn find_program(name: &str, path_var: Option<&OsStr>) -> Result<PathBuf, ProgramError> {
+pub(super) fn find_program(files: &impl Files, name: &str, path_var: Option<&OsStr>) -> Result<PathBuf, ProgramError> {
     if name.contains('/') {
         let path = Path::new(name);
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        return executable(&path).map(|()| path);
+        return executable(files, &path).map(|()| path);
     }
     let looked_in: Vec<PathBuf> =
         path_var.map(|var| std::env::split_paths(var).filter(|dir| dir.is_absolute()).collect()).unwrap_or_default();
     let mut not_executable = None;
     for directory in &looked_in {
         let path = directory.join(name);
-        match executable(&path) {
+        match executable(files, &path) {
             Ok(()) => return Ok(path),
             Err(error @ ProgramError::NotExecutable(_)) => not_executable = not_executable.or(Some(error)),
             Err(_) => {}
@@ -65,18 +65,20 @@ pub fn find_program(name: &str, path_var: Option<&OsStr>) -> Result<PathBuf, Pro
     Err(not_executable.unwrap_or(ProgramError::NotOnPath { name: name.to_owned(), looked_in }))
 }
 
-fn executable(path: &Path) -> Result<(), ProgramError> {
-    let metadata =
-        std::fs::metadata(path).map_err(|source| ProgramError::Unusable { path: path.to_owned(), source })?;
-    if !metadata.is_file() {
-        return Err(ProgramError::NotAFile(path.to_owned()));
+fn executable(files: &impl Files, path: &Path) -> Result<(), ProgramError> {
+    match files.named(path) {
+        Ok(Named::File { executable: true }) => Ok(()),
+        Ok(Named::File { executable: false }) => Err(ProgramError::NotExecutable(path.to_owned())),
+        Ok(Named::Directory { .. } | Named::Other) => Err(ProgramError::NotAFile(path.to_owned())),
+        Err(source) => Err(ProgramError::Unusable { path: path.to_owned(), source }),
     }
-    access(path, Access::EXEC_OK).map_err(|_| ProgramError::NotExecutable(path.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use oz_worker_host::HostFiles;
+
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
@@ -96,21 +98,21 @@ mod tests {
         place(&b.join("oz"), 0o644);
         let path_var = std::env::join_paths([&a, &b, Path::new("relative"), &c]).unwrap();
 
-        let error = find_program("oz", Some(&path_var)).unwrap_err();
+        let error = find_program(&HostFiles, "oz", Some(&path_var)).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("{} is not executable; chmod +x would make it so", b.join("oz").display())
         );
         place(&c.join("oz"), 0o755);
-        assert_eq!(find_program("oz", Some(&path_var)).unwrap(), c.join("oz"));
+        assert_eq!(find_program(&HostFiles, "oz", Some(&path_var)).unwrap(), c.join("oz"));
 
         let slashed = c.join("oz");
-        assert_eq!(find_program(slashed.to_str().unwrap(), None).unwrap(), slashed);
-        assert!(matches!(find_program(a.to_str().unwrap(), None), Err(ProgramError::NotAFile(_))));
-        let missing = find_program("/nowhere/oz", None).unwrap_err();
+        assert_eq!(find_program(&HostFiles, slashed.to_str().unwrap(), None).unwrap(), slashed);
+        assert!(matches!(find_program(&HostFiles, a.to_str().unwrap(), None), Err(ProgramError::NotAFile(_))));
+        let missing = find_program(&HostFiles, "/nowhere/oz", None).unwrap_err();
         assert_eq!(missing.to_string(), "cannot use /nowhere/oz: No such file or directory (os error 2)");
 
-        let error = find_program("no-such-program", Some(&path_var)).unwrap_err();
+        let error = find_program(&HostFiles, "no-such-program", Some(&path_var)).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!(
@@ -120,7 +122,7 @@ mod tests {
                 c.display()
             )
         );
-        let error = find_program("oz", None).unwrap_err();
+        let error = find_program(&HostFiles, "oz", None).unwrap_err();
         assert_eq!(error.to_string(), "no executable file oz on PATH; looked in no directory at all (PATH is empty)");
         std::fs::remove_dir_all(&root).unwrap();
     }

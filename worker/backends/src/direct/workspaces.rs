@@ -4,15 +4,15 @@
 //! is made under a hidden name that holds the mark too, and only gets the task's name once it is marked: at no moment
 //! can a crash leave a directory that the next worker would not know for its own.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::owner::{self, Owner};
-use crate::runtime::{Files, PathKind};
+use oz_worker_runtime::{Files, Owner, PathKind, split_numbered};
 
 /// What the names of directories begin with that have no task's name (yet); mark and number follow.
 const HIDDEN: &str = ".oz-agent-worker.";
@@ -20,15 +20,43 @@ const HIDDEN: &str = ".oz-agent-worker.";
 /// The longest name of a file on Linux (`NAME_MAX`).
 const LONGEST_NAME: usize = 255;
 
-/// Makes workspaces in one root directory. All methods block on the file system; only [`Workspace::remove`] and
-/// [`clean_leftovers`](Self::clean_leftovers) may take long.
+/// Makes workspaces in one root directory. All methods block on the file system that they are given; [`Workspace::remove`]
+/// and [`clean_leftovers`](Self::clean_leftovers) may take long even where it answers.
 #[derive(Debug, Clone)]
-pub struct Workspaces<F> {
-    files: F,
+pub struct Workspaces {
     root: PathBuf,
     owner: Owner,
     /// How many hidden names there have been.
     hidden: Arc<AtomicU64>,
+    taken: Taken,
+}
+
+/// The tasks that have a workspace now. What was given up while the file system did not answer still has its own.
+#[derive(Debug, Clone, Default)]
+struct Taken(Arc<Mutex<BTreeSet<String>>>);
+
+/// A task's name among them, until dropped.
+#[derive(Debug)]
+struct Name {
+    taken: Taken,
+    task_id: String,
+}
+
+impl Taken {
+    fn take(&self, task_id: &str) -> Option<Name> {
+        let is_new = self.lock().insert(task_id.to_owned());
+        is_new.then(|| Name { taken: self.clone(), task_id: task_id.to_owned() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        self.taken.lock().remove(&self.task_id);
+    }
 }
 
 /// Why there is no workspace for a task.
@@ -37,6 +65,9 @@ pub enum WorkspaceError {
     /// The task id cannot be the name of a directory.
     #[error("the task id cannot name a directory: {0}")]
     TaskId(&'static str),
+    /// An earlier run of the task still has the directory.
+    #[error("{} is still held by an earlier run of this task: the file system does not answer", .0.display())]
+    Taken(PathBuf),
     /// The operating system refused to make anything in the root.
     #[error("cannot create a directory in {}: {source}", root.display())]
     Root {
@@ -82,11 +113,11 @@ pub enum Origin {
 
 /// A task's directory. Dropping it leaves it where it is.
 #[derive(Debug)]
-pub struct Workspace<F> {
-    files: F,
+pub struct Workspace {
     path: PathBuf,
     origin: Origin,
     key: String,
+    name: Option<Name>,
 }
 
 /// What [`Workspaces::clean_leftovers`] did.
@@ -98,10 +129,10 @@ pub struct Cleaned {
     pub failed: Vec<(OsString, io::Error)>,
 }
 
-impl<F: Files> Workspaces<F> {
-    /// Workspaces of `owner` in the directory `root` of `files`, which is made when it is first needed.
-    pub fn new(files: F, root: impl Into<PathBuf>, owner: Owner) -> Self {
-        Self { files, root: root.into(), owner, hidden: Arc::default() }
+impl Workspaces {
+    /// Workspaces of `owner` in the directory `root`, which is made when it is first needed.
+    pub fn new(root: impl Into<PathBuf>, owner: Owner) -> Self {
+        Self { root: root.into(), owner, hidden: Arc::default(), taken: Taken::default() }
     }
 
     /// The directory that holds the workspaces.
@@ -114,10 +145,10 @@ impl<F: Files> Workspaces<F> {
     ///
     /// # Errors
     /// When no directory can be made in the root.
-    pub fn supports_marks(&self) -> Result<bool, WorkspaceError> {
-        let (path, marked) = self.create_hidden()?;
+    pub fn supports_marks(&self, files: &impl Files) -> Result<bool, WorkspaceError> {
+        let (path, marked) = self.create_hidden(files)?;
         // An empty directory of ours that is not removed is removed by the next start.
-        let _ = self.files.remove_empty(&path);
+        let _ = files.remove_empty(&path);
         Ok(marked)
     }
 
@@ -126,24 +157,25 @@ impl<F: Files> Workspaces<F> {
     /// # Errors
     /// When the task id is not one plain path component, when something else has the name, or when the operating system
     /// refuses.
-    pub fn create(&self, task_id: &str) -> Result<Workspace<F>, WorkspaceError> {
+    pub fn create(&self, files: &impl Files, task_id: &str) -> Result<Workspace, WorkspaceError> {
         check_name(task_id)?;
         let path = self.root.join(task_id);
-        let (hidden, marked) = self.create_hidden()?;
-        let renamed = match self.files.rename_new(&hidden, &path) {
+        let name = self.taken.take(task_id).ok_or_else(|| WorkspaceError::Taken(path.clone()))?;
+        let (hidden, marked) = self.create_hidden(files)?;
+        let renamed = match files.rename_new(&hidden, &path) {
             // A file system that cannot rename without replacing (NFS, some of FUSE): mkdir replaces nothing either.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                let _ = self.files.remove_empty(&hidden);
-                self.files.make_private(&path).and_then(|()| if marked { self.mark(&path) } else { Ok(()) })
+                let _ = files.remove_empty(&hidden);
+                files.make_private(&path).and_then(|()| if marked { self.mark(files, &path) } else { Ok(()) })
             }
             other => other,
         };
         match renamed {
-            Ok(()) => Ok(self.workspace(path, Origin::New)),
+            Ok(()) => Ok(self.workspace(path, Origin::New, Some(name))),
             Err(error) => {
-                let _ = self.files.remove_empty(&hidden);
+                let _ = files.remove_empty(&hidden);
                 if error.kind() == io::ErrorKind::AlreadyExists {
-                    self.take_existing(path)
+                    self.take_existing(files, path, name)
                 } else {
                     Err(WorkspaceError::Create { path, source: error })
                 }
@@ -155,21 +187,21 @@ impl<F: Files> Workspaces<F> {
     ///
     /// # Errors
     /// When the operating system refuses.
-    pub fn create_private(&self) -> Result<Workspace<F>, WorkspaceError> {
-        let (path, _) = self.create_hidden()?;
-        Ok(self.workspace(path, Origin::New))
+    pub fn create_private(&self, files: &impl Files) -> Result<Workspace, WorkspaceError> {
+        let (path, _) = self.create_hidden(files)?;
+        Ok(self.workspace(path, Origin::New, None))
     }
 
     /// Removes what crashed workers with our key left in the root. Only directories directly in it, which belong to our
     /// user and bear a mark of a worker that is no longer alive; nothing else is touched.
-    pub fn clean_leftovers(&self) -> Cleaned {
+    pub fn clean_leftovers(&self, files: &impl Files) -> Cleaned {
         let mut cleaned = Cleaned::default();
-        for name in self.files.names(&self.root).unwrap_or_default() {
+        for name in files.names(&self.root).unwrap_or_default() {
             let path = self.root.join(&name);
-            if !self.is_leftover(&path, &name) {
+            if !self.is_leftover(files, &path, &name) {
                 continue;
             }
-            match self.files.remove(&path) {
+            match files.remove(&path) {
                 Ok(()) => cleaned.removed.push(name),
                 Err(error) => cleaned.failed.push((name, error)),
             }
@@ -177,28 +209,27 @@ impl<F: Files> Workspaces<F> {
         cleaned
     }
 
-    fn is_leftover(&self, path: &Path, name: &OsStr) -> bool {
-        if !matches!(self.files.kind(path), Ok(PathKind::OurDirectory)) {
+    fn is_leftover(&self, files: &impl Files, path: &Path, name: &OsStr) -> bool {
+        if !matches!(files.kind(path), Ok(PathKind::OurDirectory)) {
             return false;
         }
-        let hidden = name.to_str().and_then(|name| owner::split_numbered(name.strip_prefix(HIDDEN)?));
+        let hidden = name.to_str().and_then(|name| split_numbered(name.strip_prefix(HIDDEN)?));
         match hidden {
-            Some((mark, _)) => self.owner.is_stale(mark),
-            None => self.files.mark(path).is_some_and(|mark| self.owner.is_stale(&mark)),
+            Some((mark, _)) => files.is_stale(&self.owner, mark),
+            None => files.mark(path).is_some_and(|mark| files.is_stale(&self.owner, &mark)),
         }
     }
 
     /// Makes a directory with a hidden name, and says whether it could be marked. Makes the root too if need be.
-    fn create_hidden(&self) -> Result<(PathBuf, bool), WorkspaceError> {
+    fn create_hidden(&self, files: &impl Files) -> Result<(PathBuf, bool), WorkspaceError> {
         loop {
-            let number = self.hidden.fetch_add(1, Ordering::Relaxed);
-            let path = self.root.join(format!("{HIDDEN}{}.{number}", self.owner.mark()));
-            let made = match self.files.make_private(&path) {
+            let path = self.hidden_path();
+            let made = match files.make_private(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    self.files
+                    files
                         .make_all(&self.root)
                         .map_err(|source| WorkspaceError::Create { path: self.root.clone(), source })?;
-                    self.files.make_private(&path)
+                    files.make_private(&path)
                 }
                 other => other,
             };
@@ -207,11 +238,11 @@ impl<F: Files> Workspaces<F> {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(source) => return Err(WorkspaceError::Root { root: self.root.clone(), source }),
             }
-            return match self.mark(&path) {
+            return match self.mark(files, &path) {
                 Ok(()) => Ok((path, true)),
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok((path, false)),
                 Err(source) => {
-                    let _ = self.files.remove_empty(&path);
+                    let _ = files.remove_empty(&path);
                     Err(WorkspaceError::Root { root: self.root.clone(), source })
                 }
             };
@@ -219,37 +250,43 @@ impl<F: Files> Workspaces<F> {
     }
 
     /// Uses the directory that has the task's name already.
-    fn take_existing(&self, path: PathBuf) -> Result<Workspace<F>, WorkspaceError> {
-        match self.files.kind(&path) {
+    fn take_existing(&self, files: &impl Files, path: PathBuf, name: Name) -> Result<Workspace, WorkspaceError> {
+        match files.kind(&path) {
             Ok(PathKind::OurDirectory) => {}
             Ok(PathKind::OthersDirectory(uid)) => return Err(WorkspaceError::OtherUser { path, uid }),
             Ok(PathKind::Other) => return Err(WorkspaceError::NotADirectory(path)),
             Err(source) => return Err(WorkspaceError::Create { path, source }),
         }
         // A mark of a living worker with our key means that somebody runs two of them: hands off.
-        let ours = self.files.mark(&path).is_some_and(|mark| {
-            mark == self.owner.mark() || mark == kept(self.owner.key()) || self.owner.is_stale(&mark)
+        let ours = files.mark(&path).is_some_and(|mark| {
+            mark == self.owner.mark() || mark == kept(self.owner.key()) || files.is_stale(&self.owner, &mark)
         });
         if !ours {
-            return Ok(self.workspace(path, Origin::Foreign));
+            return Ok(self.workspace(path, Origin::Foreign, Some(name)));
         }
-        let taken = self.files.set_private(&path).and_then(|()| self.mark(&path));
+        let taken = files.set_private(&path).and_then(|()| self.mark(files, &path));
         match taken {
-            Ok(()) => Ok(self.workspace(path, Origin::Reused)),
+            Ok(()) => Ok(self.workspace(path, Origin::Reused, Some(name))),
             Err(source) => Err(WorkspaceError::Create { path, source }),
         }
     }
 
-    fn mark(&self, path: &Path) -> io::Result<()> {
-        self.files.set_mark(path, self.owner.mark())
+    fn mark(&self, files: &impl Files, path: &Path) -> io::Result<()> {
+        files.set_mark(path, self.owner.mark())
     }
 
-    fn workspace(&self, path: PathBuf, origin: Origin) -> Workspace<F> {
-        Workspace { files: self.files.clone(), path, origin, key: self.owner.key().to_owned() }
+    /// A path for a directory without a task's name.
+    fn hidden_path(&self) -> PathBuf {
+        let number = self.hidden.fetch_add(1, Ordering::Relaxed);
+        self.root.join(format!("{HIDDEN}{}.{number}", self.owner.mark()))
+    }
+
+    fn workspace(&self, path: PathBuf, origin: Origin, name: Option<Name>) -> Workspace {
+        Workspace { path, origin, key: self.owner.key().to_owned(), name }
     }
 }
 
-impl<F: Files> Workspace<F> {
+impl Workspace {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
@@ -264,24 +301,37 @@ impl<F: Files> Workspace<F> {
     ///
     /// # Errors
     /// The first thing that could not be removed.
-    pub fn remove(self) -> io::Result<()> {
-        if self.origin == Origin::Foreign { Ok(()) } else { self.files.remove(&self.path) }
+    pub fn remove(self, files: &impl Files) -> io::Result<()> {
+        if self.origin == Origin::Foreign { Ok(()) } else { files.remove(&self.path) }
+    }
+
+    /// Takes its task's name from the directory, unless it is [foreign](Origin::Foreign): however long its removal takes, the
+    /// task can run again. Where that cannot be done the name stays taken.
+    pub fn set_aside(&mut self, files: &impl Files, workspaces: &Workspaces) {
+        if self.origin == Origin::Foreign || self.name.is_none() {
+            return;
+        }
+        let path = workspaces.hidden_path();
+        if files.rename_new(&self.path, &path).is_ok() {
+            self.path = path;
+            self.name = None;
+        }
     }
 
     /// Removes the directory if it is empty and not [foreign](Origin::Foreign), and says whether it did; never takes long.
-    pub fn remove_if_empty(&self) -> bool {
-        self.origin != Origin::Foreign && self.files.remove_empty(&self.path).is_ok()
+    pub fn remove_if_empty(&self, files: &impl Files) -> bool {
+        self.origin != Origin::Foreign && files.remove_empty(&self.path).is_ok()
     }
 
     /// Leaves the directory to the operator, so that no later start takes it for what a crash left behind.
     ///
     /// # Errors
     /// What the operating system says.
-    pub fn keep(self) -> io::Result<()> {
-        if self.origin == Origin::Foreign || self.files.mark(&self.path).is_none() {
+    pub fn keep(self, files: &impl Files) -> io::Result<()> {
+        if self.origin == Origin::Foreign || files.mark(&self.path).is_none() {
             return Ok(());
         }
-        self.files.set_mark(&self.path, &kept(&self.key))
+        files.set_mark(&self.path, &kept(&self.key))
     }
 }
 
@@ -308,16 +358,17 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-    use super::super::HostFiles;
+    use oz_worker_host::{HostFiles, owner};
+
     use super::*;
 
-    struct Scratch(Workspaces<HostFiles>);
+    struct Scratch(Workspaces);
 
     impl Scratch {
         fn new(name: &str) -> Self {
             let root = std::env::temp_dir().join(format!("oz-worker-workspaces-{}-{name}", std::process::id()));
             let _ = fs::remove_dir_all(&root);
-            Self(Workspaces::new(HostFiles, root.join("deep/root"), Owner::new("worker")))
+            Self(Workspaces::new(root.join("deep/root"), owner("worker")))
         }
     }
 
@@ -332,11 +383,11 @@ mod tests {
     }
 
     /// The mark of a worker with our key that is long gone.
-    fn stale(workspaces: &Workspaces<HostFiles>) -> String {
+    fn stale(workspaces: &Workspaces) -> String {
         format!("{}.2147483647.1", workspaces.owner.key())
     }
 
-    fn names(workspaces: &Workspaces<HostFiles>) -> Vec<String> {
+    fn names(workspaces: &Workspaces) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(workspaces.root())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -348,17 +399,17 @@ mod tests {
     #[test]
     fn a_workspace_is_private_marked_and_gone_when_removed() {
         let scratch = Scratch::new("plain");
-        let workspace = scratch.0.create("task-1").unwrap();
+        let workspace = scratch.0.create(&HostFiles, "task-1").unwrap();
         assert_eq!(workspace.origin(), Origin::New);
         assert_eq!(workspace.path(), scratch.0.root().join("task-1"));
         assert_eq!(mode(workspace.path()), 0o700);
         assert_eq!(names(&scratch.0), ["task-1"]);
-        if scratch.0.supports_marks().unwrap() {
+        if scratch.0.supports_marks(&HostFiles).unwrap() {
             assert_eq!(HostFiles.mark(workspace.path()).unwrap(), scratch.0.owner.mark());
         }
         fs::create_dir(workspace.path().join("sub")).unwrap();
         fs::write(workspace.path().join("sub/file"), "x").unwrap();
-        workspace.remove().unwrap();
+        workspace.remove(&HostFiles).unwrap();
         assert!(names(&scratch.0).is_empty());
     }
 
@@ -367,12 +418,12 @@ mod tests {
         let scratch = Scratch::new("ids");
         let long = "x".repeat(256);
         for id in ["", ".", "..", "a/b", "/", "../x", "a\0b", &long] {
-            assert!(matches!(scratch.0.create(id), Err(WorkspaceError::TaskId(_))), "{id:?}");
+            assert!(matches!(scratch.0.create(&HostFiles, id), Err(WorkspaceError::TaskId(_))), "{id:?}");
         }
         assert!(!scratch.0.root().exists());
         let longest = "x".repeat(255);
         for id in ["...", "-rf", "a b", "ä\n\u{1b}", "~", "%2e%2e", "\\", &longest] {
-            scratch.0.create(id).unwrap().remove().unwrap();
+            scratch.0.create(&HostFiles, id).unwrap().remove(&HostFiles).unwrap();
         }
     }
 
@@ -382,10 +433,10 @@ mod tests {
         let path = scratch.0.root().join("task");
         fs::create_dir_all(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        let workspace = scratch.0.create("task").unwrap();
+        let workspace = scratch.0.create(&HostFiles, "task").unwrap();
         assert_eq!(workspace.origin(), Origin::Foreign);
-        workspace.remove().unwrap();
-        scratch.0.create("task").unwrap().keep().unwrap();
+        workspace.remove(&HostFiles).unwrap();
+        scratch.0.create(&HostFiles, "task").unwrap().keep(&HostFiles).unwrap();
         assert_eq!(mode(&path), 0o755);
         assert_eq!(HostFiles.mark(&path), None);
         assert_eq!(names(&scratch.0), ["task"]);
@@ -397,26 +448,28 @@ mod tests {
         let path = scratch.0.root().join("task");
         fs::create_dir_all(&path).unwrap();
         let mut other = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
-        let start = super::super::proc::Stat::of(i32::try_from(other.id()).unwrap()).unwrap().start;
+        // Field 22 of proc_pid_stat(5); the program's name, in parentheses, is the second.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", other.id())).unwrap();
+        let start = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(22 - 3).unwrap();
         HostFiles.set_mark(&path, &format!("{}.{}.{start}", scratch.0.owner.key(), other.id())).unwrap();
-        assert_eq!(scratch.0.create("task").unwrap().origin(), Origin::Foreign);
-        assert!(scratch.0.clean_leftovers().removed.is_empty());
+        assert_eq!(scratch.0.create(&HostFiles, "task").unwrap().origin(), Origin::Foreign);
+        assert!(scratch.0.clean_leftovers(&HostFiles).removed.is_empty());
         other.kill().unwrap();
         other.wait().unwrap();
-        assert_eq!(scratch.0.clean_leftovers().removed, ["task"]);
+        assert_eq!(scratch.0.clean_leftovers(&HostFiles).removed, ["task"]);
     }
 
     #[test]
     fn a_kept_workspace_is_reused_and_then_removed() {
         let scratch = Scratch::new("kept");
-        let workspace = scratch.0.create("task").unwrap();
+        let workspace = scratch.0.create(&HostFiles, "task").unwrap();
         fs::write(workspace.path().join("file"), "kept").unwrap();
-        workspace.keep().unwrap();
-        assert!(scratch.0.clean_leftovers().removed.is_empty());
-        let workspace = scratch.0.create("task").unwrap();
+        workspace.keep(&HostFiles).unwrap();
+        assert!(scratch.0.clean_leftovers(&HostFiles).removed.is_empty());
+        let workspace = scratch.0.create(&HostFiles, "task").unwrap();
         assert_eq!(workspace.origin(), Origin::Reused);
         assert!(workspace.path().join("file").exists());
-        workspace.remove().unwrap();
+        workspace.remove(&HostFiles).unwrap();
         assert!(names(&scratch.0).is_empty());
     }
 
@@ -429,7 +482,7 @@ mod tests {
         symlink(root.join("real"), root.join("link")).unwrap();
         symlink("/nowhere", root.join("dangling")).unwrap();
         for id in ["file", "link", "dangling"] {
-            assert!(matches!(scratch.0.create(id), Err(WorkspaceError::NotADirectory(_))), "{id}");
+            assert!(matches!(scratch.0.create(&HostFiles, id), Err(WorkspaceError::NotADirectory(_))), "{id}");
         }
         assert_eq!(names(&scratch.0), ["dangling", "file", "link", "real"]);
     }
@@ -438,7 +491,7 @@ mod tests {
     fn only_leftovers_of_our_own_crash_are_cleaned() {
         let scratch = Scratch::new("leftovers");
         let (workspaces, root) = (&scratch.0, scratch.0.root().to_owned());
-        let running = workspaces.create("running").unwrap();
+        let running = workspaces.create(&HostFiles, "running").unwrap();
         let hidden = format!("{HIDDEN}{}.7", stale(workspaces));
         let other = format!("{HIDDEN}ffffffffffffffff.2147483647.1.7");
         for name in ["crashed", "foreign", "other-worker", "odd-mark", &hidden, &other, ".oz-agent-worker.x"] {
@@ -450,7 +503,7 @@ mod tests {
         fs::write(root.join("file"), "").unwrap();
         symlink(root.join("crashed"), root.join("link")).unwrap();
 
-        let cleaned = workspaces.clean_leftovers();
+        let cleaned = workspaces.clean_leftovers(&HostFiles);
         let mut removed: Vec<_> = cleaned.removed.iter().map(|name| name.to_str().unwrap()).collect();
         removed.sort_unstable();
         assert_eq!(removed, [hidden.as_str(), "crashed"]);
@@ -461,7 +514,7 @@ mod tests {
             sorted([".oz-agent-worker.x", &other, "file", "foreign", "link", "odd-mark", "other-worker", "running"])
         );
         assert!(root.join("foreign/content").exists());
-        running.remove().unwrap();
+        running.remove(&HostFiles).unwrap();
     }
 
     fn sorted<const N: usize>(mut names: [&str; N]) -> [&str; N] {
@@ -472,21 +525,21 @@ mod tests {
     #[test]
     fn a_private_directory_needs_no_attribute_to_be_known_again() {
         let scratch = Scratch::new("private");
-        let private = scratch.0.create_private().unwrap();
+        let private = scratch.0.create_private(&HostFiles).unwrap();
         assert_eq!(mode(private.path()), 0o700);
-        assert!(scratch.0.clean_leftovers().removed.is_empty());
-        private.remove().unwrap();
+        assert!(scratch.0.clean_leftovers(&HostFiles).removed.is_empty());
+        private.remove(&HostFiles).unwrap();
         assert!(names(&scratch.0).is_empty());
     }
 
     #[test]
     fn a_root_that_cannot_be_written_is_named() {
         // Neither root nor anybody else can make a directory in /proc.
-        let workspaces = Workspaces::new(HostFiles, "/proc/self", Owner::new("worker"));
-        let error = workspaces.create("task").unwrap_err();
+        let workspaces = Workspaces::new("/proc/self", owner("worker"));
+        let error = workspaces.create(&HostFiles, "task").unwrap_err();
         assert!(error.to_string().starts_with("cannot create a directory in /proc/self: "), "{error}");
-        let workspaces = Workspaces::new(HostFiles, "/proc/self/no/such", Owner::new("worker"));
-        let error = workspaces.create("task").unwrap_err();
+        let workspaces = Workspaces::new("/proc/self/no/such", owner("worker"));
+        let error = workspaces.create(&HostFiles, "task").unwrap_err();
         assert!(error.to_string().starts_with("cannot create /proc/self/no/such: "), "{error}");
     }
 }

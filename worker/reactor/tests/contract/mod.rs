@@ -5,16 +5,19 @@
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::os::unix::net::UnixListener;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt, future};
-use oz_worker::Runtime;
-use oz_worker::host::Owner;
-use oz_worker::reactor::{OnReactor, Tasks};
-use oz_worker::runtime::{Command, Exit, Process as _, Signal, Tree as _};
+use oz_worker_host::owner;
+use oz_worker_reactor::{LocalMachine, MOST_THREADS, OnReactor, Tasks};
+use oz_worker_runtime::{
+    Address, Command, Exit, Host, Lane, Machine as _, Output, Process, Runtime, Signal, Tree as _,
+};
 
 use super::{has_nodelay, runtime};
 
@@ -33,18 +36,25 @@ fn shell(script: &str) -> Command {
     Command {
         program: "/bin/sh".into(),
         args: vec!["-c".into(), script.into()],
-        env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+        env: [("PATH", "/usr/bin:/bin")].into_iter().collect(),
         cwd: "/".into(),
         input: false,
+        output: Output::Merged,
     }
+}
+
+/// Starts a process as a backend does: where it may block.
+async fn start<R: Host>(runtime: &R, command: Command) -> impl Process + use<R> {
+    runtime.on(Lane::Start, move |machine| machine.start(&command, None)).await.unwrap()
 }
 
 #[test]
 fn a_process_takes_input_gives_output_and_ends() {
     let runtime = runtime();
-    let mut process = runtime.start(&Command { input: true, ..shell("cat; echo bye >&2; exit 3") }, None).unwrap();
-    let (mut input, mut output) = (process.input().unwrap(), process.output().unwrap());
     let (text, exit) = drive(&runtime, async {
+        let mut process = start(&runtime, Command { input: true, ..shell("cat; echo bye >&2; exit 3") }).await;
+        let (mut input, mut output) = (process.input().unwrap(), process.output().unwrap());
+        assert!(process.errors().is_none());
         // More than a pipe holds, so that writing has to wait for reading.
         let sent = "x".repeat(300_000);
         let write = async {
@@ -64,10 +74,24 @@ fn a_process_takes_input_gives_output_and_ends() {
 }
 
 #[test]
+fn standard_error_comes_apart_where_that_is_asked_for() {
+    let runtime = runtime();
+    drive(&runtime, async {
+        let command = Command { output: Output::Apart, ..shell("echo out; echo err >&2") };
+        let mut process = start(&runtime, command).await;
+        let (mut output, mut errors) = (String::new(), String::new());
+        process.output().unwrap().read_to_string(&mut output).await.unwrap();
+        process.errors().unwrap().read_to_string(&mut errors).await.unwrap();
+        assert_eq!((output.as_str(), errors.as_str()), ("out\n", "err\n"));
+        assert_eq!(process.wait().await.unwrap(), Exit::Code(0));
+    });
+}
+
+#[test]
 fn a_wait_that_was_given_up_loses_nothing() {
     let runtime = runtime();
-    let mut process = runtime.start(&shell("exec sleep 1000"), None).unwrap();
     drive(&runtime, async {
+        let mut process = start(&runtime, shell("exec sleep 1000")).await;
         assert!(future::poll_once(process.wait()).await.is_none());
         process.signal_group(Signal::Terminate);
         assert_eq!(process.wait().await.unwrap(), Exit::Signal(15));
@@ -77,30 +101,44 @@ fn a_wait_that_was_given_up_loses_nothing() {
 #[test]
 fn tasks_run_beside_the_calling_thread_with_trees_of_their_own() {
     let runtime = runtime();
-    runtime.adopt(&Owner::new("runtime")).unwrap();
     let (done, mut ended) = (async_channel::unbounded(), 0);
-    for number in 0..50 {
-        let (task, done) = (runtime.clone(), done.0.clone());
-        runtime.spawn(async move {
-            let tree = task.tree();
-            let script = format!("(setsid sleep 1000 &); exit {number}");
-            let mut process = task.start(&shell(&script), Some(&tree)).unwrap();
-            let exit = process.wait().await.unwrap();
-            while !tree.is_empty() {
-                tree.kill();
-                task.sleep_until(task.now().plus(Duration::from_millis(1))).await;
-            }
-            done.send((number, exit)).await.unwrap();
-        });
-    }
     drive(&runtime, async {
+        runtime.on(Lane::Start, |machine| machine.adopt(&owner("runtime"))).await.unwrap();
+        for number in 0..50 {
+            let (task, done) = (runtime.clone(), done.0.clone());
+            runtime.spawn(async move {
+                let script = format!("(setsid sleep 1000 &); exit {number}");
+                let begin = move |machine: &LocalMachine| {
+                    let tree = Arc::new(machine.tree());
+                    (machine.start(&shell(&script), Some(&tree)).unwrap(), tree)
+                };
+                let (mut process, tree) = task.on(Lane::Start, begin).await;
+                let exit = process.wait().await.unwrap();
+                loop {
+                    let tree = Arc::clone(&tree);
+                    if task
+                        .on(Lane::Finish, move |_| {
+                            tree.is_empty() || {
+                                tree.kill();
+                                false
+                            }
+                        })
+                        .await
+                    {
+                        break;
+                    }
+                    task.sleep_until(task.now().plus(Duration::from_millis(1))).await;
+                }
+                done.send((number, exit)).await.unwrap();
+            });
+        }
         while ended < 50 {
             let (number, exit) = done.1.recv().await.unwrap();
             assert_eq!(exit, Exit::Code(number));
             ended += 1;
         }
+        runtime.on(Lane::Finish, |machine| machine.release()).await;
     });
-    runtime.release();
 }
 
 #[test]
@@ -115,15 +153,15 @@ fn a_task_that_panics_takes_no_other_with_it() {
 }
 
 #[test]
-fn no_more_than_two_pieces_of_blocking_work_run_at_once() {
+fn a_lane_has_few_threads_and_whatever_holds_them_up_holds_up_no_other_lane() {
     let runtime = runtime();
     let (release, gate) = mpsc::channel::<()>();
     let (started, starts) = mpsc::channel();
-    let (gate, running) = (Arc::new(Mutex::new(gate)), Arc::new(AtomicU32::new(0)));
-    let work: Vec<_> = (0..20)
+    let (gate, running) = (Arc::new(Mutex::new(gate)), Arc::new(AtomicUsize::new(0)));
+    let held_up: Vec<_> = (0..20)
         .map(|number| {
             let (gate, running, started) = (gate.clone(), running.clone(), started.clone());
-            runtime.unblock(move || {
+            runtime.unblock(Lane::Remove, move || {
                 started.send(running.fetch_add(1, Relaxed) + 1).unwrap();
                 gate.lock().unwrap().recv().unwrap();
                 running.fetch_sub(1, Relaxed);
@@ -131,15 +169,47 @@ fn no_more_than_two_pieces_of_blocking_work_run_at_once() {
             })
         })
         .collect();
-    let first = [starts.recv_timeout(BOUND).unwrap(), starts.recv_timeout(BOUND).unwrap()];
-    assert!(first == [1, 2] || first == [2, 1], "{first:?}");
+    let mut first: Vec<usize> = (0..MOST_THREADS).map(|_| starts.recv_timeout(BOUND).unwrap()).collect();
+    first.sort_unstable();
+    assert!(first.iter().copied().eq(1..=MOST_THREADS), "{first:?}");
+    for lane in Lane::ALL.into_iter().filter(|lane| *lane != Lane::Remove) {
+        drive(&runtime, runtime.unblock(lane, || ()));
+    }
     (0..20).for_each(|_| release.send(()).unwrap());
     drive(&runtime, async {
-        for (number, work) in work.into_iter().enumerate() {
+        for (number, work) in held_up.into_iter().enumerate() {
             assert_eq!(work.await, number);
         }
     });
-    assert!(starts.try_iter().all(|running| running <= 2));
+    assert!(starts.try_iter().all(|running| running <= MOST_THREADS));
+}
+
+#[test]
+fn work_that_nobody_waits_for_is_done_and_its_result_dropped() {
+    struct Told(mpsc::Sender<&'static str>);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _ = self.0.send("dropped");
+        }
+    }
+    let runtime = runtime();
+    let (tell, told) = mpsc::channel();
+    drop(runtime.unblock(Lane::Start, move || {
+        tell.send("done").unwrap();
+        Told(tell)
+    }));
+    assert_eq!(told.recv_timeout(BOUND), Ok("done"));
+    assert_eq!(told.recv_timeout(BOUND), Ok("dropped"));
+}
+
+#[test]
+fn a_panic_of_blocking_work_is_that_of_whoever_waits_for_it() {
+    let runtime = runtime();
+    let panicked = drive(&runtime, async {
+        AssertUnwindSafe(runtime.unblock(Lane::Dial, || panic!("as a test"))).catch_unwind().await.is_err()
+    });
+    assert!(panicked);
+    assert_eq!(drive(&runtime, runtime.unblock(Lane::Dial, || 7)), 7);
 }
 
 #[test]
@@ -155,13 +225,31 @@ fn connects_and_resolves() {
     });
     drive(&runtime, async {
         let addresses = runtime.resolve("127.0.0.1", port).await.unwrap();
-        let mut stream = runtime.connect(addresses[0]).await.unwrap();
+        let mut stream = runtime.connect(&Address::Tcp(addresses[0])).await.unwrap();
         assert!(has_nodelay(&stream));
         stream.write_all(b"ping").await.unwrap();
         let mut bytes = [0; 4];
         stream.read_exact(&mut bytes).await.unwrap();
         assert_eq!(&bytes, b"ping");
         assert!(runtime.resolve("no.such.host.invalid", 1).await.is_err());
+    });
+    server.join().unwrap();
+}
+
+#[test]
+fn connects_to_a_socket_in_the_file_system() {
+    let runtime = runtime();
+    let path = std::env::temp_dir().join(format!("oz-worker-socket-{}", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).unwrap();
+    let server = thread::spawn(move || listener.accept().unwrap().0.write_all(b"hello").unwrap());
+    drive(&runtime, async {
+        let mut stream = runtime.connect(&Address::Unix(path.clone())).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "hello");
+        std::fs::remove_file(&path).unwrap();
+        assert!(runtime.connect(&Address::Unix(path)).await.is_err());
     });
     server.join().unwrap();
 }

@@ -1,6 +1,15 @@
 //! What a file may say, and what is said about one that is wrong.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use oz_worker_backends::BackendSettings as Backend;
+use oz_worker_backends::command::CommandSettings as Command;
+use oz_worker_backends::direct::DirectSettings as Direct;
+use oz_worker_backends::docker::DockerSettings as Docker;
+use oz_worker_backends::kubernetes::{KubernetesSettings as Kubernetes, PullPolicy, Untyped};
+
 use super::*;
 
 fn good(source: &str) -> File {

@@ -1,19 +1,9 @@
-//! The small forms inside values: a worker id, `KEY=VALUE`, `HOST:CONTAINER[:MODE]`, the name of an image.
+//! Environment variables as operators write them: `KEY=VALUE`, or `KEY` for the host's value.
 
 use std::fmt;
 
-/// Why a text cannot be the worker's id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("ids that begin with \"warp\" are reserved; choose another")]
-pub struct ReservedWorkerId;
-
-/// Checks a worker id that is not blank.
-///
-/// # Errors
-/// When the server keeps such ids for itself.
-pub fn check_worker_id(id: &str) -> Result<(), ReservedWorkerId> {
-    if id.starts_with("warp") { Err(ReservedWorkerId) } else { Ok(()) }
-}
+use crate::section::Section;
+use crate::yaml::{Node, Value};
 
 /// Why a text cannot be the name of an environment variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -74,36 +64,36 @@ impl Variable {
     }
 }
 
-/// Why a text is not a volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a volume; write HOST:CONTAINER or HOST:CONTAINER:MODE, CONTAINER being an absolute path")]
-pub struct VolumeError;
-
-/// Checks the form `HOST:CONTAINER[:MODE]`. What the three mean is for the container engine to say.
-///
-/// # Errors
-/// When the text has another form.
-pub fn check_volume(spec: &str) -> Result<(), VolumeError> {
-    let parts: Vec<&str> = spec.split(':').collect();
-    match parts.as_slice() {
-        [host, container] | [host, container, _] if !host.trim().is_empty() && container.starts_with('/') => {
-            if parts.iter().any(|part| part.trim().is_empty()) { Err(VolumeError) } else { Ok(()) }
-        }
-        _ => Err(VolumeError),
-    }
+/// The variables of a section's `environment`: a list of `{name, value}`; its vocabulary has an entry `environment[]`.
+pub fn environment(section: &Section) -> Vec<Variable> {
+    let items = section.items("environment");
+    items.into_iter().filter_map(|(path, item)| variable(section, path, item)).collect()
 }
 
-/// Why a text cannot name an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an image's name cannot hold white space")]
-pub struct ImageError;
-
-/// Checks the name of an image for what is never right; the registry judges the rest.
-///
-/// # Errors
-/// When there is white space inside.
-pub fn check_image(name: &str) -> Result<(), ImageError> {
-    if name.contains(char::is_whitespace) { Err(ImageError) } else { Ok(()) }
+fn variable(section: &Section, path: String, item: &Node) -> Option<Variable> {
+    if !matches!(item.value, Value::Map(_)) {
+        let what = format_args!("write {{name: …, value: …}} here, not {}", item.kind());
+        section.item_problem(item, &path, what);
+        return None;
+    }
+    let entry = section.open_item(path, "environment[]", item)?;
+    let Some(name) = entry.verbatim("name") else {
+        if entry.get("name").is_none() {
+            entry.problem(item.at, "name", "is missing: the name of the variable");
+        }
+        return None;
+    };
+    let value = match entry.get("value") {
+        Some(_) => Some(entry.verbatim("value")?),
+        None => None,
+    };
+    match Variable::new(name, value) {
+        Ok(variable) => Some(variable),
+        Err(error) => {
+            entry.problem(entry.get("name")?.at, "name", error);
+            None
+        }
+    }
 }
 
 #[cfg(test)]
@@ -127,15 +117,5 @@ mod tests {
     #[test]
     fn debug_never_shows_a_value() {
         assert_eq!(format!("{:?}", Variable::from_flag("A=canary").unwrap()), "Variable(\"A\", value not shown)");
-    }
-
-    #[test]
-    fn checks_the_form_of_a_volume() {
-        for good in ["/a:/b", "name:/b", "/a:/b:ro", "./x:/b:rw,z"] {
-            assert_eq!(check_volume(good), Ok(()), "{good}");
-        }
-        for bad in ["", "/a", ":/b", "/a:", "/a:b", "/a:/b:", "/a:/b:ro:x", " :/b"] {
-            assert_eq!(check_volume(bad), Err(VolumeError), "{bad}");
-        }
     }
 }
