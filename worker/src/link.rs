@@ -4,8 +4,8 @@
 //! server that does not read cannot fill the memory.
 
 mod dial;
-pub mod http;
-pub mod proxy;
+mod error;
+mod refusal;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -19,16 +19,18 @@ use futures_core::Stream;
 use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt};
 use futures_sink::Sink;
 use oz_worker_core::Frame;
+use oz_worker_net::tls::TlsFault;
+use oz_worker_net::{Duplex, Wire};
+use oz_worker_runtime::Runtime;
+use oz_worker_text::line::one_line;
 use tungstenite::error::{CapacityError, ProtocolError};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Bytes, Error, Message, Utf8Bytes};
 
-pub use dial::{DialError, Target, check_handshake, refusal};
-
-use dial::Transport;
-use oz_worker_runtime::Runtime;
-use oz_worker_text::line::one_line;
+pub use dial::{Target, check_handshake};
+pub use error::LinkError;
+pub use refusal::refusal;
 
 /// After how many frames read what is written meanwhile is flushed, even though more can be read.
 const FRAMES_PER_FLUSH: u32 = 64;
@@ -38,8 +40,8 @@ const LARGEST_BACKLOG: usize = 4 << 20;
 /// How long a connection that breaks the rules is still read after its Close, so that the server can read that.
 const LINGER: Duration = Duration::from_secs(2);
 
-type Socket<R> = WebSocketStream<Transport<<R as Runtime>::Stream>>;
-type Dialing<R> = Pin<Box<dyn Future<Output = Result<Socket<R>, DialError>> + Send>>;
+type Socket<R> = WebSocketStream<Wire<<R as Runtime>::Stream>>;
+type Dialing<R> = Pin<Box<dyn Future<Output = Result<Socket<R>, LinkError>> + Send>>;
 
 /// What happened on the connection.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ pub enum LinkEvent {
     /// The dial succeeded.
     Connected,
     /// The dial failed.
-    DialFailed(DialError),
+    DialFailed(LinkError),
     /// The connection ended, for this reason in words.
     Disconnected(String),
     /// A text frame.
@@ -170,10 +172,7 @@ impl<R: Runtime> Link<R> {
 
 /// Sends a Close and then reads until the server hangs up: closing a socket with unread bytes would reset the connection,
 /// and the Close could be lost with it.
-async fn say_close<S>(mut socket: WebSocketStream<Transport<S>>, code: CloseCode)
-where
-    Transport<S>: futures_io::AsyncRead + futures_io::AsyncWrite + Unpin,
-{
+async fn say_close<S: Duplex>(mut socket: WebSocketStream<S>, code: CloseCode) {
     let reason = "".into();
     if socket.close(Some(CloseFrame { code, reason })).await.is_err() {
         return;
@@ -210,8 +209,8 @@ impl From<Error> for End {
             Error::Protocol(error) => {
                 (format!("the server broke the WebSocket protocol: {error}"), Some(CloseCode::Protocol))
             }
-            Error::Io(error) => (error.to_string(), None),
-            other => (other.to_string(), None),
+            Error::Io(error) => (TlsFault::from(&error).to_string(), None),
+            _ => ("the connection is of no more use".into(), None),
         };
         Self { cause, close_with }
     }

@@ -1,61 +1,20 @@
 //! URLs in settings: checked with the parser that will dial them, so that a bad one is found before anything starts.
 
+use oz_worker_net::url::{Url, UrlError};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use tungstenite::http::Uri;
 
 /// Everything but the unreserved characters of RFC 3986, section 2.3.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Why a text cannot be used as the URL that was asked for.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UrlError {
-    /// The text has another scheme, or none.
-    #[error("must begin with {}", .0.iter().map(|s| format!("{s}://")).collect::<Vec<_>>().join(" or "))]
-    Scheme(&'static [&'static str]),
-    /// No host between the scheme and the path.
-    #[error("names no host")]
-    NoHost,
-    /// The port is not 1 to 65535.
-    #[error("the port must be a number from 1 to 65535")]
-    Port,
-    /// A user name or password in front of the host.
-    #[error("must not hold a user name or password; the API key is what the worker signs in with")]
-    Credentials,
-    /// A `#` part, which a WebSocket URL cannot have (RFC 6455, section 3).
-    #[error("must not have a fragment (#…)")]
-    Fragment,
-    /// A character that must be percent-encoded, or another flaw of the syntax.
-    #[error("is not a URL: {0}")]
-    Syntax(String),
-}
-
-/// Checks that `text` is an absolute URL with a host and one of `schemes`.
+/// Checks that `text` is an absolute URL with a host and one of `schemes`, and without a user.
 ///
 /// # Errors
 /// What is wrong with the text; the text itself is left to the caller to show.
 pub fn check(text: &str, schemes: &'static [&'static str]) -> Result<(), UrlError> {
-    let (scheme, rest) = text.split_once("://").ok_or(UrlError::Scheme(schemes))?;
-    if !schemes.iter().any(|known| known.eq_ignore_ascii_case(scheme)) {
-        return Err(UrlError::Scheme(schemes));
+    match Url::parse(text, schemes)?.user_info() {
+        Some(_) => Err(UrlError::Credentials),
+        None => Ok(()),
     }
-    if text.contains('#') {
-        return Err(UrlError::Fragment);
-    }
-    let authority = rest.split(['/', '?']).next().unwrap_or_default();
-    if authority.contains('@') {
-        return Err(UrlError::Credentials);
-    }
-    if authority.is_empty() || authority.starts_with(':') {
-        return Err(UrlError::NoHost);
-    }
-    // What follows the colon after the host; an IPv6 address has its own colons inside brackets.
-    let after_host = authority.rsplit_once(']').map_or(authority, |(_, after)| after);
-    if let Some((_, port)) = after_host.split_once(':')
-        && !port.parse::<u16>().is_ok_and(|port| port > 0)
-    {
-        return Err(UrlError::Port);
-    }
-    text.parse::<Uri>().map(drop).map_err(|error| UrlError::Syntax(error.to_string()))
 }
 
 /// `url` with the query parameter `name` set to `value`, percent-encoded: the first one already there is replaced in its

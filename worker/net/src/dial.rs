@@ -1,0 +1,178 @@
+//! One dial: name, TCP or Unix socket, proxy, TLS. Bounded in everything it reads; its time is bounded by whoever dials.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_rustls::TlsConnector;
+use futures_rustls::client::TlsStream;
+use http::{HeaderValue, Method, Request, header};
+use oz_worker_runtime::{Address, Lane, Runtime};
+use rustls::pki_types::ServerName;
+
+use crate::destination::Destination;
+use crate::eyeballs::connect_first;
+use crate::http::{AnswerError, HttpClient};
+use crate::payload::Payload;
+use crate::proxy::Proxy;
+use crate::socket::Duplex;
+use crate::tls::{Tls, TlsError, TlsFault};
+use crate::url::{Url, UrlHost};
+use crate::wire::Wire;
+
+/// Why a dial failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The name has no address.
+    #[error("cannot resolve {host}: {source}")]
+    Resolve {
+        /// The name.
+        host: UrlHost,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// The resolver knows the name and gives no address.
+    #[error("cannot resolve {host}: the name has no address")]
+    NoAddress {
+        /// The name.
+        host: UrlHost,
+    },
+    /// No address could be connected to.
+    #[error("cannot connect to {host} ({address}): {source}")]
+    Connect {
+        /// The name.
+        host: UrlHost,
+        /// The address that failed last.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The socket in the file system could not be connected to.
+    #[error("cannot connect to {}: {source}", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The proxy did not open a way to the host.
+    #[error("the proxy {proxy} refused to connect: HTTP {status}{}", hint(*.status))]
+    ProxyRefused {
+        /// The proxy.
+        proxy: Proxy,
+        /// Its status code.
+        status: u16,
+    },
+    /// The proxy's answer could not be read.
+    #[error("the proxy {proxy} did not answer as a proxy: {source}")]
+    ProxyAnswer {
+        /// The proxy.
+        proxy: Proxy,
+        /// What is wrong with the answer.
+        source: AnswerError,
+    },
+    /// There is no TLS to be had.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    /// The host's name cannot stand in a certificate.
+    #[error("{0} is not a name that a certificate can hold")]
+    ServerName(UrlHost),
+    /// The TLS handshake failed.
+    #[error("TLS with {host} failed: {source}")]
+    Handshake {
+        /// The host.
+        host: UrlHost,
+        /// What went wrong; names the flaw of a certificate.
+        source: TlsFault,
+    },
+}
+
+const fn hint(status: u16) -> &'static str {
+    if status == 407 { "; its URL must hold a user name and password that it accepts" } else { "" }
+}
+
+/// Connects to `destination`.
+///
+/// # Errors
+/// [`DialError`]; no text of it holds a secret.
+pub async fn dial<R: Runtime>(runtime: &R, destination: &Destination) -> Result<Wire<R::Stream>, DialError> {
+    let remote = match destination {
+        Destination::Unix(path) => {
+            let connected = runtime.connect(&Address::Unix(path.clone())).await;
+            return connected.map(Wire::Plain).map_err(|source| DialError::Socket { path: path.clone(), source });
+        }
+        Destination::Host(remote) => remote,
+    };
+    let url = &remote.url;
+    let stream = match &remote.proxy {
+        None => connect(runtime, url.host(), url.port()).await?,
+        Some(proxy) => {
+            let stream = connect(runtime, &proxy.host, proxy.port).await?;
+            if remote.is_forwarded() { stream } else { open_tunnel(stream, proxy, url).await? }
+        }
+    };
+    if url.is_secure() {
+        Ok(Wire::Tls(Box::new(secure(runtime, stream, url.host(), &remote.tls).await?)))
+    } else {
+        Ok(Wire::Plain(stream))
+    }
+}
+
+async fn connect<R: Runtime>(runtime: &R, host: &UrlHost, port: u16) -> Result<R::Stream, DialError> {
+    let addresses = match host {
+        UrlHost::Address(address) => vec![SocketAddr::new(*address, port)],
+        UrlHost::Name(name) => {
+            let resolved = runtime.resolve(name, port).await;
+            resolved.map_err(|source| DialError::Resolve { host: host.clone(), source })?
+        }
+    };
+    connect_first(runtime, addresses).await.map_err(|failed| match failed {
+        Some((address, source)) => DialError::Connect { host: host.clone(), address, source },
+        None => DialError::NoAddress { host: host.clone() },
+    })
+}
+
+/// Asks the proxy to connect to the host of `url` (RFC 9110, section 9.3.6).
+async fn open_tunnel<S: Duplex>(stream: S, proxy: &Proxy, url: &Url) -> Result<S, DialError> {
+    let answer_error = |source| DialError::ProxyAnswer { proxy: proxy.clone(), source };
+    let mut request = Request::new(Payload::default());
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = url.authority().clone().into();
+    // A host is plain ASCII, and can stand in a header.
+    if let Ok(host) = HeaderValue::from_str(url.authority().as_str()) {
+        request.headers_mut().insert(header::HOST, host);
+    }
+    if let Some(value) = proxy.authorization_value() {
+        request.headers_mut().insert(header::PROXY_AUTHORIZATION, value);
+    }
+    let client = HttpClient::new(stream).await.map_err(answer_error)?;
+    let answer = client.send(request).await.map_err(answer_error)?;
+    if !answer.status().is_success() {
+        return Err(DialError::ProxyRefused { proxy: proxy.clone(), status: answer.status().as_u16() });
+    }
+    match answer.into_stream().await.map_err(answer_error)? {
+        (stream, rest) if rest.is_empty() => Ok(stream),
+        // Neither a TLS server nor a WebSocket server speaks first.
+        _ => Err(answer_error(AnswerError::NotHttp)),
+    }
+}
+
+async fn secure<R: Runtime>(
+    runtime: &R,
+    stream: R::Stream,
+    host: &UrlHost,
+    tls: &Arc<Tls>,
+) -> Result<TlsStream<R::Stream>, DialError> {
+    let name = match host {
+        UrlHost::Address(address) => ServerName::from(*address),
+        // A certificate has no final dot (RFC 6066, section 3).
+        UrlHost::Name(name) => ServerName::try_from(name.trim_end_matches('.').to_owned())
+            .map_err(|_| DialError::ServerName(host.clone()))?,
+    };
+    // Read anew for every dial, so that a rotated certificate authority needs no restart.
+    let tls = Arc::clone(tls);
+    let config = runtime.unblock(Lane::Dial, move || tls.client_config()).await?;
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    connecting.await.map_err(|error| DialError::Handshake { host: host.clone(), source: TlsFault::from(&error) })
+}

@@ -1,0 +1,103 @@
+//! One connection out of several addresses (RFC 8305, Happy Eyeballs): an address that does not answer holds up the next
+//! one for a quarter of a second, not for its whole time-out.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use oz_worker_runtime::{Address, Runtime};
+
+/// How long an attempt may go on before the next one begins beside it: the Connection Attempt Delay of section 5.
+const DELAY: Duration = Duration::from_millis(250);
+
+type Attempt<S> = Pin<Box<dyn Future<Output = io::Result<S>> + Send>>;
+
+/// The first connection that is there. The others are given up.
+///
+/// # Errors
+/// The address that failed last and what the operating system said, or `None` when there is no address.
+pub(crate) async fn connect_first<R: Runtime>(
+    runtime: &R,
+    addresses: Vec<SocketAddr>,
+) -> Result<R::Stream, Option<(SocketAddr, io::Error)>> {
+    let mut waiting = in_turns(addresses).into_iter();
+    let mut attempts: Vec<(SocketAddr, Attempt<R::Stream>)> = Vec::new();
+    let mut delay = runtime.sleep_until(runtime.now());
+    let mut failed = None;
+    poll_fn(|cx| {
+        let mut begin_next = attempts.is_empty();
+        loop {
+            if begin_next && let Some(address) = waiting.next() {
+                let connecting = runtime.clone();
+                attempts.push((address, Box::pin(async move { connecting.connect(&Address::Tcp(address)).await })));
+                delay = runtime.sleep_until(runtime.now().plus(DELAY));
+            }
+            let under_way = attempts.len();
+            let mut connected = None;
+            attempts.retain_mut(|(address, attempt)| match attempt.as_mut().poll(cx) {
+                Poll::Pending => true,
+                Poll::Ready(Ok(stream)) => {
+                    connected = Some(stream);
+                    false
+                }
+                Poll::Ready(Err(error)) => {
+                    failed = Some((*address, error));
+                    false
+                }
+            });
+            if let Some(stream) = connected {
+                return Poll::Ready(Ok(stream));
+            }
+            let is_last = waiting.as_slice().is_empty();
+            if is_last && attempts.is_empty() {
+                return Poll::Ready(Err(failed.take()));
+            }
+            begin_next = attempts.len() < under_way || Pin::new(&mut delay).poll(cx).is_ready();
+            if is_last || !begin_next {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
+}
+
+/// The addresses in their order, but the two families in turns (section 4), and each address once.
+fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (mut first, mut second): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    for family in [&mut first, &mut second] {
+        let mut known = Vec::new();
+        family.retain(|address| {
+            let is_new = !known.contains(address);
+            known.push(*address);
+            is_new
+        });
+    }
+    let mut second = second.into_iter();
+    let mut ordered: Vec<_> = first.into_iter().flat_map(|address| [Some(address), second.next()]).flatten().collect();
+    ordered.extend(second);
+    ordered
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_families_take_turns_and_no_address_is_tried_twice() {
+        for (addresses, expected) in [
+            ("[::1]:1 [::2]:1 1.1.1.1:1 [::3]:1 2.2.2.2:1", "[::1]:1 1.1.1.1:1 [::2]:1 2.2.2.2:1 [::3]:1"),
+            ("1.1.1.1:1 [::1]:1 [::2]:1", "1.1.1.1:1 [::1]:1 [::2]:1"),
+            ("1.1.1.1:1 1.1.1.1:1 2.2.2.2:1 1.1.1.1:1", "1.1.1.1:1 2.2.2.2:1"),
+            ("", ""),
+        ] {
+            let parse = |text: &str| text.split_whitespace().map(|one| one.parse().unwrap()).collect::<Vec<_>>();
+            assert_eq!(in_turns(parse(addresses)), parse(expected), "{addresses}");
+        }
+    }
+}
