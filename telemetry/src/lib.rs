@@ -22,6 +22,8 @@
 //! telemetry.shutdown(Duration::from_secs(5));
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod connection;
 mod console;
 mod endpoint;
@@ -40,7 +42,6 @@ mod server;
 mod settings;
 mod status;
 mod traces;
-mod words;
 
 use std::net::TcpListener;
 use std::sync::Arc;

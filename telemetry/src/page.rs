@@ -2,16 +2,18 @@
 //!
 //! It works without scripts, and loads nothing from anywhere: the policy in [`HEADERS`] forbids both. What the server sends
 //! (ids, titles, reasons) is untrusted: it reaches the page through [`Text`] only, bounded in length (`status.rs`), and inside
-//! `<bdi>`, so that its direction does not reorder what stands beside it.
+//! `<bdi>`, so that its direction does not reorder what stands beside it. Which characters are not fit to be shown is asked
+//! of `oz_worker_text::line`.
 
 use std::fmt::{self, Display, Write};
 use std::time::{Duration, Instant, SystemTime};
 
 use oz_worker_core::metrics::TaskResult;
+use oz_worker_text::duration::{moment, span, took};
+use oz_worker_text::line::is_unfit;
 
 use crate::http::Response;
 use crate::status::{Ended, Leaving, Link, Running, State, Status};
-use crate::words::{moment, span, took};
 
 /// How often a browser loads the page anew.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -47,7 +49,7 @@ impl Display for Text<'_> {
             '>' => f.write_str("&gt;"),
             '"' => f.write_str("&quot;"),
             '\'' => f.write_str("&#39;"),
-            c if c.is_control() => f.write_char(char::REPLACEMENT_CHARACTER),
+            c if is_unfit(c) => f.write_char(char::REPLACEMENT_CHARACTER),
             c => f.write_char(c),
         })
     }
@@ -359,10 +361,15 @@ mod tests {
         for markup in ["<script", "<img", "onerror='", "\0"] {
             assert!(!html.contains(markup), "{markup}");
         }
-        let shown = "&lt;/title&gt;&lt;script&gt;alert(1)&lt;/script&gt;&lt;img src=x onerror=&#39;a&#39;&gt;&quot;&amp; \u{202e}</bdi>";
+        let shown = "&lt;/title&gt;&lt;script&gt;alert(1)&lt;/script&gt;&lt;img src=x onerror=&#39;a&#39;&gt;&quot;&amp;\\u{0}\\u{202e}</bdi>";
         // Twice the id, twice the title, why it failed, why it is not connected.
         assert_eq!(html.matches(shown).count(), 6, "{html}");
-        assert_eq!(html.matches('\u{202e}').count(), html.matches("\u{202e}</bdi>").count());
+        assert!(!html.lines().any(|line| line.contains(is_unfit)), "{html}");
+    }
+
+    #[test]
+    fn what_could_move_a_cursor_or_turn_the_text_is_shown_as_something_that_is_not_text() {
+        assert_eq!(Text("a\u{1b}b\u{202e}c\n'").to_string(), "a\u{fffd}b\u{fffd}c\u{fffd}&#39;");
     }
 
     #[test]

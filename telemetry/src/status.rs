@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use oz_worker_core::Notice;
 use oz_worker_core::metrics::TaskResult;
+use oz_worker_text::duration::span;
+use oz_worker_text::line::beginning;
 
 use crate::Identity;
-use crate::words::{beginning, span};
 
 /// How late the run loop may be before it counts as stuck. No input takes it more than milliseconds; a machine that is short
 /// of processors may take its share. The end of the worker, when it takes no input, lasts 11 s at most.
@@ -331,7 +332,7 @@ mod tests {
         assert_eq!((state.active, state.running.len(), state.counts.claimed), (0, 0, 2));
         assert_eq!(state.counts.ended, [0, 1, 1, 0]);
         let shown = state.ended.iter().map(|task| (task.title.as_str(), task.failure.as_deref()));
-        assert!(shown.eq([("Title of a", None), ("Title of b", Some("the agent exited with code 3"))]));
+        assert!(shown.eq([("Title of a", None), ("Title of b", Some("the agent exited\\nwith code 3"))]));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a collector answers to what it took.
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
+use oz_worker_text::line::beginning;
 use prost::Message;
 use serde::Deserialize;
 
@@ -23,8 +24,7 @@ pub(super) struct PartialSuccess {
 
 impl PartialSuccess {
     fn new(rejected: i64, message: &str) -> Self {
-        let printable = message.chars().map(|c| if c.is_control() { ' ' } else { c });
-        Self { rejected, message: printable.take(MAX_MESSAGE).collect::<String>().trim().to_owned() }
+        Self { rejected, message: beginning(message.trim(), MAX_MESSAGE) }
     }
 
     /// # Errors
@@ -108,7 +108,12 @@ mod tests {
     #[test]
     fn what_a_collector_says_is_one_short_line() {
         let partial = PartialSuccess::new(1, &format!("a\nb\u{1b}[31m{}", "x".repeat(1000)));
-        assert!(partial.message.starts_with("a b [31mxxx") && partial.message.chars().count() == MAX_MESSAGE);
+        assert!(
+            partial.message.starts_with("a\\nb\\u{1b}[31mxxx") && partial.message.ends_with("x…"),
+            "{}",
+            partial.message
+        );
+        assert!(partial.message.chars().count() < MAX_MESSAGE + 10);
     }
 
     #[test]

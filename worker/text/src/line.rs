@@ -55,7 +55,10 @@ mod tests {
 
     #[test]
     fn nothing_breaks_a_line_or_moves_a_cursor() {
-        assert_eq!(one_line("a\r\n\tb\u{1b}[1mü\u{9c}\u{202e}\u{2028}"), "a\\r\\n\\tb\\u{1b}[1mü\\u{9c}\\u{202e}\\u{2028}");
+        assert_eq!(
+            one_line("a\r\n\tb\u{1b}[1mü\u{9c}\u{202e}\u{2028}"),
+            "a\\r\\n\\tb\\u{1b}[1mü\\u{9c}\\u{202e}\\u{2028}"
+        );
         assert_eq!(quoted("a\nb\u{1b}[1m\"c\""), r#""a\nb\u{1b}[1m\"c\"""#);
     }
 
