@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::http::{Method, Request, Response};
+use tiny_http::Method;
+
+use crate::http::{Request, Response};
 use crate::scrape::Scraper;
 use crate::status::Status;
 use crate::{health, page};
@@ -40,6 +42,6 @@ pub(crate) fn health(status: &Status, request: &Request) -> Response {
 fn get(request: &Request, answer: impl FnOnce() -> Response) -> Response {
     match request.method {
         Method::Get | Method::Head => answer(),
-        Method::Other => Response::text(405, "use GET\n").with(&[("Allow", "GET, HEAD")]),
+        _ => Response::text(405, "use GET\n").with(&[("Allow", "GET, HEAD")]),
     }
 }

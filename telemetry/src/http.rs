@@ -1,15 +1,17 @@
 //! As much of HTTP/1.1 as the endpoint needs (RFC 9110, RFC 9112), without sockets: a request's head from bytes, an answer
 //! to bytes.
 //!
-//! `tiny_http` writes the answers. It does not read the requests: its own server starts a thread for every connection,
-//! waits for a slow client without end, and stops accepting for good when file descriptors run out. Our limits are in
-//! `server.rs` and `connection.rs`.
+//! `tiny_http` has the words: methods, and status codes with their reasons. Its server is not used: it starts a thread for
+//! every connection, waits for a slow client without end, and stops accepting for good when file descriptors run out. Our
+//! limits are in `server.rs` and `client.rs`. Nor does it print the answers: the header `Connection` is its own server's.
 
 use std::borrow::Cow;
 use std::io::Write;
+use std::time::SystemTime;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use tiny_http::{Method, StatusCode};
 
 /// The longest head that is read, in bytes; a scraper's is a few hundred.
 pub(crate) const MAX_HEAD: usize = 8 * 1024;
@@ -31,16 +33,9 @@ pub(crate) struct Request {
     pub(crate) keep_alive: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Method {
-    Get,
-    Head,
-    Other,
-}
-
 /// What has arrived so far.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Head {
+pub(crate) enum Parsed {
     Incomplete,
     /// A request, and how many bytes its head takes.
     Complete(Request, usize),
@@ -51,41 +46,38 @@ pub(crate) enum Head {
 /// An answer before it is encoded for one request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Response {
-    /// The status code.
-    status: u16,
+    status: StatusCode,
     content_type: &'static str,
     headers: &'static [(&'static str, &'static str)],
     body: Cow<'static, [u8]>,
 }
 
 /// Reads a request's head from the bytes that have arrived.
-pub(crate) fn parse(bytes: &[u8]) -> Head {
+pub(crate) fn parse(bytes: &[u8]) -> Parsed {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let length = match request.parse(bytes) {
         Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
-        Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return Head::Incomplete,
+        Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return Parsed::Incomplete,
         Ok(_) if !bytes.get(..MAX_HEAD).unwrap_or(bytes).contains(&b'\n') => {
-            return Head::Refused(Response::text(414, "the request target is too long\n"));
+            return Parsed::Refused(Response::text(414, "the request target is too long\n"));
         }
         Ok(_) | Err(httparse::Error::TooManyHeaders) => {
-            return Head::Refused(Response::text(431, "the request has too many or too long headers\n"));
+            return Parsed::Refused(Response::text(431, "the request has too many or too long headers\n"));
         }
         Err(httparse::Error::Version) if names_a_version(bytes) => {
-            return Head::Refused(Response::text(505, "use HTTP/1.1\n"));
+            return Parsed::Refused(Response::text(505, "use HTTP/1.1\n"));
         }
-        Err(_) => return Head::Refused(Response::text(400, "not an HTTP/1.1 request\n")),
+        Err(_) => return Parsed::Refused(Response::text(400, "not an HTTP/1.1 request\n")),
+    };
+    let Some(method) = request.method.and_then(|token| token.parse().ok()) else {
+        return Parsed::Refused(Response::text(400, "not an HTTP/1.1 request\n"));
     };
     let is_1_1 = request.version == Some(1);
     let headers = Headers(request.headers);
     if is_1_1 && headers.values("host").count() != 1 {
-        return Head::Refused(Response::text(400, "an HTTP/1.1 request has one Host header\n"));
+        return Parsed::Refused(Response::text(400, "an HTTP/1.1 request has one Host header\n"));
     }
-    let method = match request.method {
-        Some("GET") => Method::Get,
-        Some("HEAD") => Method::Head,
-        _ => Method::Other,
-    };
     // Nothing here takes a body. Rather than find the end of one, the connection is closed after the answer.
     let has_body = headers.values("transfer-encoding").next().is_some()
         || headers.values("content-length").any(|size| size != "0");
@@ -97,7 +89,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Head {
         accepts_gzip: accepts_gzip(headers.values("accept-encoding")),
         keep_alive: wanted && !has_body,
     };
-    Head::Complete(request, length)
+    Parsed::Complete(request, length)
 }
 
 /// Whether the first line is that of a request, of a version of HTTP that `httparse` does not know.
@@ -151,7 +143,7 @@ fn accepts_gzip<'a>(values: impl Iterator<Item = &'a str>) -> bool {
 
 impl Response {
     pub(crate) fn new(status: u16, content_type: &'static str, body: impl Into<Cow<'static, [u8]>>) -> Self {
-        Self { status, content_type, headers: &[], body: body.into() }
+        Self { status: status.into(), content_type, headers: &[], body: body.into() }
     }
 
     /// Words for whoever reads the answer by eye.
@@ -172,27 +164,27 @@ impl Response {
     /// The bytes to send. `keep_alive`: the connection stays open. `head_only`: everything but the body, as for `HEAD`.
     pub(crate) fn encode(self, gzip: bool, head_only: bool, keep_alive: bool) -> Vec<u8> {
         let zipped = (gzip && self.body.len() >= MIN_GZIP).then(|| compress(&self.body)).flatten();
-        let encoding = zipped.is_some().then_some(("Content-Encoding", "gzip"));
+        let zipped_as = zipped.is_some().then_some(("Content-Encoding", "gzip"));
         let body = zipped.map_or(self.body, Cow::Owned);
-        let own = [
+        let (date, length) = (httpdate::fmt_http_date(SystemTime::now()), body.len().to_string());
+        let mut bytes = Vec::with_capacity(512 + body.len());
+        let line = format!("HTTP/1.1 {} {}\r\n", self.status.0, self.status.default_reason_phrase());
+        bytes.extend_from_slice(line.as_bytes());
+        [
             ("Server", "oz-agent-worker"),
+            ("Date", date.as_str()),
             ("Content-Type", self.content_type),
             ("Vary", "Accept-Encoding"),
             ("X-Content-Type-Options", "nosniff"),
-        ];
-        let headers = own.into_iter().chain(encoding).chain(self.headers.iter().copied());
-        // Both sides are written in this crate: there is nothing in them that a header cannot hold.
-        let headers = headers.filter_map(|(name, value)| tiny_http::Header::from_bytes(name, value).ok()).collect();
+        ]
+        .into_iter()
+        .chain(zipped_as)
+        .chain(self.headers.iter().copied())
         // Never in chunks: a client of HTTP/1.0 could not read them.
-        let response = tiny_http::Response::new(self.status.into(), headers, std::io::empty(), Some(body.len()), None)
-            .with_chunked_threshold(usize::MAX);
-        let mut bytes = Vec::with_capacity(512 + body.len());
-        // Writing to memory cannot fail.
-        let _ = response.raw_print(&mut bytes, tiny_http::HTTPVersion(1, 1), &[], true, None);
-        // `tiny_http` keeps this header for its own server: put it before the empty line.
-        bytes.truncate(bytes.len().saturating_sub(2));
-        let connection = if keep_alive { "keep-alive" } else { "close" };
-        bytes.extend_from_slice(format!("Connection: {connection}\r\n\r\n").as_bytes());
+        .chain([("Content-Length", length.as_str()), ("Connection", if keep_alive { "keep-alive" } else { "close" })])
+        // All of them are written in this crate: there is nothing in them that a header cannot hold.
+        .for_each(|(name, value)| bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes()));
+        bytes.extend_from_slice(b"\r\n");
         if !head_only {
             bytes.extend_from_slice(&body);
         }
@@ -214,14 +206,14 @@ mod tests {
 
     fn refused_with(bytes: &[u8]) -> u16 {
         match parse(bytes) {
-            Head::Refused(response) => response.status,
+            Parsed::Refused(response) => response.status.0,
             other => panic!("{other:?}"),
         }
     }
 
     fn request(bytes: &str) -> Request {
         match parse(bytes.as_bytes()) {
-            Head::Complete(request, length) => {
+            Parsed::Complete(request, length) => {
                 assert_eq!(length, bytes.len());
                 request
             }
@@ -234,11 +226,11 @@ mod tests {
         let bytes = b"GET /metrics?x=y HTTP/1.1\r\nHost: a\r\naccept-encoding: br, GZIP;q=0.5\r\n\r\nGET /next";
         let length = bytes.len() - b"GET /next".len();
         for end in 0..length {
-            assert_eq!(parse(bytes.get(..end).unwrap()), Head::Incomplete, "{end}");
+            assert_eq!(parse(bytes.get(..end).unwrap()), Parsed::Incomplete, "{end}");
         }
         let path = "/metrics".to_owned();
         let request = Request { method: Method::Get, path, accepts_gzip: true, keep_alive: true };
-        assert_eq!(parse(bytes), Head::Complete(request, length));
+        assert_eq!(parse(bytes), Parsed::Complete(request, length));
     }
 
     #[test]
@@ -329,6 +321,46 @@ mod tests {
         );
         assert!(head.contains("\r\nContent-Length: 4\r\n"), "{head}");
         assert!(answer(false).ends_with("\r\n\r\nfour"));
+    }
+
+    #[test]
+    fn an_answer_says_what_it_is_of_whom_and_when() {
+        let answer = Response::text(405, "no").with(&[("Allow", "GET")]).encode(false, false, false);
+        let (head, body) = split(&answer);
+        let (date, head): (Vec<_>, Vec<_>) = head.split("\r\n").partition(|line| line.starts_with("Date: "));
+        assert_eq!(
+            head,
+            [
+                "HTTP/1.1 405 Method Not Allowed",
+                "Server: oz-agent-worker",
+                "Content-Type: text/plain; charset=utf-8",
+                "Vary: Accept-Encoding",
+                "X-Content-Type-Options: nosniff",
+                "Allow: GET",
+                "Content-Length: 2",
+                "Connection: close",
+            ]
+        );
+        let date = httpdate::parse_http_date(date.concat().trim_start_matches("Date: ")).unwrap();
+        assert!(SystemTime::now().duration_since(date).unwrap().as_secs() < 60);
+        assert_eq!(body, b"no");
+    }
+
+    #[test]
+    fn what_is_compressed_can_be_unpacked_and_has_the_length_that_is_sent() {
+        let text = "a long text, ".repeat(100);
+        let answer = Response::text(200, text.clone()).encode(true, false, true);
+        let (head, body) = split(&answer);
+        assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
+        let mut unpacked = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(body), &mut unpacked).unwrap();
+        assert_eq!(unpacked, text);
+    }
+
+    /// Head and body of an answer.
+    fn split(answer: &[u8]) -> (&str, &[u8]) {
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+        (std::str::from_utf8(answer.get(..end).unwrap()).unwrap(), answer.get(end + 4..).unwrap())
     }
 
     #[test]

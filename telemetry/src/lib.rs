@@ -24,7 +24,7 @@
 
 #![forbid(unsafe_code)]
 
-mod connection;
+mod client;
 mod console;
 mod endpoint;
 mod health;

@@ -3,7 +3,7 @@
 //!
 //! `tiny_http` has no limits of its own, so these are ours. At most [`MAX_CONNECTIONS`] are open; past that, or when the
 //! process has no file descriptor left, the oldest is closed for a new one. Each has a deadline for everything it does
-//! (`connection.rs`), and a head has a bound (`http.rs`). In turn each gets one answer. So threads, memory and file
+//! (`client.rs`), and a head has a bound (`http.rs`). In turn each gets one answer. So threads, memory and file
 //! descriptors stay the same whatever clients do.
 
 use std::io::{self, ErrorKind};
@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tracing::{debug, error};
 
-use crate::connection::{Connection, GRACE, Progress};
+use crate::client::{Client, GRACE, Progress};
 use crate::http::{Request, Response};
 
 /// The most connections at once.
@@ -68,7 +68,7 @@ impl Server {
 }
 
 /// A connection, and whether its next turn waits for the socket.
-type Open = (Connection, Progress);
+type Open = (Client, Progress);
 
 /// All clients of one server.
 struct Clients {
@@ -141,7 +141,7 @@ impl Clients {
                         let index = self.oldest(is_waiting).unwrap_or_default();
                         self.open.remove(index);
                     }
-                    let Ok(mut client) = Connection::new(stream, now) else { continue };
+                    let Ok(mut client) = Client::new(stream, now) else { continue };
                     let progress = client.advance(now, answer);
                     if progress != Progress::Done {
                         self.open.push((client, progress));

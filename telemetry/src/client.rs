@@ -5,8 +5,9 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
+use tiny_http::Method;
 
-use crate::http::{self, Head, Method, Request, Response};
+use crate::http::{self, Parsed, Request, Response};
 
 /// How long a request may take to arrive, and its answer to be read: as long as Prometheus waits for a scrape by default.
 const EXCHANGE: Duration = Duration::from_secs(10);
@@ -29,7 +30,7 @@ const MAX_REQUESTS: u32 = 1000;
 
 /// A client.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct Client {
     stream: TcpStream,
     state: State,
     /// When [`GRACE`] is over.
@@ -64,7 +65,7 @@ pub(crate) enum Progress {
     Done,
 }
 
-impl Connection {
+impl Client {
     /// Takes over a client that has just connected.
     ///
     /// # Errors
@@ -178,15 +179,15 @@ impl Connection {
     /// Answers the request that has arrived, if one has.
     fn take_request(&mut self, now: Instant, answer: &dyn Fn(&Request) -> Response) -> bool {
         let (bytes, keep_alive) = match http::parse(&self.received) {
-            Head::Incomplete => return false,
-            Head::Complete(request, length) => {
+            Parsed::Incomplete => return false,
+            Parsed::Complete(request, length) => {
                 self.received.drain(..length);
                 self.requests += 1;
                 let keep_alive = request.keep_alive && self.requests < MAX_REQUESTS;
                 let head_only = request.method == Method::Head;
                 (answer(&request).encode(request.accepts_gzip, head_only, keep_alive), keep_alive)
             }
-            Head::Refused(response) => (response.encode(false, false, false), false),
+            Parsed::Refused(response) => (response.encode(false, false, false), false),
         };
         if self.received.is_empty() {
             // A connection that is only kept takes no memory of its own.
