@@ -24,7 +24,7 @@ const MIN_GZIP: usize = 512;
 
 /// What a client asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Request {
+pub(crate) struct HttpRequest {
     pub(crate) method: Method,
     /// The target without its query.
     pub(crate) path: String,
@@ -38,14 +38,14 @@ pub(crate) struct Request {
 pub(crate) enum Parsed {
     Incomplete,
     /// A request, and how many bytes its head takes.
-    Complete(Request, usize),
+    Complete(HttpRequest, usize),
     /// Not HTTP, or too long. Where the next request would begin is not known.
-    Refused(Response),
+    Refused(HttpReply),
 }
 
 /// An answer before it is encoded for one request.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Response {
+pub(crate) struct HttpReply {
     status: StatusCode,
     content_type: &'static str,
     headers: &'static [(&'static str, &'static str)],
@@ -60,30 +60,30 @@ pub(crate) fn parse(bytes: &[u8]) -> Parsed {
         Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
         Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return Parsed::Incomplete,
         Ok(_) if !bytes.get(..MAX_HEAD).unwrap_or(bytes).contains(&b'\n') => {
-            return Parsed::Refused(Response::text(414, "the request target is too long\n"));
+            return Parsed::Refused(HttpReply::text(414, "the request target is too long\n"));
         }
         Ok(_) | Err(httparse::Error::TooManyHeaders) => {
-            return Parsed::Refused(Response::text(431, "the request has too many or too long headers\n"));
+            return Parsed::Refused(HttpReply::text(431, "the request has too many or too long headers\n"));
         }
         Err(httparse::Error::Version) if names_a_version(bytes) => {
-            return Parsed::Refused(Response::text(505, "use HTTP/1.1\n"));
+            return Parsed::Refused(HttpReply::text(505, "use HTTP/1.1\n"));
         }
-        Err(_) => return Parsed::Refused(Response::text(400, "not an HTTP/1.1 request\n")),
+        Err(_) => return Parsed::Refused(HttpReply::text(400, "not an HTTP/1.1 request\n")),
     };
     let Some(method) = request.method.and_then(|token| token.parse().ok()) else {
-        return Parsed::Refused(Response::text(400, "not an HTTP/1.1 request\n"));
+        return Parsed::Refused(HttpReply::text(400, "not an HTTP/1.1 request\n"));
     };
     let is_1_1 = request.version == Some(1);
     let headers = Headers(request.headers);
     if is_1_1 && headers.values("host").count() != 1 {
-        return Parsed::Refused(Response::text(400, "an HTTP/1.1 request has one Host header\n"));
+        return Parsed::Refused(HttpReply::text(400, "an HTTP/1.1 request has one Host header\n"));
     }
     // Nothing here takes a body. Rather than find the end of one, the connection is closed after the answer.
     let has_body = headers.values("transfer-encoding").next().is_some()
         || headers.values("content-length").any(|size| size != "0");
     let wanted =
         if is_1_1 { !headers.has_token("connection", "close") } else { headers.has_token("connection", "keep-alive") };
-    let request = Request {
+    let request = HttpRequest {
         method,
         path: path(request.path.unwrap_or_default()).to_owned(),
         accepts_gzip: accepts_gzip(headers.values("accept-encoding")),
@@ -141,7 +141,7 @@ fn accepts_gzip<'a>(values: impl Iterator<Item = &'a str>) -> bool {
     gzip.or(any).is_some_and(|weight| weight > 0.0 && weight >= identity)
 }
 
-impl Response {
+impl HttpReply {
     pub(crate) fn new(status: u16, content_type: &'static str, body: impl Into<Cow<'static, [u8]>>) -> Self {
         Self { status: status.into(), content_type, headers: &[], body: body.into() }
     }
@@ -211,7 +211,7 @@ mod tests {
         }
     }
 
-    fn request(bytes: &str) -> Request {
+    fn request(bytes: &str) -> HttpRequest {
         match parse(bytes.as_bytes()) {
             Parsed::Complete(request, length) => {
                 assert_eq!(length, bytes.len());
@@ -229,7 +229,7 @@ mod tests {
             assert_eq!(parse(bytes.get(..end).unwrap()), Parsed::Incomplete, "{end}");
         }
         let path = "/metrics".to_owned();
-        let request = Request { method: Method::Get, path, accepts_gzip: true, keep_alive: true };
+        let request = HttpRequest { method: Method::Get, path, accepts_gzip: true, keep_alive: true };
         assert_eq!(parse(bytes), Parsed::Complete(request, length));
     }
 
@@ -313,7 +313,8 @@ mod tests {
 
     #[test]
     fn an_answer_to_head_has_the_length_of_its_body_and_no_body() {
-        let answer = |head_only| String::from_utf8(Response::text(200, "four").encode(false, head_only, true)).unwrap();
+        let answer =
+            |head_only| String::from_utf8(HttpReply::text(200, "four").encode(false, head_only, true)).unwrap();
         let head = answer(true);
         assert!(
             head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\nConnection: keep-alive\r\n\r\n"),
@@ -325,7 +326,7 @@ mod tests {
 
     #[test]
     fn an_answer_says_what_it_is_of_whom_and_when() {
-        let answer = Response::text(405, "no").with(&[("Allow", "GET")]).encode(false, false, false);
+        let answer = HttpReply::text(405, "no").with(&[("Allow", "GET")]).encode(false, false, false);
         let (head, body) = split(&answer);
         let (date, head): (Vec<_>, Vec<_>) = head.split("\r\n").partition(|line| line.starts_with("Date: "));
         assert_eq!(
@@ -349,7 +350,7 @@ mod tests {
     #[test]
     fn what_is_compressed_can_be_unpacked_and_has_the_length_that_is_sent() {
         let text = "a long text, ".repeat(100);
-        let answer = Response::text(200, text.clone()).encode(true, false, true);
+        let answer = HttpReply::text(200, text.clone()).encode(true, false, true);
         let (head, body) = split(&answer);
         assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
         let mut unpacked = String::new();
@@ -366,7 +367,7 @@ mod tests {
     #[test]
     fn only_what_is_worth_it_is_compressed_and_nothing_is_chunked() {
         let answer = |size, gzip| {
-            let bytes = Response::text(200, "a".repeat(size)).encode(gzip, true, false);
+            let bytes = HttpReply::text(200, "a".repeat(size)).encode(gzip, true, false);
             String::from_utf8(bytes).unwrap()
         };
         assert!(!answer(MIN_GZIP - 1, true).contains("Content-Encoding"));

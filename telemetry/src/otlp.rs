@@ -24,11 +24,11 @@ use opentelemetry_sdk::metrics::Temporality;
 
 use crate::otlp::answer::PartialSuccess;
 use crate::otlp::body::Encoding;
-use crate::otlp::failure::Failure;
+use crate::otlp::failure::ExportFailure;
 use crate::otlp::grpc::Grpc;
 use crate::otlp::health::Health;
 use crate::otlp::http::Http;
-use crate::problem::Problem;
+use crate::problem::StartProblem;
 use crate::settings::{Otlp, Protocol};
 
 pub(crate) use crate::otlp::closing::Closing;
@@ -40,7 +40,11 @@ const USER_AGENT: &str = concat!("oz-agent-worker/", env!("CARGO_PKG_VERSION"));
 ///
 /// # Errors
 /// The certificates cannot be used.
-pub(crate) fn metrics(otlp: &Otlp, temporality: Temporality, closing: &Closing) -> Result<MetricExporter, Problem> {
+pub(crate) fn metrics(
+    otlp: &Otlp,
+    temporality: Temporality,
+    closing: &Closing,
+) -> Result<MetricExporter, StartProblem> {
     let builder = MetricExporter::builder().with_http().with_temporality(temporality);
     built(otlp, through(builder, otlp, closing)?.build())
 }
@@ -49,13 +53,17 @@ pub(crate) fn metrics(otlp: &Otlp, temporality: Temporality, closing: &Closing) 
 ///
 /// # Errors
 /// The same.
-pub(crate) fn spans(otlp: &Otlp, closing: &Closing) -> Result<SpanExporter, Problem> {
+pub(crate) fn spans(otlp: &Otlp, closing: &Closing) -> Result<SpanExporter, StartProblem> {
     built(otlp, through(SpanExporter::builder().with_http(), otlp, closing)?.build())
 }
 
 /// Everything is given, so that nothing of the environment is read a second time; what the library adds to a request, the
 /// collector's client replaces.
-fn through<B: WithExportConfig + WithHttpConfig>(builder: B, otlp: &Otlp, closing: &Closing) -> Result<B, Problem> {
+fn through<B: WithExportConfig + WithHttpConfig>(
+    builder: B,
+    otlp: &Otlp,
+    closing: &Closing,
+) -> Result<B, StartProblem> {
     let protocol = match otlp.protocol {
         Protocol::HttpProtobuf | Protocol::Grpc => opentelemetry_otlp::Protocol::HttpBinary,
         Protocol::HttpJson => opentelemetry_otlp::Protocol::HttpJson,
@@ -65,21 +73,22 @@ fn through<B: WithExportConfig + WithHttpConfig>(builder: B, otlp: &Otlp, closin
     Ok(builder.with_http_client(collector))
 }
 
-fn built<E>(otlp: &Otlp, exporter: Result<E, ExporterBuildError>) -> Result<E, Problem> {
-    exporter.map_err(|source| Problem::Exporter { signal: otlp.signal, source })
+fn built<E>(otlp: &Otlp, exporter: Result<E, ExporterBuildError>) -> Result<E, StartProblem> {
+    // The only URL in what the library says is a constant, and nothing else can be wrong.
+    exporter.map_err(|_| StartProblem::Exporter { signal: otlp.signal })
 }
 
 /// One collector, for one signal.
 struct Collector {
     encoding: Encoding,
-    transport: Transport,
+    transport: OtlpTransport,
     /// Bound on one export, its retries included.
     timeout: Duration,
     health: Health,
     closing: Closing,
 }
 
-enum Transport {
+enum OtlpTransport {
     Http(Http),
     Grpc(Grpc),
 }
@@ -92,27 +101,27 @@ impl fmt::Debug for Collector {
 }
 
 impl Collector {
-    fn new(otlp: &Otlp, closing: Closing) -> Result<Self, Problem> {
+    fn new(otlp: &Otlp, closing: Closing) -> Result<Self, StartProblem> {
         let transport = match otlp.protocol {
-            Protocol::HttpProtobuf | Protocol::HttpJson => Http::new(otlp).map(Transport::Http),
-            Protocol::Grpc => Grpc::new(otlp).map(Transport::Grpc),
+            Protocol::HttpProtobuf | Protocol::HttpJson => Http::new(otlp).map(OtlpTransport::Http),
+            Protocol::Grpc => Grpc::new(otlp).map(OtlpTransport::Grpc),
         };
         Ok(Self {
             encoding: Encoding::new(otlp.protocol, otlp.compression),
-            transport: transport.map_err(|source| Problem::Tls { signal: otlp.signal, source })?,
+            transport: transport.map_err(|source| StartProblem::Tls { signal: otlp.signal, source })?,
             timeout: otlp.timeout,
             health: Health::new(otlp.signal, &otlp.endpoint),
             closing,
         })
     }
 
-    fn push(&self, message: &[u8]) -> Result<PartialSuccess, Failure> {
+    fn push(&self, message: &[u8]) -> Result<PartialSuccess, ExportFailure> {
         let body = self.encoding.encode(message)?;
         // Who leaves does not wait for a collector that did not answer before.
         let last_chance = self.closing.is_closing() && self.health.is_down();
         retry::until_answered(self.timeout, &self.closing, last_chance, |time| match &self.transport {
-            Transport::Http(http) => http.post(self.encoding, &body, time),
-            Transport::Grpc(grpc) => grpc.post(self.encoding, body.clone(), time),
+            OtlpTransport::Http(http) => http.post(self.encoding, &body, time),
+            OtlpTransport::Grpc(grpc) => grpc.post(self.encoding, body.clone(), time),
         })
     }
 }

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use tracing::{debug, error};
 
 use crate::client::{Client, GRACE, Progress};
-use crate::http::{Request, Response};
+use crate::http::{HttpReply, HttpRequest};
 
 /// The most connections at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -32,20 +32,20 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// A running server. Dropping it ends the thread soon; `stop` waits for that.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub(crate) struct HttpServer {
     /// Its other end is polled by the thread; closing this one ends it.
     wake: UnixStream,
     thread: JoinHandle<()>,
 }
 
-impl Server {
+impl HttpServer {
     /// Starts the thread. `answer` runs on it.
     ///
     /// # Errors
     /// The operating system gives no thread or no file descriptor.
     pub(crate) fn start(
         listeners: Vec<TcpListener>,
-        answer: impl Fn(&Request) -> Response + Send + 'static,
+        answer: impl Fn(&HttpRequest) -> HttpReply + Send + 'static,
     ) -> io::Result<Self> {
         let (wake, woken) = UnixStream::pair()?;
         let mut clients =
@@ -85,7 +85,7 @@ impl Clients {
         &mut self,
         listeners: &[TcpListener],
         woken: &UnixStream,
-        answer: &dyn Fn(&Request) -> Response,
+        answer: &dyn Fn(&HttpRequest) -> HttpReply,
     ) -> Result<(), Errno> {
         loop {
             let now = Instant::now();
@@ -132,7 +132,7 @@ impl Clients {
     }
 
     /// Takes connections that wait. Most have sent their request by then, so they have their first turn at once.
-    fn accept(&mut self, listener: &TcpListener, now: Instant, answer: &dyn Fn(&Request) -> Response) {
+    fn accept(&mut self, listener: &TcpListener, now: Instant, answer: &dyn Fn(&HttpRequest) -> HttpReply) {
         for _ in 0..MAX_ACCEPTS {
             match listener.accept() {
                 Ok((stream, _)) => {

@@ -3,8 +3,7 @@
 //! Everything in here is bounded, whatever the server sends: the number of tasks, and the length of each text.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use oz_worker_core::Notice;
@@ -12,11 +11,9 @@ use oz_worker_core::metrics::TaskResult;
 use oz_worker_text::duration::span;
 use oz_worker_text::line::beginning;
 
-use crate::Identity;
+use crate::identity::Identity;
+use crate::pulse::{Pulse, Stuck};
 
-/// How late the run loop may be before it counts as stuck. No input takes it more than milliseconds; a machine that is short
-/// of processors may take its share. The end of the worker, when it takes no input, lasts 11 s at most.
-const GRACE: Duration = Duration::from_secs(15);
 /// The most running tasks that are known by name.
 const MAX_RUNNING: usize = 1000;
 /// The ended tasks that are remembered.
@@ -29,14 +26,15 @@ const MAX_TEXT: usize = 160;
 pub(crate) struct Status {
     pub(crate) identity: Identity,
     started: Instant,
-    /// Until when the run loop has said that it will say so again, in milliseconds from the start.
-    due: AtomicU64,
-    state: Mutex<State>,
+    run_loop: Pulse,
+    /// Those of the executors, as long as they are promised.
+    heartbeats: Mutex<Vec<Weak<Pulse>>>,
+    state: Mutex<Known>,
 }
 
 /// Whether there is an established connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Link {
+pub(crate) enum Connectivity {
     Connected,
     /// Not, and what the last dial or the connection ended with; nothing before the first dial has ended.
     Disconnected(Option<String>),
@@ -61,7 +59,7 @@ pub(crate) struct Counts {
 
 /// A task that holds a slot.
 #[derive(Debug, Clone)]
-pub(crate) struct Running {
+pub(crate) struct RunningTask {
     pub(crate) task_id: String,
     pub(crate) title: String,
     pub(crate) since: Instant,
@@ -71,7 +69,7 @@ pub(crate) struct Running {
 
 /// A task that ended.
 #[derive(Debug, Clone)]
-pub(crate) struct Ended {
+pub(crate) struct EndedTask {
     pub(crate) task_id: String,
     pub(crate) title: String,
     pub(crate) result: TaskResult,
@@ -83,17 +81,17 @@ pub(crate) struct Ended {
 
 /// All that is known at one moment.
 #[derive(Debug, Clone)]
-pub(crate) struct State {
-    pub(crate) link: Link,
+pub(crate) struct Known {
+    pub(crate) link: Connectivity,
     /// Since when [`link`](Self::link) is what it is.
     pub(crate) since: Instant,
     pub(crate) leaving: Option<Leaving>,
     /// The number of tasks that hold a slot.
     pub(crate) active: usize,
     /// The tasks that hold a slot, the oldest first, as far as they are known by name.
-    pub(crate) running: Vec<Running>,
+    pub(crate) running: Vec<RunningTask>,
     /// The tasks that ended last, the latest first.
-    pub(crate) ended: VecDeque<Ended>,
+    pub(crate) ended: VecDeque<EndedTask>,
     pub(crate) counts: Counts,
 }
 
@@ -101,8 +99,8 @@ impl Status {
     /// Of a worker that has just been started.
     pub(crate) fn new(identity: Identity) -> Self {
         let started = Instant::now();
-        let state = State {
-            link: Link::Disconnected(None),
+        let state = Known {
+            link: Connectivity::Disconnected(None),
             since: started,
             leaving: None,
             active: 0,
@@ -110,9 +108,8 @@ impl Status {
             ended: VecDeque::new(),
             counts: Counts::default(),
         };
-        let status = Self { identity, started, due: AtomicU64::new(0), state: Mutex::new(state) };
-        status.alive(started, Duration::ZERO);
-        status
+        let run_loop = Pulse::new("the run loop", started);
+        Self { identity, started, run_loop, heartbeats: Mutex::default(), state: Mutex::new(state) }
     }
 
     /// How long the worker has been up.
@@ -122,13 +119,23 @@ impl Status {
 
     /// The run loop lives, and will say so again within `wait`.
     pub(crate) fn alive(&self, now: Instant, wait: Duration) {
-        let due = self.uptime(now).saturating_add(wait).saturating_add(GRACE);
-        self.due.store(u64::try_from(due.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.run_loop.beat(now, wait);
     }
 
-    /// How long the run loop has been late; zero while it is not.
-    pub(crate) fn late(&self, now: Instant) -> Duration {
-        self.uptime(now).saturating_sub(Duration::from_millis(self.due.load(Ordering::Relaxed)))
+    /// From now on what has this name must move too, until the heartbeat is dropped.
+    pub(crate) fn heartbeat(&self, name: &'static str, now: Instant) -> Arc<Pulse> {
+        let pulse = Arc::new(Pulse::new(name, now));
+        let mut heartbeats = self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner);
+        heartbeats.retain(|pulse| pulse.strong_count() > 0);
+        heartbeats.push(Arc::downgrade(&pulse));
+        pulse
+    }
+
+    /// Everything that should have moved on; nothing, usually.
+    pub(crate) fn stuck(&self, now: Instant) -> Vec<Stuck> {
+        let heartbeats = self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner);
+        let heartbeats = heartbeats.iter().filter_map(Weak::upgrade).filter_map(|pulse| pulse.stuck(now));
+        self.run_loop.stuck(now).into_iter().chain(heartbeats).collect()
     }
 
     /// Takes down what a person is told.
@@ -137,10 +144,10 @@ impl Status {
     }
 
     /// What is known now, with the first `running` tasks by name.
-    pub(crate) fn state(&self, running: usize) -> State {
+    pub(crate) fn state(&self, running: usize) -> Known {
         let state = self.lock();
         // The run loop may wait for this lock: no more is copied than is asked for.
-        State {
+        Known {
             link: state.link.clone(),
             running: state.running.iter().take(running).cloned().collect(),
             ended: state.ended.clone(),
@@ -150,30 +157,33 @@ impl Status {
 
     /// Why no task can be taken now, in words; nothing when one can.
     pub(crate) fn unready(&self, now: Instant) -> Option<String> {
+        if let Some(stuck) = self.stuck(now).first() {
+            return Some(stuck.to_string());
+        }
         let state = self.lock();
         let active = state.active;
         let limit = self.identity.max_concurrent_tasks as usize;
         match (&state.leaving, &state.link) {
             (Some(Leaving::Draining), _) => Some(format!("draining: no new task is taken, {active} may finish")),
             (Some(Leaving::Stopping), _) => Some("stopping: no new task is taken".to_owned()),
-            (None, Link::Disconnected(cause)) => {
+            (None, Connectivity::Disconnected(cause)) => {
                 let since = span(state.age(now));
                 let cause = cause.as_deref().unwrap_or("the first dial has not ended yet");
                 Some(format!("not connected for {since}: {cause}"))
             }
-            (None, Link::Connected) if limit > 0 && active >= limit => {
+            (None, Connectivity::Connected) if limit > 0 && active >= limit => {
                 Some(format!("every slot is taken: {active} of {limit}"))
             }
-            (None, Link::Connected) => None,
+            (None, Connectivity::Connected) => None,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl Known {
     /// How long the connection has been there, or has not.
     pub(crate) fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.since)
@@ -182,16 +192,16 @@ impl State {
     fn note(&mut self, now: Instant, notice: &Notice) {
         match notice {
             Notice::Connected { .. } => {
-                self.link = Link::Connected;
+                self.link = Connectivity::Connected;
                 self.since = now;
             }
             Notice::DialFailed { cause, .. } => {
                 self.counts.reconnects += 1;
-                self.link = Link::Disconnected(Some(bounded(cause)));
+                self.link = Connectivity::Disconnected(Some(bounded(cause)));
             }
             Notice::Disconnected { cause, .. } => {
                 self.counts.reconnects += 1;
-                self.link = Link::Disconnected(Some(bounded(cause)));
+                self.link = Connectivity::Disconnected(Some(bounded(cause)));
                 self.since = now;
             }
             Notice::Claimed { task_id, title, active, .. } => {
@@ -199,7 +209,7 @@ impl State {
                 self.active = *active;
                 if self.running.len() < MAX_RUNNING {
                     let (task_id, title) = (bounded(task_id), bounded(title));
-                    self.running.push(Running { task_id, title, since: now, is_cancelled: false });
+                    self.running.push(RunningTask { task_id, title, since: now, is_cancelled: false });
                 }
             }
             Notice::Rejected { .. } => self.counts.rejected += 1,
@@ -219,7 +229,14 @@ impl State {
                     *count += 1;
                 }
                 self.ended.truncate(MAX_ENDED - 1);
-                self.ended.push_front(Ended { task_id, title, result: *result, duration: *duration, failure, at: now });
+                self.ended.push_front(EndedTask {
+                    task_id,
+                    title,
+                    result: *result,
+                    duration: *duration,
+                    failure,
+                    at: now,
+                });
             }
             Notice::Draining { .. } => self.leaving = Some(Leaving::Draining),
             Notice::DrainTimedOut { .. } | Notice::Stopping { .. } => self.leaving = Some(Leaving::Stopping),
@@ -265,14 +282,30 @@ mod tests {
     }
 
     #[test]
-    fn it_is_late_only_past_what_the_run_loop_promised_and_grace() {
+    fn it_is_stuck_when_the_run_loop_or_an_executor_is_and_says_which() {
         let status = status(0);
         let now = Instant::now();
-        status.alive(now, Duration::from_secs(30));
-        assert_eq!(status.late(now + Duration::from_secs(44)), Duration::ZERO);
-        assert!(status.late(now + Duration::from_secs(47)) >= Duration::from_secs(1));
-        status.alive(now + Duration::from_secs(47), Duration::ZERO);
-        assert_eq!(status.late(now + Duration::from_secs(60)), Duration::ZERO);
+        status.note(now, &Notice::Connected { unproven_ends: 0 });
+        let names = |seconds| {
+            let stuck = status.stuck(now + Duration::from_secs(seconds));
+            stuck.into_iter().map(|stuck| stuck.name).collect::<Vec<_>>()
+        };
+        status.alive(now, Duration::from_secs(60));
+        let first = status.heartbeat("executor 1", now);
+        let second = status.heartbeat("executor 2", now);
+        second.beat(now, Duration::from_secs(30));
+        assert_eq!(names(14), [""; 0]);
+        assert_eq!(names(17), ["executor 1"]);
+        assert_eq!(names(47), ["executor 1", "executor 2"]);
+        assert_eq!(names(77), ["the run loop", "executor 1", "executor 2"]);
+        let unready = status.unready(now + Duration::from_secs(17)).unwrap();
+        assert!(unready.starts_with("executor 1 is stuck: it should have moved"), "{unready}");
+        drop(first);
+        assert_eq!(names(17), [""; 0], "what has ended is not late");
+        assert_eq!(status.unready(now + Duration::from_secs(17)), None);
+        drop(second);
+        drop(status.heartbeat("executor 3", now));
+        assert_eq!(status.heartbeats.lock().unwrap().len(), 1, "none is remembered for longer than it beats");
     }
 
     #[test]
@@ -281,6 +314,7 @@ mod tests {
         let now = Instant::now();
         let reason = |notice: Option<Notice>| {
             notice.inspect(|notice| status.note(now, notice));
+            status.alive(now, Duration::from_secs(60));
             status.unready(now + Duration::from_secs(63))
         };
         let first = reason(None).unwrap();

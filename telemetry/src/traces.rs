@@ -4,7 +4,6 @@ mod remembered;
 mod span;
 #[cfg(test)]
 mod tests;
-mod tracing;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -16,11 +15,10 @@ use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::{FailurePhase, FailureReason, TaskResult};
 use oz_worker_core::{Failure, Notice};
 
-use crate::Identity;
+use crate::identity::Identity;
 use remembered::Remembered;
 pub use span::TaskTrace;
 use span::{TaskSpan, cut, parent_in};
-pub(crate) use tracing::Tracing;
 
 /// The span of a task.
 const TASK: &str = "oz_worker.task";
@@ -35,11 +33,11 @@ pub(crate) struct Traces {
     worker: [KeyValue; 2],
     /// How many characters of a text are exported at most.
     longest_text: usize,
-    tasks: Mutex<Tasks>,
+    tasks: Mutex<TaskSpans>,
 }
 
 #[derive(Debug, Default)]
-struct Tasks {
+struct TaskSpans {
     /// The tasks that hold a slot.
     active: BTreeMap<String, Arc<TaskSpan>>,
     /// The traces of those that did, or were declined: what is told of them later names them too.
@@ -181,7 +179,7 @@ impl Traces {
         Some(span.trace_id().to_owned())
     }
 
-    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+    fn tasks(&self) -> MutexGuard<'_, TaskSpans> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

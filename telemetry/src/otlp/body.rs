@@ -10,7 +10,7 @@ use ruzstd::encoding::CompressionLevel;
 use serde_json::Value;
 
 use crate::otlp::answer::MAX_ANSWER;
-use crate::otlp::failure::Failure;
+use crate::otlp::failure::ExportFailure;
 use crate::settings::{Compression, Protocol};
 
 /// How a message becomes bytes.
@@ -47,20 +47,20 @@ impl Encoding {
     ///
     /// # Errors
     /// The message is not JSON although it should be; cannot happen.
-    pub(super) fn encode(self, message: &[u8]) -> Result<Bytes, Failure> {
+    pub(super) fn encode(self, message: &[u8]) -> Result<Bytes, ExportFailure> {
         Ok(match self.protocol {
             Protocol::HttpProtobuf => self.packed(message)?.into(),
-            Protocol::HttpJson => self.packed(&without_nulls(message).map_err(Failure::Encode)?)?.into(),
+            Protocol::HttpJson => self.packed(&without_nulls(message).map_err(ExportFailure::Encode)?)?.into(),
             Protocol::Grpc => self.framed(&self.packed(message)?),
         })
     }
 
-    fn packed(self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+    fn packed(self, bytes: &[u8]) -> Result<Vec<u8>, ExportFailure> {
         match self.compression {
             Compression::None => Ok(bytes.to_owned()),
             Compression::Gzip => {
                 let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
-                encoder.write_all(bytes).and_then(|()| encoder.finish()).map_err(Failure::Compress)
+                encoder.write_all(bytes).and_then(|()| encoder.finish()).map_err(ExportFailure::Compress)
             }
             Compression::Zstd => Ok(ruzstd::encoding::compress_to_vec(bytes, CompressionLevel::Fastest)),
         }

@@ -7,7 +7,7 @@ use ureq::http::{HeaderMap, StatusCode, header};
 
 /// Why a request was not taken. Nothing here shows a URL, a header or what the collector wrote.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum ExportFailure {
     #[error("HTTP {status}")]
     Http { status: StatusCode, retry_after: Option<Duration> },
 
@@ -33,7 +33,7 @@ pub(super) enum Failure {
     Compress(io::Error),
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for ExportFailure {
     fn from(error: io::Error) -> Self {
         match error.get_ref() {
             Some(inner) if inner.is::<rustls::Error>() => Self::Tls(inner.to_string()),
@@ -42,7 +42,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-impl Failure {
+impl ExportFailure {
     /// An answer of HTTP other than a success.
     pub(super) fn http(status: StatusCode, headers: &HeaderMap) -> Self {
         Self::Http { status, retry_after: retry_after(headers, SystemTime::now()) }
@@ -102,12 +102,12 @@ mod tests {
 
     use super::*;
 
-    fn answer(status: u16, retry_after: Option<&str>) -> Failure {
+    fn answer(status: u16, retry_after: Option<&str>) -> ExportFailure {
         let mut headers = HeaderMap::new();
         if let Some(value) = retry_after {
             headers.insert(header::RETRY_AFTER, value.parse().unwrap());
         }
-        Failure::http(StatusCode::from_u16(status).unwrap(), &headers)
+        ExportFailure::http(StatusCode::from_u16(status).unwrap(), &headers)
     }
 
     #[test]

@@ -23,9 +23,10 @@ use ureq::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 
 use crate::otlp::answer::{MAX_ANSWER, PartialSuccess};
 use crate::otlp::body::{self, Encoding};
-use crate::otlp::failure::Failure;
+use crate::otlp::failure::ExportFailure;
 use crate::otlp::{USER_AGENT, tls};
-use crate::settings::{Otlp, Signal};
+use crate::settings::Otlp;
+use crate::signal::OtelSignal;
 
 /// Flag and length before a message.
 const PREFIX: usize = 5;
@@ -34,7 +35,7 @@ const PREFIX: usize = 5;
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Sends one request.
-type Sender = client::SendRequest<Bytes>;
+type CallSender = client::SendRequest<Bytes>;
 
 /// One collector.
 pub(super) struct Grpc {
@@ -56,8 +57,8 @@ impl Grpc {
         let host = bracketed.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = otlp.endpoint.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let service = match otlp.signal {
-            Signal::Metrics => "metrics.v1.MetricsService",
-            Signal::Traces => "trace.v1.TraceService",
+            OtelSignal::Metrics => "metrics.v1.MetricsService",
+            OtelSignal::Traces => "trace.v1.TraceService",
         };
         let scheme = if secure { "https" } else { "http" };
         let url = format!("{scheme}://{bracketed}:{port}/opentelemetry.proto.collector.{service}/Export");
@@ -69,22 +70,27 @@ impl Grpc {
     ///
     /// # Errors
     /// No connection, no answer, or an answer that says no.
-    pub(super) fn post(&self, encoding: Encoding, body: Bytes, time: Duration) -> Result<PartialSuccess, Failure> {
+    pub(super) fn post(
+        &self,
+        encoding: Encoding,
+        body: Bytes,
+        time: Duration,
+    ) -> Result<PartialSuccess, ExportFailure> {
         let runtime = Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(1).build()?;
         let answer = runtime.block_on(async { timeout(time, self.call(encoding, body)).await });
         // A name that is still being looked up cannot be called off; its thread ends by itself.
         runtime.shutdown_background();
-        answer.unwrap_or(Err(Failure::Timeout))
+        answer.unwrap_or(Err(ExportFailure::Timeout))
     }
 
-    async fn call(&self, encoding: Encoding, body: Bytes) -> Result<PartialSuccess, Failure> {
+    async fn call(&self, encoding: Encoding, body: Bytes) -> Result<PartialSuccess, ExportFailure> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         let Some(tls) = &self.tls else { return self.exchange(stream, encoding, body).await };
         let name = ServerName::try_from(self.host.clone()).map_err(io::Error::other)?;
         self.exchange(tls.connect(name, stream).await?, encoding, body).await
     }
 
-    async fn exchange<S>(&self, stream: S, encoding: Encoding, body: Bytes) -> Result<PartialSuccess, Failure>
+    async fn exchange<S>(&self, stream: S, encoding: Encoding, body: Bytes) -> Result<PartialSuccess, ExportFailure>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -93,20 +99,20 @@ impl Grpc {
         let answer = self.ask(sender, encoding, body).await;
         match (answer, timeout(GOODBYE, driver).await) {
             // Why the connection ended is known to it only: to the call it is a broken pipe, whatever the collector said.
-            (Err(Failure::Connection(_)), Ok(Ok(Err(error)))) => Err(error.into()),
+            (Err(ExportFailure::Connection(_)), Ok(Ok(Err(error)))) => Err(error.into()),
             (answer, _) => answer,
         }
     }
 
-    async fn ask(&self, sender: Sender, encoding: Encoding, body: Bytes) -> Result<PartialSuccess, Failure> {
+    async fn ask(&self, sender: CallSender, encoding: Encoding, body: Bytes) -> Result<PartialSuccess, ExportFailure> {
         let (answer, mut request) = sender.ready().await?.send_request(self.request(encoding)?, false)?;
         request.send_data(body, true)?;
         read(answer).await
     }
 
-    fn request(&self, encoding: Encoding) -> Result<Request<()>, Failure> {
+    fn request(&self, encoding: Encoding) -> Result<Request<()>, ExportFailure> {
         let request = Request::post(&self.url).body(());
-        let mut request = request.map_err(|_| Failure::Connection("the URL cannot be used".to_owned()))?;
+        let mut request = request.map_err(|_| ExportFailure::Connection("the URL cannot be used".to_owned()))?;
         let headers = request.headers_mut();
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         headers.extend(self.headers.clone());
@@ -119,10 +125,10 @@ impl Grpc {
     }
 }
 
-async fn read(answer: ResponseFuture) -> Result<PartialSuccess, Failure> {
+async fn read(answer: ResponseFuture) -> Result<PartialSuccess, ExportFailure> {
     let (head, mut stream) = answer.await?.into_parts();
     if head.status != StatusCode::OK {
-        return Err(Failure::http(head.status, &head.headers));
+        return Err(ExportFailure::http(head.status, &head.headers));
     }
     // A call that fails at once has its status in the head.
     if let Some(status) = status::of(&head.headers) {
@@ -130,33 +136,35 @@ async fn read(answer: ResponseFuture) -> Result<PartialSuccess, Failure> {
     }
     let message = read_message(&mut stream).await?;
     let trailers = stream.trailers().await?.unwrap_or_default();
-    status::of(&trailers).unwrap_or(Err(Failure::Nonsense("an answer without a gRPC status")))?;
+    status::of(&trailers).unwrap_or(Err(ExportFailure::Nonsense("an answer without a gRPC status")))?;
     let packed = message.first() == Some(&1);
     let message = message.get(PREFIX..).unwrap_or_default();
     if packed {
         // Nobody asked for it, but the Collector answers in the way that it was asked.
         let encoding = head.headers.get("grpc-encoding").and_then(|encoding| encoding.to_str().ok());
         let message = body::unpack(encoding.unwrap_or_default(), message);
-        return PartialSuccess::from_protobuf(&message.ok_or(Failure::Nonsense("an answer in an unknown encoding"))?);
+        return PartialSuccess::from_protobuf(
+            &message.ok_or(ExportFailure::Nonsense("an answer in an unknown encoding"))?,
+        );
     }
     PartialSuccess::from_protobuf(message)
 }
 
 /// The message with its prefix.
-async fn read_message(body: &mut RecvStream) -> Result<Vec<u8>, Failure> {
+async fn read_message(body: &mut RecvStream) -> Result<Vec<u8>, ExportFailure> {
     let mut message = Vec::new();
     while let Some(chunk) = body.data().await {
         let chunk = chunk?;
         body.flow_control().release_capacity(chunk.len())?;
         message.extend_from_slice(&chunk);
         if message.len() > MAX_ANSWER {
-            return Err(Failure::Nonsense("an answer that is far too long"));
+            return Err(ExportFailure::Nonsense("an answer that is far too long"));
         }
     }
     Ok(message)
 }
 
-impl From<h2::Error> for Failure {
+impl From<h2::Error> for ExportFailure {
     fn from(error: h2::Error) -> Self {
         let text = format!("HTTP/2: {error}");
         match error.into_io().map(Self::from) {

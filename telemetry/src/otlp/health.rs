@@ -6,20 +6,20 @@ use tracing::{info, warn};
 use ureq::http::Uri;
 
 use crate::otlp::answer::PartialSuccess;
-use crate::otlp::failure::Failure;
-use crate::settings::Signal;
+use crate::otlp::failure::ExportFailure;
+use crate::signal::OtelSignal;
 
 /// The health of one collector, as one signal sees it.
 #[derive(Debug)]
 pub(super) struct Health {
-    signal: Signal,
+    signal: OtelSignal,
     /// For the log: without credentials and query.
     endpoint: String,
-    state: Mutex<State>,
+    state: Mutex<Condition>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Condition {
     /// Takes everything.
     Well,
     /// Takes requests, but not all that is in them, or not without a remark.
@@ -29,21 +29,21 @@ enum State {
 }
 
 impl Health {
-    pub(super) fn new(signal: Signal, endpoint: &Uri) -> Self {
-        Self { signal, endpoint: without_secrets(endpoint), state: Mutex::new(State::Well) }
+    pub(super) fn new(signal: OtelSignal, endpoint: &Uri) -> Self {
+        Self { signal, endpoint: without_secrets(endpoint), state: Mutex::new(Condition::Well) }
     }
 
     pub(super) fn is_down(&self) -> bool {
-        *self.lock() == State::Down
+        *self.lock() == Condition::Down
     }
 
     /// One export ended like this.
-    pub(super) fn note(&self, outcome: Result<PartialSuccess, Failure>) {
+    pub(super) fn note(&self, outcome: Result<PartialSuccess, ExportFailure>) {
         let (endpoint, signal) = (&self.endpoint, self.signal);
         let now = match &outcome {
-            Ok(partial) if *partial == PartialSuccess::default() => State::Well,
-            Ok(_) => State::Partial,
-            Err(_) => State::Down,
+            Ok(partial) if *partial == PartialSuccess::default() => Condition::Well,
+            Ok(_) => Condition::Partial,
+            Err(_) => Condition::Down,
         };
         let mut state = self.lock();
         let before = std::mem::replace(&mut *state, now);
@@ -55,16 +55,16 @@ impl Health {
                 warn!(%endpoint, %cause, "{signal} do not reach the collector; trying again at every export");
             }
             Ok(PartialSuccess { rejected, message }) if rejected > 0 => {
-                warn!(%endpoint, rejected, cause = message, "the collector takes only a part of the {signal}");
+                warn!(%endpoint, rejected, cause = %message, "the collector takes only a part of the {signal}");
             }
-            Ok(PartialSuccess { message, .. }) if now == State::Partial => {
-                warn!(%endpoint, cause = message, "the collector takes the {signal} with a warning");
+            Ok(PartialSuccess { message, .. }) if now == Condition::Partial => {
+                warn!(%endpoint, cause = %message, "the collector takes the {signal} with a warning");
             }
             Ok(_) => info!(%endpoint, "{signal} reach the collector again"),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Condition> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,7 +8,7 @@ use ureq::tls::TlsConfig;
 
 use crate::otlp::answer::{MAX_ANSWER, PartialSuccess};
 use crate::otlp::body::Encoding;
-use crate::otlp::failure::Failure;
+use crate::otlp::failure::ExportFailure;
 use crate::otlp::{USER_AGENT, tls};
 use crate::settings::Otlp;
 
@@ -34,7 +34,12 @@ impl Http {
     ///
     /// # Errors
     /// No connection, no answer, or an answer that says no.
-    pub(super) fn post(&self, encoding: Encoding, body: &[u8], time: Duration) -> Result<PartialSuccess, Failure> {
+    pub(super) fn post(
+        &self,
+        encoding: Encoding,
+        body: &[u8],
+        time: Duration,
+    ) -> Result<PartialSuccess, ExportFailure> {
         let mut request = self.agent.post(&self.endpoint).config().timeout_global(Some(time)).build();
         if let Some(headers) = request.headers_mut() {
             headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
@@ -46,7 +51,7 @@ impl Http {
         }
         let (answer, body) = request.send(body).map_err(failure)?.into_parts();
         if !answer.status.is_success() {
-            return Err(Failure::http(answer.status, &answer.headers));
+            return Err(ExportFailure::http(answer.status, &answer.headers));
         }
         let bytes = body.into_with_config().limit(MAX_ANSWER as u64).read_to_vec().map_err(failure)?;
         let kind = answer.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -82,17 +87,17 @@ fn is_this_machine(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-fn failure(error: ureq::Error) -> Failure {
+fn failure(error: ureq::Error) -> ExportFailure {
     match error {
-        ureq::Error::Timeout(_) => Failure::Timeout,
-        ureq::Error::BodyExceedsLimit(_) => Failure::Nonsense("an answer that is far too long"),
+        ureq::Error::Timeout(_) => ExportFailure::Timeout,
+        ureq::Error::BodyExceedsLimit(_) => ExportFailure::Nonsense("an answer that is far too long"),
         ureq::Error::Io(error) => error.into(),
-        ureq::Error::Rustls(error) => Failure::Tls(error.to_string()),
+        ureq::Error::Rustls(error) => ExportFailure::Tls(error.to_string()),
         // Both would quote the URL.
         ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) => {
-            Failure::Connection("the URL cannot be used".to_owned())
+            ExportFailure::Connection("the URL cannot be used".to_owned())
         }
-        error => Failure::Connection(error.to_string()),
+        error => ExportFailure::Connection(error.to_string()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
 use crate::otlp::closing::Closing;
-use crate::otlp::failure::Failure;
+use crate::otlp::failure::ExportFailure;
 
 /// The longest wait before the second attempt; it doubles with each further one.
 const FIRST: Duration = Duration::from_secs(1);
@@ -20,8 +20,8 @@ pub(super) fn until_answered<T>(
     timeout: Duration,
     closing: &Closing,
     once: bool,
-    mut attempt: impl FnMut(Duration) -> Result<T, Failure>,
-) -> Result<T, Failure> {
+    mut attempt: impl FnMut(Duration) -> Result<T, ExportFailure>,
+) -> Result<T, ExportFailure> {
     let leaving = closing.is_closing();
     let end = closing.earlier(Instant::now() + timeout);
     let mut backoff = FIRST;
@@ -56,8 +56,8 @@ mod tests {
     /// Longer than any attempt takes, shorter than half of [`FIRST`].
     const SHORT: Duration = Duration::from_millis(400);
 
-    fn unreachable() -> Failure {
-        Failure::Connection("refused".to_owned())
+    fn unreachable() -> ExportFailure {
+        ExportFailure::Connection("refused".to_owned())
     }
 
     #[test]
@@ -72,9 +72,9 @@ mod tests {
         let mut attempts = 0;
         let outcome = until_answered(Duration::from_secs(3600), &Closing::default(), false, |_| {
             attempts += 1;
-            Err::<(), _>(Failure::Nonsense("nonsense"))
+            Err::<(), _>(ExportFailure::Nonsense("nonsense"))
         });
-        assert!(matches!(outcome, Err(Failure::Nonsense(_))));
+        assert!(matches!(outcome, Err(ExportFailure::Nonsense(_))));
         assert_eq!(attempts, 1);
     }
 
@@ -105,7 +105,7 @@ mod tests {
             // As another thread would, between the attempt and the wait at the earliest.
             let closing = closing.clone();
             std::thread::spawn(move || closing.begin(Instant::now() + far));
-            Failure::Http { status: ureq::http::StatusCode::SERVICE_UNAVAILABLE, retry_after: Some(far / 2) }
+            ExportFailure::Http { status: ureq::http::StatusCode::SERVICE_UNAVAILABLE, retry_after: Some(far / 2) }
         };
         let begin = Instant::now();
         let outcome = until_answered(far, &closing, false, |_| {

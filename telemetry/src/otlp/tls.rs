@@ -8,7 +8,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use crate::settings::Tls;
+use crate::settings::OtlpTls;
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
@@ -16,7 +16,7 @@ fn provider() -> Arc<CryptoProvider> {
 
 /// # Errors
 /// The certificates cannot be used: a key that does not belong to its certificate, for one.
-pub(super) fn for_http2(tls: &Tls) -> Result<ClientConfig, rustls::Error> {
+pub(super) fn for_http2(tls: &OtlpTls) -> Result<ClientConfig, rustls::Error> {
     let provider = provider();
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let builder = match &tls.roots {
@@ -43,7 +43,7 @@ pub(super) fn for_http2(tls: &Tls) -> Result<ClientConfig, rustls::Error> {
 
 /// # Errors
 /// As above. ureq would find out at the first export.
-pub(super) fn for_http1(tls: &Tls) -> Result<TlsConfig, rustls::Error> {
+pub(super) fn for_http1(tls: &OtlpTls) -> Result<TlsConfig, rustls::Error> {
     if tls.roots.is_some() || tls.client.is_some() {
         for_http2(tls)?;
     }

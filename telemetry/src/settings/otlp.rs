@@ -6,48 +6,15 @@ use std::time::Duration;
 use ureq::http::uri::Scheme;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
-use crate::problem::Problem;
+use crate::settings::problem::VariableProblem;
 use crate::settings::reader::{Reader, key_and_value};
-use crate::settings::tls::Tls;
+use crate::settings::tls::OtlpTls;
+use crate::signal::OtelSignal;
 
 /// Default of `OTEL_EXPORTER_OTLP_TIMEOUT` (OpenTelemetry specification, "OTLP exporter").
 const OTLP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Default of `OTEL_METRIC_EXPORT_TIMEOUT` and `OTEL_BSP_EXPORT_TIMEOUT` (the same, SDK environment variables).
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What is pushed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Signal {
-    Metrics,
-    Traces,
-}
-
-impl fmt::Display for Signal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Metrics => "metrics",
-            Self::Traces => "traces",
-        })
-    }
-}
-
-impl Signal {
-    pub(crate) fn exporter_variable(self) -> &'static str {
-        match self {
-            Self::Metrics => "OTEL_METRICS_EXPORTER",
-            Self::Traces => "OTEL_TRACES_EXPORTER",
-        }
-    }
-
-    /// The signal's own variable of an option, and the general one.
-    pub(super) fn variables(self, option: &str) -> [String; 2] {
-        let own = match self {
-            Self::Metrics => "METRICS",
-            Self::Traces => "TRACES",
-        };
-        [format!("OTEL_EXPORTER_OTLP_{own}_{option}"), format!("OTEL_EXPORTER_OTLP_{option}")]
-    }
-}
 
 /// How a message is written and carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,7 +37,7 @@ pub(crate) enum Compression {
 /// Where and how one signal is pushed.
 #[derive(Debug)]
 pub(crate) struct Otlp {
-    pub(crate) signal: Signal,
+    pub(crate) signal: OtelSignal,
     pub(crate) protocol: Protocol,
     /// The whole URL; of gRPC, scheme, host and port count.
     pub(crate) endpoint: Uri,
@@ -79,7 +46,7 @@ pub(crate) struct Otlp {
     /// Bound on one export, its retries included.
     pub(crate) timeout: Duration,
     pub(crate) compression: Compression,
-    pub(crate) tls: Tls,
+    pub(crate) tls: OtlpTls,
 }
 
 /// Headers that are shown by name only.
@@ -94,7 +61,7 @@ impl fmt::Debug for Headers {
 
 impl Reader<'_> {
     /// `None` when nothing can be pushed the way that is asked for.
-    pub(super) fn otlp(&mut self, signal: Signal) -> Option<Otlp> {
+    pub(super) fn otlp(&mut self, signal: OtelSignal) -> Option<Otlp> {
         let protocols =
             [("http/protobuf", Protocol::HttpProtobuf), ("http/json", Protocol::HttpJson), ("grpc", Protocol::Grpc)];
         let protocol = self.choice(&signal.variables("PROTOCOL"), &protocols);
@@ -105,8 +72,8 @@ impl Reader<'_> {
         let secure = endpoint.scheme() == Some(&Scheme::HTTPS);
         let timeout = self.timeout(&signal.variables("TIMEOUT"), OTLP_TIMEOUT);
         let export_timeout = match signal {
-            Signal::Metrics => "OTEL_METRIC_EXPORT_TIMEOUT",
-            Signal::Traces => "OTEL_BSP_EXPORT_TIMEOUT",
+            OtelSignal::Metrics => "OTEL_METRIC_EXPORT_TIMEOUT",
+            OtelSignal::Traces => "OTEL_BSP_EXPORT_TIMEOUT",
         };
         let compressions = [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
         Some(Otlp {
@@ -117,12 +84,12 @@ impl Reader<'_> {
             timeout: timeout.min(self.timeout(&[export_timeout], EXPORT_TIMEOUT)),
             compression: self.choice(&signal.variables("COMPRESSION"), &compressions),
             // Nothing of it is read where it is of no use.
-            tls: if secure { self.tls(signal)? } else { Tls::default() },
+            tls: if secure { self.tls(signal)? } else { OtlpTls::default() },
         })
     }
 
     /// The signal's own variable is the whole URL; the general one is a base, to which the signal's path is added.
-    fn http_endpoint(&mut self, signal: Signal) -> Option<Uri> {
+    fn http_endpoint(&mut self, signal: OtelSignal) -> Option<Uri> {
         let [own, general] = signal.variables("ENDPOINT");
         let (variable, url) = match (self.get(&own), self.get(&general)) {
             (Some(url), _) => (own, url),
@@ -135,7 +102,7 @@ impl Reader<'_> {
     }
 
     /// No path is added. Without a scheme the connection is secure, unless that is turned off.
-    fn grpc_endpoint(&mut self, signal: Signal) -> Option<Uri> {
+    fn grpc_endpoint(&mut self, signal: OtelSignal) -> Option<Uri> {
         let insecure = self.boolean(&signal.variables("INSECURE"));
         let [_, general] = signal.variables("ENDPOINT");
         let set = self.first(&signal.variables("ENDPOINT"));
@@ -146,17 +113,17 @@ impl Reader<'_> {
         self.url(signal, variable, &url)
     }
 
-    fn url(&mut self, signal: Signal, variable: String, url: &str) -> Option<Uri> {
+    fn url(&mut self, signal: OtelSignal, variable: String, url: &str) -> Option<Uri> {
         let endpoint = url.parse().ok().filter(|uri: &Uri| {
             matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
         });
         if endpoint.is_none() {
-            self.problems.push(Problem::NotAUrl { signal, variable });
+            self.problems.push(VariableProblem::NotAUrl { signal, variable });
         }
         endpoint
     }
 
-    fn headers(&mut self, signal: Signal) -> Headers {
+    fn headers(&mut self, signal: OtelSignal) -> Headers {
         let Some((variable, list)) = self.first(&signal.variables("HEADERS")) else { return Headers::default() };
         let mut headers = HeaderMap::new();
         for (index, entry) in list.split(',').enumerate().filter(|(_, entry)| !entry.trim().is_empty()) {
@@ -166,7 +133,9 @@ impl Reader<'_> {
             });
             match header {
                 Some((name, value)) => drop(headers.insert(name, value)),
-                None => self.problems.push(Problem::NotAHeader { variable: variable.clone(), entry: index + 1 }),
+                None => {
+                    self.problems.push(VariableProblem::NotAHeader { variable: variable.clone(), entry: index + 1 });
+                }
             }
         }
         Headers(headers)

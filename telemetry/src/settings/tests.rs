@@ -6,58 +6,59 @@ use std::time::Duration;
 
 use opentelemetry_sdk::metrics::Temporality;
 
-use super::{Compression, Otlp, Prometheus, Protocol, Settings, Traces};
+use super::{Compression, Otlp, Protocol, ScrapeAddress, SpanSettings, TelemetrySettings};
 
-fn read(variables: &[(&str, &str)]) -> (Settings, Vec<String>) {
+fn read(variables: &[(&str, &str)]) -> (TelemetrySettings, Vec<String>) {
     let env = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-    let (settings, problems) = Settings::read(&env);
-    (settings, problems.iter().map(ToString::to_string).collect())
+    let settings = TelemetrySettings::read(env);
+    let problems = settings.problems().map(|problem| problem.to_string()).collect();
+    (settings, problems)
 }
 
 /// How metrics are pushed with these variables, none of which is wrong.
 fn otlp(variables: &[(&str, &str)]) -> Otlp {
     let (settings, problems) = read(variables);
     assert_eq!(problems, [""; 0]);
-    settings.otlp.unwrap()
+    settings.metrics.otlp.unwrap()
 }
 
 #[test]
 fn pushes_to_the_local_collector_when_nothing_is_set() {
     for variables in [&[][..], &[("OTEL_METRICS_EXPORTER", "")], &[("OTEL_METRICS_EXPORTER", " ")]] {
         let (settings, problems) = read(variables);
-        let otlp = settings.otlp.unwrap();
+        let otlp = settings.metrics.otlp.unwrap();
         assert_eq!(otlp.endpoint, "http://localhost:4318/v1/metrics");
         assert_eq!(otlp.timeout, Duration::from_secs(10));
-        assert_eq!(settings.interval, Duration::from_secs(60));
-        assert!(settings.prometheus.is_none() && !settings.console && problems.is_empty());
+        assert_eq!(settings.metrics.interval, Duration::from_secs(60));
+        assert!(settings.metrics.prometheus.is_none() && !settings.metrics.console && problems.is_empty());
     }
 }
 
 #[test]
 fn runs_every_exporter_of_a_list() {
     let (settings, problems) = read(&[("OTEL_METRICS_EXPORTER", "prometheus, OTLP,console,")]);
-    assert_eq!(settings.prometheus, Some(Prometheus { host: "localhost".to_owned(), port: 9464 }));
-    assert!(settings.otlp.is_some() && settings.console && problems.is_empty());
+    assert_eq!(settings.metrics.prometheus, Some(ScrapeAddress { host: "localhost".to_owned(), port: 9464 }));
+    assert!(settings.metrics.otlp.is_some() && settings.metrics.console && problems.is_empty());
 }
 
 #[test]
 fn none_and_a_disabled_sdk_export_nothing() {
     for variables in [[("OTEL_METRICS_EXPORTER", "none")], [("OTEL_SDK_DISABLED", "True")]] {
         let (settings, problems) = read(&variables);
-        assert!(!settings.exports() && problems.is_empty());
+        assert!(!settings.metrics.exports() && problems.is_empty());
     }
 }
 
 #[test]
 fn an_unknown_exporter_is_named_with_the_accepted_ones_and_the_others_run() {
     let (settings, problems) = read(&[("OTEL_METRICS_EXPORTER", "prometheus,statsd")]);
-    assert!(settings.prometheus.is_some());
+    assert!(settings.metrics.prometheus.is_some());
     assert_eq!(problems.len(), 1);
     for word in ["\"statsd\"", "otlp", "prometheus", "console", "none", "OTEL_METRICS_EXPORTER"] {
         assert!(problems[0].contains(word), "{problems:?}");
     }
     let (settings, problems) = read(&[("OTEL_METRICS_EXPORTER", "statsd")]);
-    assert!(!settings.exports());
+    assert!(!settings.metrics.exports());
     assert_eq!(problems.len(), 1);
 }
 
@@ -73,7 +74,7 @@ fn the_protocol_of_a_signal_wins_over_the_general_one() {
 #[test]
 fn an_unknown_protocol_is_named_with_the_accepted_ones_and_the_default_is_used() {
     let (settings, problems) = read(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon")]);
-    assert_eq!(settings.otlp.unwrap().protocol, Protocol::HttpProtobuf);
+    assert_eq!(settings.metrics.otlp.unwrap().protocol, Protocol::HttpProtobuf);
     assert_eq!(problems.len(), 1);
     for word in ["OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon", "http/json", "using http/protobuf"] {
         assert!(problems[0].contains(word), "{problems:?}");
@@ -83,38 +84,38 @@ fn an_unknown_protocol_is_named_with_the_accepted_ones_and_the_default_is_used()
 #[test]
 fn spans_are_exported_only_when_that_is_asked_for_and_in_their_own_way() {
     let (settings, problems) = read(&[]);
-    assert!(settings.traces.is_none() && problems.is_empty());
+    assert!(settings.spans.is_none() && problems.is_empty());
     let (settings, problems) = read(&[
         ("OTEL_TRACES_EXPORTER", "otlp,console"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318"),
         ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "700"),
         ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=1"),
     ]);
-    let traces = settings.traces.unwrap();
+    let traces = settings.spans.unwrap();
     assert!(traces.console && problems.is_empty());
     let otlp = traces.otlp.unwrap();
     assert_eq!(otlp.endpoint, "http://collector:4318/v1/traces");
     assert_eq!(otlp.timeout, Duration::from_millis(700));
     assert_eq!(otlp.headers.0["a"], "1");
-    let metrics = settings.otlp.unwrap();
+    let metrics = settings.metrics.otlp.unwrap();
     assert_eq!((metrics.timeout, metrics.headers.0.len()), (Duration::from_secs(10), 0));
     let (settings, problems) = read(&[("OTEL_TRACES_EXPORTER", "prometheus")]);
-    assert!(settings.traces.is_none() && problems[0].contains("accepted are otlp, console and none,"));
+    assert!(settings.spans.is_none() && problems[0].contains("accepted are otlp, console and none,"));
 }
 
 #[test]
 fn the_general_endpoint_is_a_base_and_the_metrics_endpoint_a_whole_url() {
     let general = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/");
-    assert_eq!(read(&[general]).0.otlp.unwrap().endpoint, "http://collector:4318/v1/metrics");
+    assert_eq!(read(&[general]).0.metrics.otlp.unwrap().endpoint, "http://collector:4318/v1/metrics");
     let own = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "https://other/ingest");
-    assert_eq!(read(&[general, own]).0.otlp.unwrap().endpoint, "https://other/ingest");
+    assert_eq!(read(&[general, own]).0.metrics.otlp.unwrap().endpoint, "https://other/ingest");
 }
 
 #[test]
 fn a_bad_endpoint_is_named_but_not_shown() {
     for url in ["collector:4318", "ftp://collector", "http://user:hunter2@", "::"] {
         let (settings, problems) = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", url)]);
-        assert!(settings.otlp.is_none(), "{url}");
+        assert!(settings.metrics.otlp.is_none(), "{url}");
         assert_eq!(problems.len(), 1);
         assert!(problems[0].contains("OTEL_EXPORTER_OTLP_ENDPOINT") && !problems[0].contains("hunter2"));
     }
@@ -124,7 +125,7 @@ fn a_bad_endpoint_is_named_but_not_shown() {
 fn headers_are_decoded_and_a_bad_one_is_counted_not_shown() {
     let list = "api-key=a%20b=c , nonsense,x\u{e9}=canary,,last=1";
     let (settings, problems) = read(&[("OTEL_EXPORTER_OTLP_HEADERS", list)]);
-    let headers = settings.otlp.unwrap().headers;
+    let headers = settings.metrics.otlp.unwrap().headers;
     assert_eq!(headers.0.len(), 2);
     assert_eq!((&headers.0["api-key"], &headers.0["last"]), (&"a b=c".parse().unwrap(), &"1".parse().unwrap()));
     assert!(!format!("{headers:?}").contains("a b=c"));
@@ -147,20 +148,20 @@ fn a_bad_value_is_one_problem_and_its_default_is_used() {
         ("OTEL_EXPORTER_PROMETHEUS_PORT", "94640"),
     ]);
     assert_eq!(problems.len(), 8, "{problems:#?}");
-    let otlp = settings.otlp.unwrap();
-    assert_eq!((settings.interval, otlp.timeout), (Duration::from_secs(60), Duration::from_secs(10)));
-    assert_eq!((otlp.compression, settings.temporality), (Compression::None, Temporality::Cumulative));
-    assert_eq!(settings.prometheus.unwrap().port, 9464);
+    let otlp = settings.metrics.otlp.unwrap();
+    assert_eq!((settings.metrics.interval, otlp.timeout), (Duration::from_secs(60), Duration::from_secs(10)));
+    assert_eq!((otlp.compression, settings.metrics.temporality), (Compression::None, Temporality::Cumulative));
+    assert_eq!(settings.metrics.prometheus.unwrap().port, 9464);
 }
 
 #[test]
 fn an_export_is_bounded_by_the_smaller_of_the_two_timeouts() {
     let otlp = [("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "1500")];
-    assert_eq!(read(&otlp).0.otlp.unwrap().timeout, Duration::from_millis(1500));
+    assert_eq!(read(&otlp).0.metrics.otlp.unwrap().timeout, Duration::from_millis(1500));
     let export = [("OTEL_METRIC_EXPORT_TIMEOUT", "250")];
-    assert_eq!(read(&export).0.otlp.unwrap().timeout, Duration::from_millis(250));
+    assert_eq!(read(&export).0.metrics.otlp.unwrap().timeout, Duration::from_millis(250));
     let spans = [("OTEL_TRACES_EXPORTER", "otlp"), ("OTEL_BSP_EXPORT_TIMEOUT", "300")];
-    assert_eq!(read(&spans).0.traces.unwrap().otlp.unwrap().timeout, Duration::from_millis(300));
+    assert_eq!(read(&spans).0.spans.unwrap().otlp.unwrap().timeout, Duration::from_millis(300));
 }
 
 #[test]
@@ -186,7 +187,7 @@ fn the_endpoint_of_grpc_gets_no_path_and_without_a_scheme_insecure_decides() {
     assert_eq!(otlp(&[grpc, bare, insecure, secure]).endpoint, "https://[::1]:4317");
     // Over HTTP it says nothing.
     let (settings, problems) = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"), insecure]);
-    assert!(settings.otlp.is_none() && problems.len() == 1);
+    assert!(settings.metrics.otlp.is_none() && problems.len() == 1);
 }
 
 #[test]
@@ -206,20 +207,20 @@ fn certificates_that_cannot_be_used_are_one_problem_and_nothing_is_pushed() {
         (vec![("OTEL_EXPORTER_OTLP_CLIENT_KEY", &key)], ["CLIENT_KEY", "_CLIENT_CERTIFICATE too"]),
     ] {
         let (settings, problems) = read(&[certificates.clone(), vec![endpoint]].concat());
-        assert!(settings.otlp.is_none());
+        assert!(settings.metrics.otlp.is_none());
         assert!(matches!(&*problems, [line] if words.iter().all(|word| line.contains(word))), "{problems:?}");
         // Nothing secures a connection that is not secure.
         let plain = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
-        assert!(read(&[certificates, vec![plain]].concat()).0.otlp.is_some());
+        assert!(read(&[certificates, vec![plain]].concat()).0.metrics.otlp.is_some());
     }
 }
 
 /// How spans are exported with these variables, and what is wrong with them.
-fn traces(variables: &[(&str, &str)]) -> (Traces, Vec<String>) {
+fn traces(variables: &[(&str, &str)]) -> (SpanSettings, Vec<String>) {
     let mut all = vec![("OTEL_TRACES_EXPORTER", "console")];
     all.extend_from_slice(variables);
     let (settings, problems) = read(&all);
-    (settings.traces.unwrap(), problems)
+    (settings.spans.unwrap(), problems)
 }
 
 #[test]
@@ -267,4 +268,34 @@ fn the_limit_on_texts_can_be_lowered_and_not_raised() {
     let general = ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "10");
     assert_eq!(length(&[general]), 10);
     assert_eq!(length(&[general, ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "20")]), 20);
+}
+
+#[test]
+fn the_environment_adds_attributes_and_names_the_service() {
+    let list = ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=a%2Cb, service.name=x,,host.name=y");
+    let (settings, problems) = read(&[list, ("OTEL_SERVICE_NAME", "my-service")]);
+    let attributes: Vec<_> = settings.resource.0.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    assert_eq!(
+        attributes,
+        [("deployment.environment", "a,b"), ("service.name", "x"), ("host.name", "y"), ("service.name", "my-service")]
+    );
+    assert_eq!(problems, [""; 0]);
+    assert!(!format!("{settings:?}").contains("a,b"));
+}
+
+#[test]
+fn a_malformed_list_of_attributes_is_ignored_whole() {
+    for list in ["a=1,canary", "a=1,=canary", "a=1,b=canary%ff"] {
+        let (settings, problems) = read(&[("OTEL_RESOURCE_ATTRIBUTES", list)]);
+        assert!(settings.resource.0.is_empty());
+        assert!(matches!(&*problems, [line] if line.contains("entry 2") && !line.contains("canary")), "{problems:?}");
+    }
+}
+
+#[test]
+fn nothing_is_wrong_with_variables_that_nobody_needs() {
+    let bad = ("OTEL_RESOURCE_ATTRIBUTES", "nonsense");
+    assert_eq!(read(&[bad, ("OTEL_METRICS_EXPORTER", "none")]).1, [""; 0]);
+    assert_eq!(read(&[bad, ("OTEL_SDK_DISABLED", "true")]).1, [""; 0]);
+    assert_eq!(read(&[bad, ("OTEL_METRICS_EXPORTER", "none"), ("OTEL_TRACES_EXPORTER", "console")]).1.len(), 1);
 }

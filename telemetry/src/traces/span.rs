@@ -82,7 +82,7 @@ impl TaskTrace {
 
     /// The variables that make what a process traces a part of this trace; none when tracing is off.
     pub fn variables(&self) -> Vec<(String, String)> {
-        let mut variables = Carrier(Vec::new());
+        let mut variables = EnvInjector(Vec::new());
         if let Some(span) = &self.0 {
             let context = Context::new().with_remote_span_context(span.context.clone());
             TraceContextPropagator::new().inject_context(&context, &mut variables);
@@ -134,13 +134,13 @@ pub(super) fn cut(text: &str, longest: usize) -> String {
 
 /// The trace context that an environment carries; an empty one when there is none, or it is none.
 pub(super) fn parent_in(env: &[(String, String)]) -> Context {
-    TraceContextPropagator::new().extract_with_context(&Context::new(), &Variables(env))
+    TraceContextPropagator::new().extract_with_context(&Context::new(), &EnvExtractor(env))
 }
 
 /// An environment as OpenTelemetry reads a context from it. Its names there are those of HTTP.
-struct Variables<'a>(&'a [(String, String)]);
+struct EnvExtractor<'a>(&'a [(String, String)]);
 
-impl Extractor for Variables<'_> {
+impl Extractor for EnvExtractor<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         let name = VARIABLES.into_iter().find(|name| name.eq_ignore_ascii_case(key))?;
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
@@ -152,9 +152,9 @@ impl Extractor for Variables<'_> {
 }
 
 /// The same for writing.
-struct Carrier(Vec<(String, String)>);
+struct EnvInjector(Vec<(String, String)>);
 
-impl Injector for Carrier {
+impl Injector for EnvInjector {
     fn set(&mut self, key: &str, value: String) {
         // A trace state is empty more often than not, and is left out then.
         if !value.is_empty() {
