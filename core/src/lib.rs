@@ -74,6 +74,7 @@ pub mod message;
 pub mod metrics;
 mod notice;
 mod outbox;
+pub mod secret;
 pub mod time;
 mod worker;
 
