@@ -9,6 +9,7 @@ mod body;
 mod closing;
 mod failure;
 mod grpc;
+mod headers;
 mod health;
 mod http;
 mod retry;
@@ -33,13 +34,10 @@ use crate::settings::{Otlp, Protocol};
 
 pub(crate) use crate::otlp::closing::Closing;
 
-/// What the worker calls itself, as the specification asks ("OTLP exporter", user agent).
-const USER_AGENT: &str = concat!("oz-agent-worker/", env!("CARGO_PKG_VERSION"));
-
 /// An exporter of metrics that pushes as `otlp` says, until `closing` is told that the worker leaves.
 ///
 /// # Errors
-/// The certificates cannot be used.
+/// It cannot be built.
 pub(crate) fn metrics(
     otlp: &Otlp,
     temporality: Temporality,
@@ -102,13 +100,14 @@ impl fmt::Debug for Collector {
 
 impl Collector {
     fn new(otlp: &Otlp, closing: Closing) -> Result<Self, StartProblem> {
+        let encoding = Encoding::new(otlp.protocol, otlp.compression);
         let transport = match otlp.protocol {
-            Protocol::HttpProtobuf | Protocol::HttpJson => Http::new(otlp).map(OtlpTransport::Http),
-            Protocol::Grpc => Grpc::new(otlp).map(OtlpTransport::Grpc),
+            Protocol::HttpProtobuf | Protocol::HttpJson => Http::new(otlp, encoding).map(OtlpTransport::Http),
+            Protocol::Grpc => Ok(OtlpTransport::Grpc(Grpc::new(otlp, encoding))),
         };
         Ok(Self {
-            encoding: Encoding::new(otlp.protocol, otlp.compression),
-            transport: transport.map_err(|source| StartProblem::Tls { signal: otlp.signal, source })?,
+            encoding,
+            transport: transport.map_err(|_| StartProblem::Exporter { signal: otlp.signal })?,
             timeout: otlp.timeout,
             health: Health::new(otlp.signal, &otlp.endpoint),
             closing,
@@ -120,8 +119,8 @@ impl Collector {
         // Who leaves does not wait for a collector that did not answer before.
         let last_chance = self.closing.is_closing() && self.health.is_down();
         retry::until_answered(self.timeout, &self.closing, last_chance, |time| match &self.transport {
-            OtlpTransport::Http(http) => http.post(self.encoding, &body, time),
-            OtlpTransport::Grpc(grpc) => grpc.post(self.encoding, body.clone(), time),
+            OtlpTransport::Http(http) => http.post(&body, time),
+            OtlpTransport::Grpc(grpc) => grpc.post(body.clone(), time),
         })
     }
 }

@@ -22,9 +22,6 @@ pub(crate) enum StartProblem {
     #[error("no /livez and /readyz: {source}")]
     Health { source: io::Error },
 
-    #[error("OTEL_EXPORTER_OTLP_CERTIFICATE, …_CLIENT_CERTIFICATE, …_CLIENT_KEY: {source}; {signal} are not pushed")]
-    Tls { signal: OtelSignal, source: rustls::Error },
-
     #[error("cannot push {signal}: the exporter cannot be built")]
     Exporter { signal: OtelSignal },
 }

@@ -17,10 +17,9 @@ use crate::settings::problem::VariableProblem;
 use crate::settings::reader::Reader;
 
 pub(crate) use crate::settings::metrics::{MetricSettings, ScrapeAddress};
-pub(crate) use crate::settings::otlp::{Compression, Otlp, Protocol};
+pub(crate) use crate::settings::otlp::{Compression, Headers, Otlp, Protocol};
 pub(crate) use crate::settings::resource::ResourceSettings;
 pub(crate) use crate::settings::spans::SpanSettings;
-pub(crate) use crate::settings::tls::OtlpTls;
 
 /// What the OpenTelemetry variables (`docs/metrics.md`) ask for. Read, and not yet started: whoever only wants to know what
 /// is wrong with them asks for the [`problems`](Self::problems).

@@ -104,7 +104,7 @@ fn each_side_proves_who_it_is_over_every_protocol() {
         }
         let outages = log.lines_with(&collector.url);
         assert_eq!(outages.len(), 3, "{outages:#?}");
-        assert!(outages[0].contains("UnknownIssuer"), "{outages:#?}");
+        assert!(outages[0].contains("unknown issuer"), "{outages:#?}");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
+use oz_worker_net::tls::{TlsError, TlsFault};
 use ureq::http::{HeaderMap, StatusCode, header};
 
 /// Why a request was not taken. Nothing here shows a URL, a header or what the collector wrote.
@@ -15,10 +16,13 @@ pub(super) enum ExportFailure {
     Grpc { code: u16, retry_after: Option<Duration> },
 
     #[error("{0}")]
-    Connection(String),
+    Connection(ConnectionFault),
 
     #[error("TLS: {0}")]
-    Tls(String),
+    Tls(TlsFault),
+
+    #[error("{0}")]
+    NoTls(TlsError),
 
     #[error("no answer in time")]
     Timeout,
@@ -33,11 +37,46 @@ pub(super) enum ExportFailure {
     Compress(io::Error),
 }
 
+/// Why there was no answer to read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectionFault {
+    /// The operating system's words, which know nothing of a URL.
+    #[error("{0}")]
+    Io(io::Error),
+
+    #[error("the host has no address")]
+    NoAddress,
+
+    #[error("the URL cannot be used")]
+    Url,
+
+    #[error("the proxy does not connect the worker")]
+    Proxy,
+
+    #[error("what answers does not speak HTTP")]
+    NotHttp,
+
+    #[error("HTTP/2: {}", .0.description())]
+    Http2(h2::Reason),
+
+    #[error("HTTP/2: {0}")]
+    Http2Io(io::Error),
+
+    #[error("the connection failed")]
+    Broken,
+}
+
+impl From<ConnectionFault> for ExportFailure {
+    fn from(fault: ConnectionFault) -> Self {
+        Self::Connection(fault)
+    }
+}
+
 impl From<io::Error> for ExportFailure {
     fn from(error: io::Error) -> Self {
-        match error.get_ref() {
-            Some(inner) if inner.is::<rustls::Error>() => Self::Tls(inner.to_string()),
-            _ => Self::Connection(error.to_string()),
+        match TlsFault::from(error) {
+            TlsFault::Io(error) => ConnectionFault::Io(error).into(),
+            fault => Self::Tls(fault),
         }
     }
 }
@@ -60,7 +99,9 @@ impl ExportFailure {
                 matches!(code, 1 | 4 | 10 | 11 | 14 | 15).then(|| retry_after.unwrap_or_default())
             }
             Self::Connection(_) => Some(Duration::ZERO),
-            Self::Tls(_) | Self::Timeout | Self::Nonsense(_) | Self::Encode(_) | Self::Compress(_) => None,
+            Self::Tls(_) | Self::NoTls(_) | Self::Timeout | Self::Nonsense(_) | Self::Encode(_) | Self::Compress(_) => {
+                None
+            }
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use oz_worker_net::url::Url;
 use tracing::{info, warn};
-use ureq::http::Uri;
 
 use crate::otlp::answer::PartialSuccess;
 use crate::otlp::failure::ExportFailure;
@@ -13,7 +13,7 @@ use crate::signal::OtelSignal;
 #[derive(Debug)]
 pub(super) struct Health {
     signal: OtelSignal,
-    /// For the log: without credentials and query.
+    /// For the log: scheme, host and port. A path or a query may hold a token.
     endpoint: String,
     state: Mutex<Condition>,
 }
@@ -29,8 +29,12 @@ enum Condition {
 }
 
 impl Health {
-    pub(super) fn new(signal: OtelSignal, endpoint: &Uri) -> Self {
-        Self { signal, endpoint: without_secrets(endpoint), state: Mutex::new(Condition::Well) }
+    pub(super) fn new(signal: OtelSignal, endpoint: &Url) -> Self {
+        Self {
+            signal,
+            endpoint: format!("{}://{}", endpoint.scheme(), endpoint.authority()),
+            state: Mutex::new(Condition::Well),
+        }
     }
 
     pub(super) fn is_down(&self) -> bool {
@@ -69,12 +73,6 @@ impl Health {
     }
 }
 
-/// Scheme, host, port and path of a URL.
-fn without_secrets(url: &Uri) -> String {
-    let port = url.port_u16().map_or(String::new(), |port| format!(":{port}"));
-    format!("{}://{}{port}{}", url.scheme_str().unwrap_or("http"), url.host().unwrap_or_default(), url.path())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -82,8 +80,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_and_query_of_an_endpoint_stay_out_of_the_log() {
-        let url = "https://user:hunter2@collector:4318/v1/metrics?token=canary".parse().unwrap();
-        assert_eq!(without_secrets(&url), "https://collector:4318/v1/metrics");
+    fn nothing_of_an_endpoint_that_may_be_a_secret_is_in_the_log() {
+        let url = "https://user:hunter2@collector:4318/canary/v1/metrics?token=canary";
+        let health = Health::new(OtelSignal::Metrics, &Url::parse(url, &["https"]).unwrap());
+        assert_eq!(health.endpoint, "https://collector:4318");
     }
 }

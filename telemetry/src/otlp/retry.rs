@@ -52,12 +52,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::otlp::failure::ConnectionFault;
 
     /// Longer than any attempt takes, shorter than half of [`FIRST`].
     const SHORT: Duration = Duration::from_millis(400);
 
     fn unreachable() -> ExportFailure {
-        ExportFailure::Connection("refused".to_owned())
+        ConnectionFault::Broken.into()
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use std::io;
 use std::time::Duration;
 
+use oz_worker_net::proxy::ProxyError;
+use oz_worker_net::tls::{PemError, TlsError};
+use oz_worker_net::url::UrlError;
 use oz_worker_text::line::quoted;
 
 use crate::signal::OtelSignal;
@@ -44,8 +47,11 @@ pub(crate) enum VariableProblem {
     #[error("OTEL_EXPORTER_PROMETHEUS_PORT: {} is not a port (0 to 65535); using {instead}", quoted(.value))]
     NotAPort { value: String, instead: u16 },
 
-    #[error("{variable}: not a URL like http://collector:4318; {signal} are not pushed")]
-    NotAUrl { signal: OtelSignal, variable: String },
+    #[error("{variable} {flaw}; write it as http://collector:4318; {signal} are not pushed")]
+    NotAUrl { signal: OtelSignal, variable: String, flaw: UrlError },
+
+    #[error("{source}; {signal} are not pushed")]
+    NotAProxy { signal: OtelSignal, source: ProxyError },
 
     #[error("{variable}: entry {entry} is not name=value with a valid header name and value; it is left out")]
     NotAHeader { variable: String, entry: usize },
@@ -53,11 +59,14 @@ pub(crate) enum VariableProblem {
     #[error("{variable}: cannot read {}: {source}; {signal} are not pushed", quoted(.path))]
     NotAFile { signal: OtelSignal, variable: String, path: String, source: io::Error },
 
-    #[error("{variable}: {} does not hold {what} in PEM; {signal} are not pushed", quoted(.path))]
-    NotPem { signal: OtelSignal, variable: String, path: String, what: &'static str },
+    #[error("{variable}: {} {source}; {signal} are not pushed", quoted(.path))]
+    NotPem { signal: OtelSignal, variable: String, path: String, source: PemError },
 
     #[error("{variable}: has no effect alone; set OTEL_EXPORTER_OTLP_{other} too; {signal} are not pushed")]
     OneOfTwo { signal: OtelSignal, variable: String, other: &'static str },
+
+    #[error("OTEL_EXPORTER_OTLP_CERTIFICATE, …_CLIENT_CERTIFICATE, …_CLIENT_KEY: {source}; {signal} are not pushed")]
+    Tls { signal: OtelSignal, source: TlsError },
 
     #[error("OTEL_RESOURCE_ATTRIBUTES: entry {entry} is not key=value, percent-encoded; the whole variable is ignored")]
     NotAnAttribute { entry: usize },

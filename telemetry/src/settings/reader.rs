@@ -12,7 +12,7 @@ const NO_LIMIT: Duration = Duration::from_millis(u32::MAX as u64);
 
 /// The environment, and what was wrong with it so far.
 pub(super) struct Reader<'a> {
-    env: &'a dyn Fn(&str) -> Option<String>,
+    pub(super) env: &'a dyn Fn(&str) -> Option<String>,
     pub(super) problems: Vec<VariableProblem>,
 }
 

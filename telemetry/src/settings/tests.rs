@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use opentelemetry_sdk::metrics::Temporality;
+use oz_worker_net::url::Url;
 
 use super::{Compression, Otlp, Protocol, ScrapeAddress, SpanSettings, TelemetrySettings};
 
@@ -13,6 +14,11 @@ fn read(variables: &[(&str, &str)]) -> (TelemetrySettings, Vec<String>) {
     let settings = TelemetrySettings::read(env);
     let problems = settings.problems().map(|problem| problem.to_string()).collect();
     (settings, problems)
+}
+
+/// A URL as it is used.
+fn shown(url: &Url) -> String {
+    format!("{}://{}{}", url.scheme(), url.authority(), url.path_and_query())
 }
 
 /// How metrics are pushed with these variables, none of which is wrong.
@@ -27,7 +33,7 @@ fn pushes_to_the_local_collector_when_nothing_is_set() {
     for variables in [&[][..], &[("OTEL_METRICS_EXPORTER", "")], &[("OTEL_METRICS_EXPORTER", " ")]] {
         let (settings, problems) = read(variables);
         let otlp = settings.metrics.otlp.unwrap();
-        assert_eq!(otlp.endpoint, "http://localhost:4318/v1/metrics");
+        assert_eq!(shown(&otlp.endpoint), "http://localhost:4318/v1/metrics");
         assert_eq!(otlp.timeout, Duration::from_secs(10));
         assert_eq!(settings.metrics.interval, Duration::from_secs(60));
         assert!(settings.metrics.prometheus.is_none() && !settings.metrics.console && problems.is_empty());
@@ -94,7 +100,7 @@ fn spans_are_exported_only_when_that_is_asked_for_and_in_their_own_way() {
     let traces = settings.spans.unwrap();
     assert!(traces.console && problems.is_empty());
     let otlp = traces.otlp.unwrap();
-    assert_eq!(otlp.endpoint, "http://collector:4318/v1/traces");
+    assert_eq!(shown(&otlp.endpoint), "http://collector:4318/v1/traces");
     assert_eq!(otlp.timeout, Duration::from_millis(700));
     assert_eq!(otlp.headers.0["a"], "1");
     let metrics = settings.metrics.otlp.unwrap();
@@ -106,9 +112,9 @@ fn spans_are_exported_only_when_that_is_asked_for_and_in_their_own_way() {
 #[test]
 fn the_general_endpoint_is_a_base_and_the_metrics_endpoint_a_whole_url() {
     let general = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/");
-    assert_eq!(read(&[general]).0.metrics.otlp.unwrap().endpoint, "http://collector:4318/v1/metrics");
-    let own = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "https://other/ingest");
-    assert_eq!(read(&[general, own]).0.metrics.otlp.unwrap().endpoint, "https://other/ingest");
+    assert_eq!(shown(&read(&[general]).0.metrics.otlp.unwrap().endpoint), "http://collector:4318/v1/metrics");
+    let own = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "https://other:443/ingest");
+    assert_eq!(shown(&read(&[general, own]).0.metrics.otlp.unwrap().endpoint), "https://other:443/ingest");
 }
 
 #[test]
@@ -175,16 +181,16 @@ fn a_timeout_of_zero_is_none() {
 #[test]
 fn the_endpoint_of_grpc_gets_no_path_and_without_a_scheme_insecure_decides() {
     let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
-    assert_eq!(otlp(&[grpc]).endpoint, "http://localhost:4317");
-    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317");
+    assert_eq!(shown(&otlp(&[grpc]).endpoint), "http://localhost:4317/");
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317/");
     let insecure = ("OTEL_EXPORTER_OTLP_INSECURE", "true");
     // The scheme that is there wins.
-    assert_eq!(otlp(&[grpc, endpoint, insecure]).endpoint, "https://collector:4317");
-    let bare = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "[::1]:4317");
-    assert_eq!(otlp(&[grpc, bare, endpoint]).endpoint, "https://[::1]:4317");
-    assert_eq!(otlp(&[grpc, bare, insecure]).endpoint, "http://[::1]:4317");
+    assert_eq!(shown(&otlp(&[grpc, endpoint, insecure]).endpoint), "https://collector:4317/");
+    let bare = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "[::1]:4317/");
+    assert_eq!(shown(&otlp(&[grpc, bare, endpoint]).endpoint), "https://[::1]:4317/");
+    assert_eq!(shown(&otlp(&[grpc, bare, insecure]).endpoint), "http://[::1]:4317/");
     let secure = ("OTEL_EXPORTER_OTLP_METRICS_INSECURE", "false");
-    assert_eq!(otlp(&[grpc, bare, insecure, secure]).endpoint, "https://[::1]:4317");
+    assert_eq!(shown(&otlp(&[grpc, bare, insecure, secure]).endpoint), "https://[::1]:4317/");
     // Over HTTP it says nothing.
     let (settings, problems) = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"), insecure]);
     assert!(settings.metrics.otlp.is_none() && problems.len() == 1);
@@ -201,8 +207,8 @@ fn certificates_that_cannot_be_used_are_one_problem_and_nothing_is_pushed() {
     let missing = path("missing.pem");
     for (certificates, words) in [
         (vec![("OTEL_EXPORTER_OTLP_CERTIFICATE", missing.as_str())], ["_CERTIFICATE: cannot read", "missing.pem"]),
-        (vec![("OTEL_EXPORTER_OTLP_CERTIFICATE", &empty)], ["does not hold certificates", "empty.pem"]),
-        (vec![("OTEL_EXPORTER_OTLP_CERTIFICATE", &key)], ["does not hold certificates", "key.pem"]),
+        (vec![("OTEL_EXPORTER_OTLP_CERTIFICATE", &empty)], ["does not hold certificates in PEM", "empty.pem"]),
+        (vec![("OTEL_EXPORTER_OTLP_CERTIFICATE", &key)], ["does not hold certificates in PEM", "key.pem"]),
         (vec![("OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE", &empty)], ["METRICS_CLIENT_CERT", "_CLIENT_KEY too"]),
         (vec![("OTEL_EXPORTER_OTLP_CLIENT_KEY", &key)], ["CLIENT_KEY", "_CLIENT_CERTIFICATE too"]),
     ] {
@@ -298,4 +304,35 @@ fn nothing_is_wrong_with_variables_that_nobody_needs() {
     assert_eq!(read(&[bad, ("OTEL_METRICS_EXPORTER", "none")]).1, [""; 0]);
     assert_eq!(read(&[bad, ("OTEL_SDK_DISABLED", "true")]).1, [""; 0]);
     assert_eq!(read(&[bad, ("OTEL_METRICS_EXPORTER", "none"), ("OTEL_TRACES_EXPORTER", "console")]).1.len(), 1);
+}
+
+#[test]
+fn a_collector_is_reached_through_the_proxy_that_the_link_would_take() {
+    let collector = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4318");
+    let proxy = ("HTTPS_PROXY", "http://me:hunter2@proxy:3128");
+    let through = |variables: &[(&str, &str)]| otlp(variables).proxy.map(|proxy| proxy.to_string());
+    assert_eq!(through(&[collector, proxy]).as_deref(), Some("proxy:3128"));
+    assert_eq!(through(&[collector, ("HTTP_PROXY", "http://proxy:3128")]), None);
+    assert_eq!(through(&[collector, ("all_proxy", "proxy:1")]).as_deref(), Some("proxy:1"));
+    assert_eq!(through(&[collector, proxy, ("NO_PROXY", "collector")]), None);
+    assert_eq!(through(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://localhost:4318"), proxy]), None);
+    assert_eq!(through(&[collector, proxy, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]), None);
+    assert!(!format!("{:?}", otlp(&[collector, proxy])).contains("hunter2"));
+    let (settings, problems) = read(&[collector, ("HTTPS_PROXY", "socks5://me:hunter2@proxy")]);
+    assert!(settings.metrics.otlp.is_none());
+    assert!(matches!(&*problems, [line] if line.contains("HTTPS_PROXY") && !line.contains("hunter2")), "{problems:?}");
+}
+
+#[test]
+fn no_secret_of_the_settings_is_shown() {
+    let (settings, problems) = read(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://me:canary@collector/canary?canary"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=canary"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=canary"),
+        ("OTEL_TRACES_EXPORTER", "otlp"),
+    ]);
+    assert_eq!(problems, [""; 0]);
+    let otlp = settings.metrics.otlp.as_ref().unwrap();
+    assert!(otlp.headers.0["authorization"].is_sensitive());
+    assert!(!format!("{settings:?}{:?}", otlp.headers.0).contains("canary"), "{settings:?}");
 }
