@@ -54,6 +54,8 @@ label_set! {
         ShuttingDown = "shutting_down",
         /// Another execution of the same task is still active.
         AlreadyRunning = "already_running",
+        /// A task that was claimed has not started for too long: the next one would not either.
+        NotReady = "not_ready",
     }
 }
 
@@ -154,6 +156,8 @@ pub enum MetricEvent {
     Reconnect(ReconnectReason),
     /// A task took a slot: `oz_worker_tasks_claimed_total` + 1, `oz_worker_tasks_active` + 1.
     TaskClaimed,
+    /// A task that was claimed before the worker was killed goes on: `oz_worker_tasks_active` + 1.
+    TaskResumed,
     /// An assignment was declined: `oz_worker_tasks_rejected_total{reason}` + 1.
     TaskRejected(RejectReason),
     /// A claimed task ended and its slot is free: `oz_worker_tasks_active` - 1,

@@ -110,6 +110,7 @@ impl Instruments {
                 self.tasks_claimed.add(1);
                 self.tasks_active.add(1);
             }
+            MetricEvent::TaskResumed => self.tasks_active.add(1),
             MetricEvent::TaskRejected(reason) => add_one(&self.tasks_rejected, reason as usize),
             MetricEvent::TaskCompleted { result, duration } => {
                 self.tasks_active.add(-1);

@@ -137,11 +137,14 @@ impl Page<'_> {
             note(f, "bad", &format!("The worker is stuck: {name} should have moved {} ago.", span(late)))?;
         }
         let limit = self.status.identity.max_concurrent_tasks as usize;
-        match (self.state.leaving, &self.state.link) {
-            (Some(Leaving::Draining), _) => note(f, "warn", "No new task is taken; those that run may finish."),
-            (Some(Leaving::Stopping), _) => note(f, "warn", "No new task is taken; the worker is about to leave."),
-            (None, Connectivity::Disconnected(Some(cause))) => note(f, "bad", cause),
-            (None, Connectivity::Connected) if limit > 0 && self.state.active >= limit => {
+        match (self.state.leaving, &self.state.link, &self.state.unstarted) {
+            (Some(Leaving::Draining), ..) => note(f, "warn", "No new task is taken; those that run may finish."),
+            (Some(Leaving::Stopping), ..) => note(f, "warn", "No new task is taken; the worker is about to leave."),
+            (None, Connectivity::Disconnected(Some(cause)), _) => note(f, "bad", cause),
+            (None, Connectivity::Connected, Some(task)) => {
+                note(f, "bad", &format!("Task {task} was claimed and does not start; new tasks are declined."))
+            }
+            (None, Connectivity::Connected, None) if limit > 0 && self.state.active >= limit => {
                 note(f, "warn", "Every slot is taken; new tasks are declined.")
             }
             _ => Ok(()),
@@ -277,7 +280,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use oz_worker_core::metrics::FailureReason;
-    use oz_worker_core::{Failure, Notice};
+    use oz_worker_core::{Cause, Failure, Notice};
 
     use super::*;
     use crate::identity::Identity;
@@ -329,7 +332,7 @@ mod tests {
             connected.contains("<strong>Connected</strong>") && connected.contains("<title>1 running · w1</title>")
         );
         assert!(connected.contains("for <time datetime=\"2026-11-22T19:16:38Z\">2 min 5 s</time>"));
-        let (cause, retry_in) = ("connection refused".to_owned(), Duration::ZERO);
+        let (cause, retry_in) = (Cause::Outside("connection refused".into()), Duration::ZERO);
         let lost = page(4, &[CONNECTED, Notice::Disconnected { cause, retry_in }]);
         assert!(lost.contains("<strong>Not connected</strong>") && lost.contains("<title>Not connected · w1</title>"));
         assert!(lost.contains("connection refused") && lost.contains("<dt>Reconnects</dt><dd>1</dd>"));
@@ -341,6 +344,8 @@ mod tests {
         let full = page(1, &[CONNECTED, claimed("a", "", 1)]);
         assert!(full.contains("Every slot is taken") && full.contains("<small>of 1</small>"));
         assert!(!page(2, &[CONNECTED, claimed("a", "", 1)]).contains("Every slot"));
+        let stuck = page(2, &[CONNECTED, claimed("a<", "", 1), Notice::NotReady { task_id: "a<".into() }]);
+        assert!(stuck.contains("Task a&lt; was claimed and does not start"), "{stuck}");
         let draining = Notice::Draining { signal: "SIGTERM", active: 1, timeout: Duration::ZERO };
         let draining = page(2, &[CONNECTED, claimed("a", "", 1), draining]);
         assert!(draining.contains("<strong>Draining</strong>") && draining.contains("connected for"));
@@ -349,7 +354,7 @@ mod tests {
     #[test]
     fn nothing_that_a_server_sends_becomes_markup() {
         let evil = "</title><script>alert(1)</script><img src=x onerror='a'>\"&\0\u{202e}";
-        let (cause, retry_in) = (evil.to_owned(), Duration::ZERO);
+        let (cause, retry_in) = (Cause::Outside(evil.into()), Duration::ZERO);
         let html = page(
             0,
             &[

@@ -86,6 +86,8 @@ pub(crate) struct Known {
     /// Since when [`link`](Self::link) is what it is.
     pub(crate) since: Instant,
     pub(crate) leaving: Option<Leaving>,
+    /// A task that was claimed and has not started for too long, when there is one.
+    pub(crate) unstarted: Option<String>,
     /// The number of tasks that hold a slot.
     pub(crate) active: usize,
     /// The tasks that hold a slot, the oldest first, as far as they are known by name.
@@ -103,6 +105,7 @@ impl Status {
             link: Connectivity::Disconnected(None),
             since: started,
             leaving: None,
+            unstarted: None,
             active: 0,
             running: Vec::new(),
             ended: VecDeque::new(),
@@ -149,6 +152,7 @@ impl Status {
         // The run loop may wait for this lock: no more is copied than is asked for.
         Known {
             link: state.link.clone(),
+            unstarted: state.unstarted.clone(),
             running: state.running.iter().take(running).cloned().collect(),
             ended: state.ended.clone(),
             ..*state
@@ -163,18 +167,19 @@ impl Status {
         let state = self.lock();
         let active = state.active;
         let limit = self.identity.max_concurrent_tasks as usize;
-        match (&state.leaving, &state.link) {
-            (Some(Leaving::Draining), _) => Some(format!("draining: no new task is taken, {active} may finish")),
-            (Some(Leaving::Stopping), _) => Some("stopping: no new task is taken".to_owned()),
-            (None, Connectivity::Disconnected(cause)) => {
+        match (&state.leaving, &state.link, &state.unstarted) {
+            (Some(Leaving::Draining), ..) => Some(format!("draining: no new task is taken, {active} may finish")),
+            (Some(Leaving::Stopping), ..) => Some("stopping: no new task is taken".to_owned()),
+            (None, Connectivity::Disconnected(cause), _) => {
                 let since = span(state.age(now));
                 let cause = cause.as_deref().unwrap_or("the first dial has not ended yet");
                 Some(format!("not connected for {since}: {cause}"))
             }
-            (None, Connectivity::Connected) if limit > 0 && active >= limit => {
+            (None, Connectivity::Connected, Some(task)) => Some(format!("task {task} was claimed and does not start")),
+            (None, Connectivity::Connected, None) if limit > 0 && active >= limit => {
                 Some(format!("every slot is taken: {active} of {limit}"))
             }
-            (None, Connectivity::Connected) => None,
+            (None, Connectivity::Connected, None) => None,
         }
     }
 
@@ -189,6 +194,14 @@ impl Known {
         now.saturating_duration_since(self.since)
     }
 
+    fn runs(&mut self, now: Instant, task_id: &str, title: &str, active: usize) {
+        self.active = active;
+        if self.running.len() < MAX_RUNNING {
+            let (task_id, title) = (bounded(task_id), bounded(title));
+            self.running.push(RunningTask { task_id, title, since: now, is_cancelled: false });
+        }
+    }
+
     fn note(&mut self, now: Instant, notice: &Notice) {
         match notice {
             Notice::Connected { .. } => {
@@ -197,21 +210,20 @@ impl Known {
             }
             Notice::DialFailed { cause, .. } => {
                 self.counts.reconnects += 1;
-                self.link = Connectivity::Disconnected(Some(bounded(cause)));
+                self.link = Connectivity::Disconnected(Some(bounded(&cause.to_string())));
             }
             Notice::Disconnected { cause, .. } => {
                 self.counts.reconnects += 1;
-                self.link = Connectivity::Disconnected(Some(bounded(cause)));
+                self.link = Connectivity::Disconnected(Some(bounded(&cause.to_string())));
                 self.since = now;
             }
             Notice::Claimed { task_id, title, active, .. } => {
                 self.counts.claimed += 1;
-                self.active = *active;
-                if self.running.len() < MAX_RUNNING {
-                    let (task_id, title) = (bounded(task_id), bounded(title));
-                    self.running.push(RunningTask { task_id, title, since: now, is_cancelled: false });
-                }
+                self.runs(now, task_id, title, *active);
             }
+            Notice::Resumed { task_id, active, .. } => self.runs(now, task_id, "", *active),
+            Notice::NotReady { task_id } => self.unstarted = Some(bounded(task_id)),
+            Notice::Ready => self.unstarted = None,
             Notice::Rejected { .. } => self.counts.rejected += 1,
             Notice::CancelRequested { task_id } => {
                 let task_id = bounded(task_id);
@@ -243,7 +255,10 @@ impl Known {
             Notice::BadFrame(_)
             | Notice::MalformedAssignment { .. }
             | Notice::AssignedAgain { .. }
+            | Notice::CancelTooLate { .. }
             | Notice::CancelUnknown { .. }
+            | Notice::Interrupted { .. }
+            | Notice::TooOldToTell { .. }
             | Notice::CancelFailed { .. }
             | Notice::CleanupFailed { .. }
             | Notice::LeavingUnproven { .. } => {}
@@ -259,8 +274,8 @@ fn bounded(text: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use oz_worker_core::Failure;
     use oz_worker_core::metrics::{FailureReason, RejectReason};
+    use oz_worker_core::{Cause, Failure};
 
     use super::*;
 
@@ -322,14 +337,17 @@ mod tests {
             first.starts_with("not connected for 1 min 3 s") && first.ends_with("the first dial has not ended yet")
         );
         let retry_in = Duration::from_secs(1);
-        let cause = "connection refused".to_owned();
+        let cause = Cause::Outside("connection refused".into());
         let failed = reason(Some(Notice::DialFailed { cause, retry_in }));
         assert_eq!(failed.as_deref(), Some("not connected for 1 min 3 s: connection refused"));
         assert_eq!(reason(Some(Notice::Connected { unproven_ends: 0 })), None);
         assert_eq!(reason(Some(claimed("a", "", 1))), None);
         assert_eq!(reason(Some(claimed("b", "", 2))).as_deref(), Some("every slot is taken: 2 of 2"));
+        let stuck = Notice::NotReady { task_id: "b".into() };
+        assert_eq!(reason(Some(stuck)).as_deref(), Some("task b was claimed and does not start"));
+        assert_eq!(reason(Some(Notice::Ready)).as_deref(), Some("every slot is taken: 2 of 2"));
         assert_eq!(reason(Some(ended("a", TaskResult::Succeeded, 1))), None);
-        let cause = "closed by the server".to_owned();
+        let cause = Cause::Outside("closed by the server".into());
         let lost = reason(Some(Notice::Disconnected { cause, retry_in }));
         assert_eq!(lost.as_deref(), Some("not connected for 1 min 3 s: closed by the server"));
         let draining = Notice::Draining { signal: "SIGTERM", active: 1, timeout: retry_in };

@@ -31,7 +31,9 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(6);
 
 /// What happened outside the connection.
 enum Event {
-    TaskEnded { task_id: String, run: RunId, end: TaskEnd },
+    TaskStarted { task_id: String, run: RunId },
+    TaskFinished { task_id: String, run: RunId, outcome: Outcome },
+    TaskEnded { task_id: String, run: RunId, cleanup: Vec<Failure> },
     CancelFailed { task_id: String, problem: String },
     Stop(&'static str),
 }
@@ -105,9 +107,15 @@ impl<R: Runtime> RunLoop<R> {
                 Happening::Timeout => worker.handle(now, Input::Timeout),
                 Happening::Link(event) => hand_in(&mut worker, now, event),
                 Happening::Event(Event::Stop(signal)) => worker.handle(now, Input::Stop(signal)),
-                Happening::Event(Event::TaskEnded { task_id, run, end }) => {
+                Happening::Event(Event::TaskStarted { task_id, run }) => {
+                    worker.handle(now, Input::TaskStarted { task_id: &task_id, run });
+                }
+                Happening::Event(Event::TaskFinished { task_id, run, outcome }) => {
+                    worker.handle(now, Input::TaskFinished { task_id: &task_id, run, outcome });
+                }
+                Happening::Event(Event::TaskEnded { task_id, run, cleanup }) => {
                     self.tasks.remove(&task_id);
-                    worker.handle(now, Input::TaskEnded { task_id: &task_id, run, end });
+                    worker.handle(now, Input::TaskEnded { task_id: &task_id, run, cleanup });
                 }
                 Happening::Event(Event::CancelFailed { task_id, problem }) => {
                     worker.handle(now, Input::CancelFailed { task_id: &task_id, problem });
@@ -129,6 +137,8 @@ impl<R: Runtime> RunLoop<R> {
                 }
             }
             Output::CancelDispatched { task_id, execution_id } => self.cancel_dispatched(task_id, execution_id),
+            // Nothing is recorded or taken up yet: the worker was neither told to nor restored.
+            Output::Persist { .. } | Output::ResumeTask { .. } => {}
             Output::Metric(event) => self.recorder.record(event),
             Output::Notice(notice) => {
                 let trace_id = self.recorder.note(&notice);
@@ -150,9 +160,11 @@ impl<R: Runtime> RunLoop<R> {
         let stop = Stop::new(asked, self.leaving.1.clone());
         self.runtime.spawn(async move {
             trace.started();
+            let started = Event::TaskStarted { task_id: task_id.clone(), run };
+            let _ = events.send(started).await;
             let running = AssertUnwindSafe(backend.run(*spec, trace, stop)).catch_unwind();
             // A task is never lost, not even to a bug of ours.
-            let end = running.await.unwrap_or_else(|_| TaskEnd {
+            let TaskEnd { outcome, cleanup } = running.await.unwrap_or_else(|_| TaskEnd {
                 outcome: Outcome::Failed(Failure {
                     reason: FailureReason::Unknown,
                     exit_code: 0,
@@ -160,7 +172,9 @@ impl<R: Runtime> RunLoop<R> {
                 }),
                 cleanup: Vec::new(),
             });
-            let _ = events.send(Event::TaskEnded { task_id, run, end }).await;
+            let finished = Event::TaskFinished { task_id: task_id.clone(), run, outcome };
+            let _ = events.send(finished).await;
+            let _ = events.send(Event::TaskEnded { task_id, run, cleanup }).await;
         });
     }
 

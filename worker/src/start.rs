@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use oz_worker_core::agent::AgentSettings;
-use oz_worker_core::{Config, Worker};
+use oz_worker_core::{AfterKill, Config, Worker};
 use oz_worker_telemetry::{Identity, Telemetry};
 use tracing::{error, info, warn};
 
@@ -171,8 +171,8 @@ fn make_backend<R: Runtime>(runtime: &R, settings: &Settings, owner: &Owner) -> 
             }))
         }
         backend::Backend::Command(command) => {
-            let configured = settings.environment.as_slice().iter();
-            let configured = configured.map(|(name, value)| (name.into(), value.into()));
+            let configured = settings.environment.iter();
+            let configured = configured.map(|(name, value)| (name.into(), value.expose().into()));
             Ok(Backend::Command(CommandBackend {
                 runtime: runtime.clone(),
                 dispatch_command: command.dispatch_command.clone(),
@@ -223,11 +223,18 @@ fn config(settings: &Settings) -> Config {
         drain_timeout: settings.drain_timeout,
         stop_timeout: settings.cancel_grace_period + TEARDOWN_LIMIT,
         stops_tasks_on_shutdown: matches!(settings.backend, backend::Backend::Direct(_) | backend::Backend::Docker(_)),
+        after_kill: match settings.backend {
+            backend::Backend::Direct(_) => AfterKill::Fails,
+            backend::Backend::Command(_) => AfterKill::IsCancelled,
+            backend::Backend::Docker(_) | backend::Backend::Kubernetes(_) => AfterKill::Resumes,
+        },
+        // There is no journal yet.
+        journal: false,
         agent: AgentSettings {
             server_root_url: settings.server_root_url.clone(),
             session_sharing_server_url: settings.session_sharing_server_url.clone(),
             idle_on_complete: settings.idle_on_complete.clone(),
-            environment: settings.environment.as_slice().to_vec(),
+            environment: settings.environment.clone(),
             default_image: kubernetes.and_then(|kubernetes| kubernetes.default_image.clone()),
             sidecar_image: kubernetes.and_then(|kubernetes| kubernetes.sidecar_image.clone()),
             coding_cli_sidecars: kubernetes

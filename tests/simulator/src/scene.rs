@@ -12,7 +12,7 @@ use oz_worker::link::{Link, Target};
 use oz_worker::run::RunLoop;
 use oz_worker::settings::secret::ApiKey;
 use oz_worker_core::agent::AgentSettings;
-use oz_worker_core::{Config, Worker};
+use oz_worker_core::{AfterKill, Config, Worker};
 use oz_worker_telemetry::{Identity, Recorder};
 use prometheus::Registry;
 use prometheus::proto::MetricType;
@@ -206,6 +206,8 @@ pub(crate) fn run_loop(
         drain_timeout: operator.drain,
         stop_timeout: operator.grace + Duration::from_secs(10),
         stops_tasks_on_shutdown: !operator.dispatches,
+        after_kill: if operator.dispatches { AfterKill::IsCancelled } else { AfterKill::Fails },
+        journal: false,
         agent: AgentSettings::default(),
     };
     let key = ApiKey::from_text("key").unwrap();

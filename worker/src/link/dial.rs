@@ -14,6 +14,7 @@ use futures_rustls::client::TlsStream;
 use futures_rustls::rustls::pki_types::ServerName;
 use futures_rustls::rustls::{self, ClientConfig};
 use futures_rustls::{TlsConnector, rustls::crypto};
+use oz_worker_core::secret::Secret;
 use rustls_platform_verifier::BuilderVerifierExt;
 use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
@@ -23,7 +24,7 @@ use tungstenite::protocol::{Role, WebSocketConfig};
 use super::http::{Head, HeadError, read_head};
 use super::proxy::{self, Proxy, ProxyError};
 use crate::runtime::Runtime;
-use crate::settings::secret::{ApiKey, ApiKeyError, Secret};
+use crate::settings::secret::{ApiKey, ApiKeyError};
 use crate::text::printable;
 
 /// The largest frame and message: `docs/protocol.md`.

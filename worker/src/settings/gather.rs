@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use oz_worker_core::secret::Variables;
+
 use super::backend::Backend;
 use super::file::{self, File};
 use super::flags::{Flags, last};
@@ -12,8 +14,7 @@ use super::secret::ApiKey;
 use super::specs::{Variable, check_volume, check_worker_id};
 use super::suggest::{hint, quoted};
 use super::{
-    CANCEL_GRACE_PERIOD, LogFormat, LogLevel, SERVER_ROOT_URL, Settings, Variables, WEB_SOCKET_URL, by_name, duration,
-    url,
+    CANCEL_GRACE_PERIOD, LogFormat, LogLevel, SERVER_ROOT_URL, Settings, WEB_SOCKET_URL, by_name, duration, url,
 };
 
 /// The settings that `flags`, `env` and the file named by a flag, read with `read`, amount to.

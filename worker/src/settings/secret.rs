@@ -1,28 +1,12 @@
-//! The API key: where it comes from, how it is read, and a wrapper that no log line, error or `Debug` can see through.
+//! The API key: where it comes from, and how it is read.
 
-use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use oz_worker_core::secret::Secret;
+
 /// Far more than any key; keeps a wrong path from being read into memory.
 const LONGEST_KEY: u64 = 16 * 1024;
-
-/// A text that is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself. Only for the one place that needs it: the `Authorization` header.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(not shown)")
-    }
-}
 
 /// Why there is no usable API key. Never holds the key, nor a piece of it.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +70,7 @@ fn checked(text: &str) -> Result<Secret, ApiKeyError> {
     } else if text.len() as u64 > LONGEST_KEY {
         Err(ApiKeyError::TooLong)
     } else if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-        Ok(Secret(text.to_owned()))
+        Ok(text.into())
     } else {
         Err(ApiKeyError::IllFormed)
     }

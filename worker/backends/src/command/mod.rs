@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_lite::{AsyncWriteExt, FutureExt};
 use oz_worker_core::agent::{Sidecar, TaskSpec};
 use oz_worker_core::metrics::FailureReason;
+use oz_worker_core::secret::{Secret, Variables};
 use oz_worker_core::{Failure, Outcome, TaskEnd};
 use oz_worker_telemetry::TaskTrace;
 use serde::Serialize;
@@ -50,9 +51,9 @@ struct Payload<'a> {
     server_root_url: &'a str,
     worker_id: &'a str,
     docker_image: &'a str,
-    base_args: &'a [String],
+    base_args: Vec<&'a str>,
     #[serde(serialize_with = "as_object")]
-    env: &'a [(String, String)],
+    env: &'a Variables,
     sidecars: Vec<PayloadSidecar<'a>>,
     task: &'a RawValue,
 }
@@ -70,8 +71,8 @@ impl<'a> From<&'a Sidecar> for PayloadSidecar<'a> {
     }
 }
 
-fn as_object<S: serde::Serializer>(env: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(env.iter().map(|(name, value)| (name, value)))
+fn as_object<S: serde::Serializer>(env: &Variables, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(env.iter().map(|(name, value)| (name, value.expose())))
 }
 
 /// Which task a command is about.
@@ -159,10 +160,10 @@ impl<R: Runtime> CommandBackend<R> {
             server_root_url: &self.server_root_url,
             worker_id: &self.worker_id,
             docker_image: &spec.image,
-            base_args: &spec.args,
+            base_args: spec.args.iter().map(Secret::expose).collect(),
             env: &spec.env,
             sidecars: spec.sidecars.iter().map(Into::into).collect(),
-            task: serde_json::from_str(&spec.task)?,
+            task: serde_json::from_str(spec.task.expose())?,
         })
     }
 
@@ -174,7 +175,7 @@ impl<R: Runtime> CommandBackend<R> {
             pair("OZ_EXECUTION_ID", task.execution_id.unwrap_or_default()),
             pair("OZ_WORKER_BACKEND", "command"),
         ]);
-        env.extend(task.trace.variables().into_iter().map(|(name, value)| (name.into(), value.into())));
+        env.extend(task.trace.variables().iter().map(|(name, value)| (name.into(), value.expose().into())));
         Command {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), script.into()],

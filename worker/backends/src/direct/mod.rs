@@ -142,10 +142,10 @@ impl<R: Runtime> DirectBackend<R> {
     fn agent(&self, spec: TaskSpec, from_setup: Env, place: &Place<R::Files>) -> Command {
         let host = self.host_env.iter().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)).cloned();
         let own = own_variables(place, spec.harness.as_deref());
-        let task = spec.env.into_iter().map(|(name, value)| (name.into(), value.into()));
+        let task = spec.env.iter().map(|(name, value)| (name.into(), value.expose().into()));
         Command {
             program: self.oz.clone(),
-            args: spec.args.into_iter().map(Into::into).collect(),
+            args: spec.args.iter().map(|arg| arg.expose().into()).collect(),
             env: host.chain(task).chain(from_setup).chain(own).collect(),
             cwd: place.cwd.clone(),
             input: false,
@@ -156,7 +156,7 @@ impl<R: Runtime> DirectBackend<R> {
     fn script(&self, script: &str, place: &Place<R::Files>, spec: &TaskSpec) -> Command {
         let pair = |name: &str, value: &OsStr| (OsString::from(name), value.to_owned());
         let mut env = self.host_env.clone();
-        env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
+        env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.expose().into())));
         env.extend(own_variables(place, spec.harness.as_deref()));
         env.extend([
             pair("OZ_WORKSPACE_ROOT", place.cwd.as_os_str()),
