@@ -14,7 +14,7 @@ use flate2::write::GzEncoder;
 use tiny_http::{Method, StatusCode};
 
 /// The longest head that is read, in bytes; a scraper's is a few hundred.
-pub(crate) const MAX_HEAD: usize = 8 * 1024;
+pub(crate) const MAX_HEAD: usize = 8192;
 
 /// The most header lines; `httparse` needs a bound.
 const MAX_HEADERS: usize = 64;

@@ -23,7 +23,7 @@ use crate::http::HttpReply;
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Somewhat more than the catalogue takes.
-const CAPACITY: usize = 32 * 1024;
+const CAPACITY: usize = 32_768;
 
 /// A reader of the SDK from which a scrape collects. A clone is another handle to the same.
 #[derive(Debug, Clone, Default)]

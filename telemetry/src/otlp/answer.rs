@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::otlp::failure::ExportFailure;
 
 /// The longest answer of a collector that is read, in bytes: it only ever names what it did not take.
-pub(super) const MAX_ANSWER: usize = 64 * 1024;
+pub(super) const MAX_ANSWER: usize = 65_536;
 
 /// The longest message of a collector that is repeated in the log, in characters.
 const MAX_MESSAGE: usize = 300;

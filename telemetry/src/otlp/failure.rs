@@ -72,6 +72,12 @@ impl From<ConnectionFault> for ExportFailure {
     }
 }
 
+impl From<TlsError> for ExportFailure {
+    fn from(error: TlsError) -> Self {
+        Self::NoTls(error)
+    }
+}
+
 impl From<io::Error> for ExportFailure {
     fn from(error: io::Error) -> Self {
         match TlsFault::from(error) {
@@ -158,6 +164,48 @@ mod tests {
         }
         for status in [301, 400, 401, 403, 404, 408, 413, 500, 501, 505] {
             assert_eq!(answer(status, Some("1")).retry(), None, "{status}");
+        }
+    }
+
+    #[test]
+    fn of_grpc_only_what_may_pass_is_tried_again() {
+        for code in 0..20 {
+            let failure = |retry_after| ExportFailure::Grpc { code, retry_after };
+            let passes = matches!(code, 1 | 4 | 10 | 11 | 14 | 15);
+            assert_eq!(failure(None).retry(), passes.then_some(Duration::ZERO), "{code}");
+            let asked = Some(Duration::from_secs(3));
+            assert_eq!(failure(asked).retry(), asked.filter(|_| passes || code == 8), "{code}");
+        }
+    }
+
+    #[test]
+    fn no_connection_is_tried_again_and_nonsense_is_not() {
+        assert_eq!(ExportFailure::from(ConnectionFault::NoAddress).retry(), Some(Duration::ZERO));
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(ExportFailure::from(reset).retry(), Some(Duration::ZERO));
+        let tls = io::Error::other(rustls::Error::InvalidCertificate(rustls::CertificateError::Expired));
+        for failure in [tls.into(), ExportFailure::Timeout, ExportFailure::Nonsense("x"), TlsError::Pair.into()] {
+            assert_eq!(ExportFailure::retry(&failure), None, "{failure}");
+        }
+    }
+
+    #[test]
+    fn every_failure_is_said_in_a_few_words() {
+        let unavailable = ExportFailure::Grpc { code: 14, retry_after: None };
+        let unknown = ExportFailure::Grpc { code: 17, retry_after: None };
+        let expired = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
+        for (failure, words) in [
+            (answer(503, None), "HTTP 503 Service Unavailable"),
+            (unavailable, "gRPC 14 UNAVAILABLE"),
+            (unknown, "gRPC 17 (unknown)"),
+            (io::Error::other(expired).into(), "TLS: its certificate has expired"),
+            (io::Error::from(io::ErrorKind::ConnectionReset).into(), "connection reset"),
+            (
+                ConnectionFault::Http2(h2::Reason::ENHANCE_YOUR_CALM).into(),
+                "HTTP/2: detected excessive load generating behavior",
+            ),
+        ] {
+            assert_eq!(failure.to_string(), words);
         }
     }
 

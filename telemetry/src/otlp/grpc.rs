@@ -84,7 +84,7 @@ impl Grpc {
         if !self.endpoint.is_secure() {
             return self.exchange(stream, body).await;
         }
-        let mut tls = self.tls.client_config().map_err(ExportFailure::NoTls)?;
+        let mut tls = self.tls.client_config()?;
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let name = server_name(self.endpoint.host()).ok_or(ConnectionFault::NoAddress)?;
         let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await?;

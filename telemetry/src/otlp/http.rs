@@ -109,7 +109,7 @@ fn failure(error: ureq::Error) -> ExportFailure {
             ConnectionFault::NotHttp.into()
         }
         ureq::Error::Other(error) => match error.downcast::<TlsError>() {
-            Ok(error) => ExportFailure::NoTls(*error),
+            Ok(error) => (*error).into(),
             Err(_) => ConnectionFault::Broken.into(),
         },
         _ => ConnectionFault::Broken.into(),
