@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 use tiny_http::Method;
 
-use crate::http::{self, HttpReply, HttpRequest, Parsed};
+use crate::http::{self, HttpReply, HttpRequest, ParsedHead};
 
 /// How long a request may take to arrive, and its answer to be read: as long as Prometheus waits for a scrape by default.
 const EXCHANGE: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ const MAX_REQUESTS: u32 = 1000;
 
 /// A client.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub(crate) struct EndpointClient {
     stream: TcpStream,
     state: Turn,
     /// When [`GRACE`] is over.
@@ -65,7 +65,7 @@ pub(crate) enum Progress {
     Done,
 }
 
-impl Client {
+impl EndpointClient {
     /// Takes over a client that has just connected.
     ///
     /// # Errors
@@ -179,15 +179,15 @@ impl Client {
     /// Answers the request that has arrived, if one has.
     fn take_request(&mut self, now: Instant, answer: &dyn Fn(&HttpRequest) -> HttpReply) -> bool {
         let (bytes, keep_alive) = match http::parse(&self.received) {
-            Parsed::Incomplete => return false,
-            Parsed::Complete(request, length) => {
+            ParsedHead::Incomplete => return false,
+            ParsedHead::Complete(request, length) => {
                 self.received.drain(..length);
                 self.requests += 1;
                 let keep_alive = request.keep_alive && self.requests < MAX_REQUESTS;
                 let head_only = request.method == Method::Head;
                 (answer(&request).encode(request.accepts_gzip, head_only, keep_alive), keep_alive)
             }
-            Parsed::Refused(response) => (response.encode(false, false, false), false),
+            ParsedHead::Refused(response) => (response.encode(false, false, false), false),
         };
         if self.received.is_empty() {
             // A connection that is only kept takes no memory of its own.

@@ -35,7 +35,7 @@ pub(crate) struct HttpRequest {
 
 /// What has arrived so far.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Parsed {
+pub(crate) enum ParsedHead {
     Incomplete,
     /// A request, and how many bytes its head takes.
     Complete(HttpRequest, usize),
@@ -53,30 +53,30 @@ pub(crate) struct HttpReply {
 }
 
 /// Reads a request's head from the bytes that have arrived.
-pub(crate) fn parse(bytes: &[u8]) -> Parsed {
+pub(crate) fn parse(bytes: &[u8]) -> ParsedHead {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let length = match request.parse(bytes) {
         Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
-        Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return Parsed::Incomplete,
+        Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return ParsedHead::Incomplete,
         Ok(_) if !bytes.get(..MAX_HEAD).unwrap_or(bytes).contains(&b'\n') => {
-            return Parsed::Refused(HttpReply::text(414, "the request target is too long\n"));
+            return ParsedHead::Refused(HttpReply::text(414, "the request target is too long\n"));
         }
         Ok(_) | Err(httparse::Error::TooManyHeaders) => {
-            return Parsed::Refused(HttpReply::text(431, "the request has too many or too long headers\n"));
+            return ParsedHead::Refused(HttpReply::text(431, "the request has too many or too long headers\n"));
         }
         Err(httparse::Error::Version) if names_a_version(bytes) => {
-            return Parsed::Refused(HttpReply::text(505, "use HTTP/1.1\n"));
+            return ParsedHead::Refused(HttpReply::text(505, "use HTTP/1.1\n"));
         }
-        Err(_) => return Parsed::Refused(HttpReply::text(400, "not an HTTP/1.1 request\n")),
+        Err(_) => return ParsedHead::Refused(HttpReply::text(400, "not an HTTP/1.1 request\n")),
     };
     let Some(method) = request.method.and_then(|token| token.parse().ok()) else {
-        return Parsed::Refused(HttpReply::text(400, "not an HTTP/1.1 request\n"));
+        return ParsedHead::Refused(HttpReply::text(400, "not an HTTP/1.1 request\n"));
     };
     let is_1_1 = request.version == Some(1);
     let headers = Headers(request.headers);
     if is_1_1 && headers.values("host").count() != 1 {
-        return Parsed::Refused(HttpReply::text(400, "an HTTP/1.1 request has one Host header\n"));
+        return ParsedHead::Refused(HttpReply::text(400, "an HTTP/1.1 request has one Host header\n"));
     }
     // Nothing here takes a body. Rather than find the end of one, the connection is closed after the answer.
     let has_body = headers.values("transfer-encoding").next().is_some()
@@ -89,7 +89,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Parsed {
         accepts_gzip: accepts_gzip(headers.values("accept-encoding")),
         keep_alive: wanted && !has_body,
     };
-    Parsed::Complete(request, length)
+    ParsedHead::Complete(request, length)
 }
 
 /// Whether the first line is that of a request, of a version of HTTP that `httparse` does not know.
@@ -167,9 +167,7 @@ impl HttpReply {
         let zipped_as = zipped.is_some().then_some(("Content-Encoding", "gzip"));
         let body = zipped.map_or(self.body, Cow::Owned);
         let (date, length) = (httpdate::fmt_http_date(SystemTime::now()), body.len().to_string());
-        let mut bytes = Vec::with_capacity(512 + body.len());
-        let line = format!("HTTP/1.1 {} {}\r\n", self.status.0, self.status.default_reason_phrase());
-        bytes.extend_from_slice(line.as_bytes());
+        let mut head = format!("HTTP/1.1 {} {}\r\n", self.status.0, self.status.default_reason_phrase());
         [
             ("Server", "oz-agent-worker"),
             ("Date", date.as_str()),
@@ -183,17 +181,14 @@ impl HttpReply {
         // Never in chunks: a client of HTTP/1.0 could not read them.
         .chain([("Content-Length", length.as_str()), ("Connection", if keep_alive { "keep-alive" } else { "close" })])
         // All of them are written in this crate: there is nothing in them that a header cannot hold.
-        .for_each(|(name, value)| bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes()));
-        bytes.extend_from_slice(b"\r\n");
-        if !head_only {
-            bytes.extend_from_slice(&body);
-        }
-        bytes
+        .for_each(|(name, value)| head.extend([name, ": ", value, "\r\n"]));
+        head.push_str("\r\n");
+        if head_only { head.into_bytes() } else { [head.as_bytes(), &body].concat() }
     }
 }
 
 fn compress(body: &[u8]) -> Option<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(body).ok()?;
     encoder.finish().ok()
 }
@@ -206,14 +201,14 @@ mod tests {
 
     fn refused_with(bytes: &[u8]) -> u16 {
         match parse(bytes) {
-            Parsed::Refused(response) => response.status.0,
+            ParsedHead::Refused(response) => response.status.0,
             other => panic!("{other:?}"),
         }
     }
 
     fn request(bytes: &str) -> HttpRequest {
         match parse(bytes.as_bytes()) {
-            Parsed::Complete(request, length) => {
+            ParsedHead::Complete(request, length) => {
                 assert_eq!(length, bytes.len());
                 request
             }
@@ -226,11 +221,11 @@ mod tests {
         let bytes = b"GET /metrics?x=y HTTP/1.1\r\nHost: a\r\naccept-encoding: br, GZIP;q=0.5\r\n\r\nGET /next";
         let length = bytes.len() - b"GET /next".len();
         for end in 0..length {
-            assert_eq!(parse(bytes.get(..end).unwrap()), Parsed::Incomplete, "{end}");
+            assert_eq!(parse(bytes.get(..end).unwrap()), ParsedHead::Incomplete, "{end}");
         }
         let path = "/metrics".to_owned();
         let request = HttpRequest { method: Method::Get, path, accepts_gzip: true, keep_alive: true };
-        assert_eq!(parse(bytes), Parsed::Complete(request, length));
+        assert_eq!(parse(bytes), ParsedHead::Complete(request, length));
     }
 
     #[test]
@@ -268,6 +263,19 @@ mod tests {
         ] {
             assert_eq!(refused_with(bytes), status, "{}", bytes.escape_ascii());
         }
+    }
+
+    #[test]
+    fn a_head_may_be_as_long_as_the_longest_and_no_longer() {
+        let head = |length: usize| {
+            let (begin, end) = ("GET / HTTP/1.1\r\nHost: a\r\nA: ", "\r\n\r\n");
+            format!("{begin}{}{end}", "a".repeat(length - begin.len() - end.len()))
+        };
+        assert_eq!(request(&head(MAX_HEAD)).path, "/");
+        let longer = head(MAX_HEAD + 1);
+        assert_eq!(refused_with(longer.as_bytes()), 431);
+        assert_eq!(parse(longer.as_bytes().get(..MAX_HEAD - 1).unwrap()), ParsedHead::Incomplete);
+        assert_eq!(refused_with(longer.as_bytes().get(..MAX_HEAD).unwrap()), 431);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The `otlp` exporter: pushes metrics and spans to a collector, and says once when it cannot and once when it can again.
 //!
-//! `opentelemetry-otlp` makes the requests; its HTTP client is ours, [`Collector`], whatever the protocol: gRPC carries the
+//! `opentelemetry-otlp` makes the requests; its HTTP client is ours, [`CollectorClient`], whatever the protocol: gRPC carries the
 //! same protobuf. So packing, time, retries and what is said about a collector are in one place for all of them.
 //! Everything here runs on the SDK's export thread of the signal, where blocking is right.
 
@@ -66,7 +66,7 @@ fn through<B: WithExportConfig + WithHttpConfig>(
         Protocol::HttpProtobuf | Protocol::Grpc => opentelemetry_otlp::Protocol::HttpBinary,
         Protocol::HttpJson => opentelemetry_otlp::Protocol::HttpJson,
     };
-    let collector = Collector::new(otlp, closing.clone())?;
+    let collector = CollectorClient::new(otlp, closing.clone())?;
     let builder = builder.with_endpoint("http://collector").with_protocol(protocol).with_timeout(otlp.timeout);
     Ok(builder.with_http_client(collector))
 }
@@ -77,7 +77,7 @@ fn built<E>(otlp: &Otlp, exporter: Result<E, ExporterBuildError>) -> Result<E, S
 }
 
 /// One collector, for one signal.
-struct Collector {
+struct CollectorClient {
     encoding: Encoding,
     transport: OtlpTransport,
     /// Bound on one export, its retries included.
@@ -91,14 +91,14 @@ enum OtlpTransport {
     Grpc(Grpc),
 }
 
-impl fmt::Debug for Collector {
+impl fmt::Debug for CollectorClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The rest holds headers, which are secrets.
-        f.debug_struct("Collector").field("health", &self.health).finish_non_exhaustive()
+        f.debug_struct("CollectorClient").field("health", &self.health).finish_non_exhaustive()
     }
 }
 
-impl Collector {
+impl CollectorClient {
     fn new(otlp: &Otlp, closing: Closing) -> Result<Self, StartProblem> {
         let encoding = Encoding::new(otlp.protocol, otlp.compression);
         let transport = match otlp.protocol {
@@ -126,7 +126,7 @@ impl Collector {
 }
 
 #[async_trait]
-impl HttpClient for Collector {
+impl HttpClient for CollectorClient {
     /// Never an error, and nothing to read: all there is to do about an answer is done, and the SDK would only log it.
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         self.health.note(self.push(request.body()));

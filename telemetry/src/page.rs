@@ -13,8 +13,8 @@ use oz_worker_text::duration::{moment, span, took};
 use oz_worker_text::line::is_unfit;
 
 use crate::http::HttpReply;
-use crate::pulse::Stuck;
-use crate::status::{Connectivity, EndedTask, Known, Leaving, RunningTask, Status};
+use crate::pulse::Overdue;
+use crate::status::{Connectivity, EndedTask, Leaving, RunningTask, Status, StatusView};
 
 /// How often a browser loads the page anew.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -59,7 +59,7 @@ impl Display for HtmlText<'_> {
 /// One page. All times on it are of one moment, by both clocks.
 struct Page<'a> {
     status: &'a Status,
-    state: Known,
+    state: StatusView,
     now: Instant,
     clock: SystemTime,
 }
@@ -133,7 +133,7 @@ impl Page<'_> {
 
     /// What a person should know that is not so every day.
     fn notes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Stuck { name, late } in self.status.stuck(self.now) {
+        for Overdue { name, late } in self.status.stuck(self.now) {
             note(f, "bad", &format!("The worker is stuck: {name} should have moved {} ago.", span(late)))?;
         }
         let limit = self.status.identity.max_concurrent_tasks as usize;

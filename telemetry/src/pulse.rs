@@ -21,7 +21,7 @@ pub(crate) struct Pulse {
 
 /// Something that should have moved on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stuck {
+pub(crate) struct Overdue {
     pub(crate) name: &'static str,
     pub(crate) late: Duration,
 }
@@ -41,9 +41,9 @@ impl Pulse {
     }
 
     /// `None` while it is not late.
-    pub(crate) fn stuck(&self, now: Instant) -> Option<Stuck> {
+    pub(crate) fn stuck(&self, now: Instant) -> Option<Overdue> {
         let late = self.age(now).saturating_sub(Duration::from_millis(self.due.load(Ordering::Relaxed)));
-        (!late.is_zero()).then_some(Stuck { name: self.name, late })
+        (!late.is_zero()).then_some(Overdue { name: self.name, late })
     }
 
     fn age(&self, now: Instant) -> Duration {
@@ -51,7 +51,7 @@ impl Pulse {
     }
 }
 
-impl fmt::Display for Stuck {
+impl fmt::Display for Overdue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is stuck: it should have moved {} s ago", self.name, self.late.as_secs())
     }
@@ -80,11 +80,16 @@ mod tests {
         let pulse = Pulse::new("the run loop", now);
         let after = |seconds| now + Duration::from_secs(seconds);
         assert_eq!(pulse.stuck(after(15)), None);
-        assert_eq!(pulse.stuck(after(18)), Some(Stuck { name: "the run loop", late: Duration::from_secs(3) }));
+        assert_eq!(pulse.stuck(after(18)), Some(Overdue { name: "the run loop", late: Duration::from_secs(3) }));
         pulse.beat(after(20), Duration::from_secs(30));
         assert_eq!(pulse.stuck(after(65)), None);
         let words = pulse.stuck(after(67)).map(|stuck| stuck.to_string());
         assert_eq!(words.as_deref(), Some("the run loop is stuck: it should have moved 2 s ago"));
+        let heartbeat = Heartbeat(now.checked_sub(GRACE * 2).map(|then| Arc::new(Pulse::new("executor", then))));
+        let is_stuck = || heartbeat.0.as_ref().map(|pulse| pulse.stuck(now).is_some());
+        assert_ne!(is_stuck(), Some(false));
+        heartbeat.alive(Duration::ZERO);
+        assert_ne!(is_stuck(), Some(true));
         pulse.beat(after(67), Duration::MAX);
         assert_eq!(pulse.stuck(after(1 << 30)), None);
     }

@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tracing::{debug, error};
 
-use crate::client::{Client, GRACE, Progress};
+use crate::client::{EndpointClient, GRACE, Progress};
 use crate::http::{HttpReply, HttpRequest};
 
 /// The most connections at once.
@@ -68,7 +68,7 @@ impl HttpServer {
 }
 
 /// A connection, and whether its next turn waits for the socket.
-type Open = (Client, Progress);
+type Open = (EndpointClient, Progress);
 
 /// All clients of one server.
 struct Clients {
@@ -141,7 +141,7 @@ impl Clients {
                         let index = self.oldest(is_waiting).unwrap_or_default();
                         self.open.remove(index);
                     }
-                    let Ok(mut client) = Client::new(stream, now) else { continue };
+                    let Ok(mut client) = EndpointClient::new(stream, now) else { continue };
                     let progress = client.advance(now, answer);
                     if progress != Progress::Done {
                         self.open.push((client, progress));

@@ -35,8 +35,12 @@ pub(super) fn until_answered<T>(
         if wait >= end.saturating_duration_since(Instant::now()) || !closing.wait(wait, leaving) {
             return Err(failure);
         }
-        backoff = (backoff * 2).min(LONGEST);
+        backoff = next(backoff);
     }
+}
+
+fn next(backoff: Duration) -> Duration {
+    (backoff * 2).min(LONGEST)
 }
 
 /// Between half of `wait` and all of it, so that a fleet does not come back in lockstep.
@@ -66,6 +70,29 @@ mod tests {
         let waits: Vec<Duration> = (0..100).map(|_| jittered(FIRST)).collect();
         assert!(waits.iter().all(|wait| (FIRST / 2..=FIRST).contains(wait)));
         assert!(waits.iter().any(|wait| *wait != jittered(FIRST)));
+    }
+
+    #[test]
+    fn the_backoff_doubles_up_to_the_longest() {
+        let waits: Vec<_> = std::iter::successors(Some(FIRST), |wait| Some(next(*wait))).take(5).collect();
+        assert_eq!(waits, [1, 2, 4, 5, 5].map(Duration::from_secs));
+    }
+
+    #[test]
+    fn who_leaves_already_tries_again_within_what_is_left_and_once_is_once() {
+        let closing = Closing::default();
+        closing.begin(Instant::now() + Duration::from_secs(3));
+        let attempts = |once| {
+            let mut attempts = 0;
+            let outcome = until_answered(Duration::from_secs(3600), &closing, once, |time| {
+                assert!(time <= Duration::from_secs(3));
+                attempts += 1;
+                if attempts < 2 { Err(unreachable()) } else { Ok(()) }
+            });
+            (attempts, outcome.is_ok())
+        };
+        assert_eq!(attempts(true), (1, false));
+        assert_eq!(attempts(false), (2, true));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::time::Duration;
 use opentelemetry_sdk::metrics::Temporality;
 use oz_worker_net::url::Url;
 
+use crate::instruments::Buckets;
+
 use super::{Compression, Otlp, Protocol, ScrapeAddress, SpanSettings, TelemetrySettings};
 
 fn read(variables: &[(&str, &str)]) -> (TelemetrySettings, Vec<String>) {
@@ -335,4 +337,75 @@ fn no_secret_of_the_settings_is_shown() {
     let otlp = settings.metrics.otlp.as_ref().unwrap();
     assert!(otlp.headers.0["authorization"].is_sensitive());
     assert!(!format!("{settings:?}{:?}", otlp.headers.0).contains("canary"), "{settings:?}");
+}
+
+#[test]
+fn batches_are_as_large_and_as_frequent_as_is_asked_for() {
+    let (traces, problems) = traces(&[
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "65536"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "7"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "1234"),
+    ]);
+    assert_eq!(problems, [""; 0]);
+    let config = format!("{:?}", traces.batches.config());
+    for part in ["max_queue_size: 65536", "max_export_batch_size: 7", "scheduled_delay: 1.234s"] {
+        assert!(config.contains(part), "{config}");
+    }
+    assert_eq!(self::traces(&[("OTEL_BSP_MAX_QUEUE_SIZE", "65537")]).1.len(), 1);
+}
+
+#[test]
+fn a_key_of_another_certificate_is_one_problem_and_nothing_is_pushed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (own, other) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+    let certificate = rcgen::CertificateParams::new(["worker".to_owned()]).unwrap().self_signed(&own).unwrap();
+    std::fs::write(path("own.pem"), certificate.pem()).unwrap();
+    std::fs::write(path("own.key"), own.serialize_pem()).unwrap();
+    std::fs::write(path("other.key"), other.serialize_pem()).unwrap();
+    let with = |key: &str| {
+        let chain = path("own.pem");
+        read(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4318"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", &chain),
+            ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &chain),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", key),
+        ])
+    };
+    let (settings, problems) = with(&path("own.key"));
+    let tls = settings.metrics.otlp.unwrap().tls;
+    assert_eq!((tls.roots.as_ref().unwrap().len(), tls.client.as_ref().unwrap().chain().len()), (1, 1));
+    assert_eq!(problems, [""; 0]);
+    let (settings, problems) = with(&path("other.key"));
+    assert!(settings.metrics.otlp.is_none());
+    assert!(matches!(&*problems, [line] if line.contains("the private key does not belong")), "{problems:?}");
+    let (settings, problems) = with(&path("own.pem"));
+    assert!(settings.metrics.otlp.is_none());
+    let words = ["OTEL_EXPORTER_OTLP_CLIENT_KEY", "own.pem", "a private key in PEM"];
+    assert!(matches!(&*problems, [line] if words.iter().all(|word| line.contains(word))), "{problems:?}");
+}
+
+#[test]
+fn a_histogram_and_sums_are_for_the_collector_as_is_asked_for() {
+    for (value, temporality) in [
+        ("cumulative", Temporality::Cumulative),
+        ("Delta", Temporality::LowMemory),
+        ("lowmemory", Temporality::LowMemory),
+    ] {
+        let (settings, _) = read(&[("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", value)]);
+        assert_eq!(settings.metrics.temporality, temporality);
+    }
+    let variable = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
+    let buckets = |value| read(&[(variable, value)]).0.metrics.buckets;
+    assert_eq!(buckets("explicit_bucket_histogram"), Buckets::Explicit);
+    assert_eq!(buckets("base2_exponential_bucket_histogram"), Buckets::Exponential);
+}
+
+#[test]
+fn the_interval_is_a_number_of_milliseconds_above_zero() {
+    let interval = |value| read(&[("OTEL_METRIC_EXPORT_INTERVAL", value)]).0.metrics.interval;
+    assert_eq!(interval("1"), Duration::from_millis(1));
+    assert_eq!(interval("0"), Duration::from_secs(60));
+    let console = [("OTEL_METRICS_EXPORTER", "console"), ("OTEL_METRIC_EXPORT_INTERVAL", "5")];
+    assert_eq!(read(&console).0.metrics.interval, Duration::from_millis(5));
 }

@@ -139,7 +139,7 @@ pub(super) fn parent_in(env: &Variables) -> Context {
 }
 
 /// An environment as OpenTelemetry reads a context from it. Its names there are those of HTTP.
-struct EnvExtractor<'a>(&'a Variables);
+pub(super) struct EnvExtractor<'a>(pub(super) &'a Variables);
 
 impl Extractor for EnvExtractor<'_> {
     fn get(&self, key: &str) -> Option<&str> {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_channel::Receiver;
-use opentelemetry_sdk::metrics::SdkMeterProvider;
 use oz_worker::Runtime;
 use oz_worker::backend::{Backend, CommandBackend, DirectBackend};
 use oz_worker::host::{Owner, Workspaces};
@@ -13,7 +12,7 @@ use oz_worker::run::RunLoop;
 use oz_worker::settings::secret::ApiKey;
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::{AfterKill, Config, Worker};
-use oz_worker_telemetry::{Identity, Recorder};
+use oz_worker_telemetry::{Identity, Recorder, Telemetry};
 use prometheus::Registry;
 use prometheus::proto::MetricType;
 
@@ -102,7 +101,7 @@ pub struct Scene {
     pub left: Receiver<()>,
     registry: Registry,
     /// The instruments live as long as it does.
-    provider: SdkMeterProvider,
+    telemetry: Telemetry,
 }
 
 impl Scene {
@@ -123,14 +122,14 @@ impl Scene {
             .without_units()
             .build()
             .unwrap();
-        let (worker, provider) = worker(&machine, &operator, exporter);
+        let (worker, telemetry) = worker(&machine, &operator, exporter);
         let (leaves, left) = async_channel::bounded(1);
         executor.spawn(MACHINE, async move {
             worker.await;
             leaves.close();
         });
         let executor = executor.clone();
-        Self { executor, journal, watch, network, server, machine, operator, left, registry, provider }
+        Self { executor, journal, watch, network, server, machine, operator, left, registry, telemetry }
     }
 
     /// Sends a signal to the worker.
@@ -171,7 +170,7 @@ impl Scene {
     /// Ends it all.
     pub fn close(self) {
         self.executor.close();
-        let _ = self.provider.shutdown();
+        drop(self.telemetry);
     }
 }
 
@@ -180,7 +179,7 @@ fn worker(
     machine: &Simulated,
     operator: &Operator,
     reader: opentelemetry_prometheus::PrometheusExporter,
-) -> (impl Future<Output = ()> + Send + use<>, SdkMeterProvider) {
+) -> (impl Future<Output = ()> + Send + use<>, Telemetry) {
     let identity = Identity {
         version: "1".into(),
         worker_id: "w1".into(),
@@ -189,9 +188,8 @@ fn worker(
         host_name: "simulated".into(),
         status_page: false,
     };
-    let provider = SdkMeterProvider::builder().with_reader(reader);
-    let (recorder, provider) = oz_worker_telemetry::recorder(provider, &identity);
-    (run_loop(machine, operator, recorder), provider)
+    let (recorder, telemetry) = Telemetry::builder(identity).reader(reader).start();
+    (run_loop(machine, operator, recorder), telemetry)
 }
 
 /// The worker above [`Runtime`], to its end.
