@@ -1,19 +1,18 @@
 //! [`Tasks`] on smol: the default build of the worker.
 //!
 //! The run loop has the calling thread for itself and waits for its connection there ([`Smol::drive`]), so that a frame
-//! from the server reaches it without a change of threads. Tasks run on two threads of their own, whatever their number;
-//! the reactor, with their processes, has one too.
+//! from the server reaches it without a change of threads. Tasks run on one thread, whatever their number: nothing that
+//! blocks runs there, and a second one would be woken at every step of every task, in case there is more to do. The reactor,
+//! with their processes, has one too.
 
 mod run_loop;
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use futures_lite::future::block_on;
@@ -23,38 +22,30 @@ use run_loop::RunLoop;
 pub use run_loop::Socket;
 use smol::{Async, Executor};
 
-/// The threads that run tasks: one that is busy starting a process must not hold up all others.
-const THREADS: usize = 2;
 /// Enough for the deepest future of the worker many times over.
 const STACK: usize = 512 << 10;
 
 /// Tasks on smol's executor. A clone is another handle to the same.
 #[derive(Debug, Clone)]
 pub struct Smol {
-    tasks: Arc<TaskThreads>,
+    executor: Arc<Executor<'static>>,
     run_loop: Arc<RunLoop>,
 }
 
-/// The threads that run tasks. Each has an executor of its own, because one that is shared wakes all its threads at every
-/// step of every task, in case there is more to do. A task stays with its thread, and what it spawns too.
-#[derive(Debug)]
-struct TaskThreads {
-    executors: [Executor<'static>; THREADS],
-    next: AtomicUsize,
-}
-
-thread_local! {
-    /// Which of the threads that run tasks this one is, if any.
-    static HOME: Cell<Option<usize>> = const { Cell::new(None) };
-}
-
 impl Smol {
-    /// Starts the threads that run tasks.
+    /// Starts the thread that runs tasks.
     ///
     /// # Errors
     /// When the operating system gives no thread.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { tasks: TaskThreads::start()?, run_loop: Arc::new(RunLoop::new()?) })
+        let executor = Arc::new(Executor::new());
+        let own = Arc::clone(&executor);
+        // Parks instead of waiting on the reactor, which has a thread of its own. A task that panics takes no other with it.
+        let run = move || {
+            while catch_unwind(AssertUnwindSafe(|| block_on(own.run(std::future::pending::<()>())))).is_err() {}
+        };
+        thread::Builder::new().name("oz-tasks".to_owned()).stack_size(STACK).spawn(run)?;
+        Ok(Self { executor, run_loop: Arc::new(RunLoop::new()?) })
     }
 }
 
@@ -66,7 +57,7 @@ impl Tasks for Smol {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.executor().spawn(task).detach();
+        self.executor.spawn(task).detach();
     }
 
     async fn connect(&self, address: &Address) -> io::Result<Self::Stream> {
@@ -78,31 +69,5 @@ impl Tasks for Smol {
             }
             Address::Unix(path) => Stream::Unix(Async::<UnixStream>::connect(path).await?),
         })
-    }
-}
-
-impl TaskThreads {
-    fn start() -> io::Result<Arc<Self>> {
-        let threads = Arc::new(Self { executors: Default::default(), next: AtomicUsize::new(0) });
-        for home in 0..THREADS {
-            let threads = Arc::clone(&threads);
-            let name = format!("oz-tasks-{}", home + 1);
-            thread::Builder::new().name(name).stack_size(STACK).spawn(move || threads.run(home))?;
-        }
-        Ok(threads)
-    }
-
-    /// Parks instead of waiting on the reactor, which has a thread of its own. A task that panics takes no other with it.
-    fn run(&self, home: usize) {
-        HOME.set(Some(home));
-        let run = || block_on(self.executor().run(std::future::pending::<()>()));
-        while catch_unwind(AssertUnwindSafe(run)).is_err() {}
-    }
-
-    /// Where a task that is spawned here belongs.
-    fn executor(&self) -> &Executor<'static> {
-        let [first, others @ ..] = &self.executors;
-        let home = HOME.get().unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed) % THREADS);
-        home.checked_sub(1).and_then(|other| others.get(other)).unwrap_or(first)
     }
 }

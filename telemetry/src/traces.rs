@@ -3,7 +3,6 @@
 mod span;
 #[cfg(test)]
 mod tests;
-mod tracing;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -16,10 +15,9 @@ use oz_worker_core::metrics::{FailurePhase, FailureReason, TaskResult};
 use oz_worker_core::recent::Recent;
 use oz_worker_core::{Failure, Notice};
 
-use crate::Identity;
+use crate::identity::Identity;
 pub use span::TaskTrace;
 use span::{TaskSpan, cut, parent_in};
-pub(crate) use tracing::Tracing;
 
 /// The span of a task.
 const TASK: &str = "oz_worker.task";
@@ -40,11 +38,11 @@ pub(crate) struct Traces {
     worker: [KeyValue; 2],
     /// How many characters of a text are exported at most.
     longest_text: usize,
-    tasks: Mutex<Tasks>,
+    tasks: Mutex<TaskSpans>,
 }
 
 #[derive(Debug)]
-struct Tasks {
+struct TaskSpans {
     /// The tasks that hold a slot.
     active: BTreeMap<String, Arc<TaskSpan>>,
     /// The traces of those that did, or were declined: what is told of them later names them too.
@@ -53,7 +51,7 @@ struct Tasks {
     cancelling: Vec<Weak<TaskSpan>>,
 }
 
-impl Tasks {
+impl TaskSpans {
     fn remember(&mut self, task_id: &str, span: &TaskSpan) {
         if task_id.len() <= LONGEST_ID {
             self.ended.insert(task_id, span.context().clone());
@@ -70,7 +68,7 @@ impl Traces {
                 KeyValue::new("worker.backend", identity.backend.clone()),
             ],
             longest_text,
-            tasks: Mutex::new(Tasks {
+            tasks: Mutex::new(TaskSpans {
                 active: BTreeMap::new(),
                 ended: Recent::new(REMEMBERED),
                 cancelling: Vec::new(),
@@ -204,7 +202,7 @@ impl Traces {
         Some(span.trace_id().to_owned())
     }
 
-    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+    fn tasks(&self) -> MutexGuard<'_, TaskSpans> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

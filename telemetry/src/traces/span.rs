@@ -83,7 +83,7 @@ impl TaskTrace {
 
     /// The variables that make what a process traces a part of this trace; none when tracing is off.
     pub fn variables(&self) -> Variables {
-        let mut variables = Carrier(Variables::default());
+        let mut variables = EnvInjector(Variables::default());
         if let Some(span) = &self.0 {
             let context = Context::new().with_remote_span_context(span.context.clone());
             TraceContextPropagator::new().inject_context(&context, &mut variables);
@@ -135,13 +135,13 @@ pub(super) fn cut(text: &str, longest: usize) -> String {
 
 /// The trace context that an environment carries; an empty one when there is none, or it is none.
 pub(super) fn parent_in(env: &Variables) -> Context {
-    TraceContextPropagator::new().extract_with_context(&Context::new(), &Environment(env))
+    TraceContextPropagator::new().extract_with_context(&Context::new(), &EnvExtractor(env))
 }
 
 /// An environment as OpenTelemetry reads a context from it. Its names there are those of HTTP.
-struct Environment<'a>(&'a Variables);
+pub(super) struct EnvExtractor<'a>(pub(super) &'a Variables);
 
-impl Extractor for Environment<'_> {
+impl Extractor for EnvExtractor<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         let name = VARIABLES.into_iter().find(|name| name.eq_ignore_ascii_case(key))?;
         self.0.get(name).map(Secret::expose)
@@ -153,9 +153,9 @@ impl Extractor for Environment<'_> {
 }
 
 /// The same for writing.
-struct Carrier(Variables);
+struct EnvInjector(Variables);
 
-impl Injector for Carrier {
+impl Injector for EnvInjector {
     fn set(&mut self, key: &str, value: String) {
         // A trace state is empty more often than not, and is left out then.
         if !value.is_empty() {

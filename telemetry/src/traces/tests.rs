@@ -10,6 +10,9 @@ use oz_worker_core::agent::InstanceShape;
 use oz_worker_core::metrics::RejectReason;
 use oz_worker_core::secret::{Secret, Variables};
 
+use opentelemetry::propagation::Extractor;
+
+use super::span::EnvExtractor;
 use super::*;
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -255,4 +258,12 @@ fn the_trace_of_a_task_with_an_endless_id_is_not_remembered() {
         traces.note(&Notice::Ended { task_id: task_id.clone(), result, duration, failure: None, active: 0 });
         assert_eq!(traces.note(&Notice::CancelUnknown { task_id }).is_some(), is_remembered);
     }
+}
+
+#[test]
+fn a_context_is_read_from_the_variables_of_its_name_and_written_under_them() {
+    let env: Variables = [("TRACEPARENT", PARENT), ("HOME", "/")].into_iter().collect();
+    let extractor = EnvExtractor(&env);
+    assert_eq!(extractor.keys(), ["TRACEPARENT", "HOME"]);
+    assert_eq!((extractor.get("traceparent"), extractor.get("home")), (Some(PARENT), None));
 }
