@@ -101,6 +101,7 @@ impl Processes {
     /// By chance.
     pub fn start(&self, command: &Command, tree: Option<&Tree>) -> io::Result<Process> {
         let what = What::of(command);
+        self.watch.begun(&what.task);
         let faulty = self.lock().faulty;
         if faulty && self.executor.chance(4) {
             let error = self.executor.random(|random| {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_channel::Sender;
+use oz_worker_runtime::Lane;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -17,6 +18,8 @@ use crate::process::Kind;
 /// `docs/protocol.md`: the first step of the backoff, and the last.
 const FIRST_STEP: Duration = Duration::from_secs(1);
 const LAST_STEP: Duration = Duration::from_secs(60);
+/// `docs/protocol.md`: how long a task may wait to be begun before the worker takes no other, by a clock that is a little wrong.
+const UNREADY: Duration = Duration::from_secs(11);
 
 /// Collects what is wrong. A clone is another handle to the same.
 #[derive(Clone)]
@@ -38,6 +41,10 @@ struct Facts {
     started: BTreeSet<String>,
     /// The tasks between claim and end.
     active: BTreeSet<String>,
+    /// Since when each task of them waits to be begun.
+    waiting: BTreeMap<String, Duration>,
+    /// The lanes of which something was ever held up.
+    held_up: BTreeSet<Lane>,
     /// The living processes of trees, and their tasks.
     alive: BTreeMap<u64, String>,
     /// The tasks whose processes did not die, as the log says.
@@ -115,6 +122,21 @@ impl Watch {
         if !is_exempt && !(shortest..=longest).contains(&waited) {
             self.violate(format!("dialled after {waited:?}, at a step of {step:?}"));
         }
+    }
+
+    /// Something on a lane is held up for longer than usual.
+    pub fn held_up(&self, lane: Lane) {
+        self.facts().held_up.insert(lane);
+    }
+
+    /// Whether anything on a lane ever was.
+    pub fn was_held_up(&self, lane: Lane) -> bool {
+        self.facts().held_up.contains(&lane)
+    }
+
+    /// The machine is asked to start a process of a task, and may refuse.
+    pub fn begun(&self, task: &str) {
+        self.facts().waiting.remove(task);
     }
 
     /// A process of a task was started.
@@ -231,6 +253,11 @@ impl Facts {
                     wrong.push(format!("{} tasks are active, and at most {} may be", self.active.len(), self.limit));
                 }
                 self.claimed.insert(task.to_owned(), execution.to_owned());
+                let stuck = self.waiting.iter().find(|(_, since)| now.saturating_sub(**since) > UNREADY);
+                if let Some((stuck, since)) = stuck {
+                    wrong.push(format!("{task} was claimed although {stuck} waits to be begun since {since:?}"));
+                }
+                self.waiting.insert(task.to_owned(), now);
             }
             "task succeeded" | "task cancelled" | "task dispatched" => {
                 self.count(&ended(message.trim_start_matches("task ")));
@@ -267,11 +294,12 @@ impl Facts {
 
     fn end(&mut self, task: &str) -> Vec<String> {
         let mut wrong = Vec::new();
+        self.waiting.remove(task);
         if !self.active.remove(task) {
             wrong.push(format!("{task} ended without being active"));
         }
         // A worker that leaves reports first and kills then.
-        if !self.stopping && !self.immortal.contains(task) {
+        if !self.stopping && !self.immortal.contains(task) && !self.held_up.contains(&Lane::Finish) {
             let left = self.alive.iter().filter(|(_, owner)| *owner == task).map(|(number, _)| number);
             wrong.extend(left.map(|number| format!("process {number} of {task} is alive after the task's end")));
         }
