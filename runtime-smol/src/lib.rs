@@ -5,6 +5,8 @@
 //! blocks runs there, and a second one would be woken at every step of every task, in case there is more to do. The reactor,
 //! with their processes, has one too.
 
+#![forbid(unsafe_code)]
+
 mod run_loop;
 
 use std::future::Future;
