@@ -97,12 +97,12 @@ planted! {
         => "} else if false {"
     }
     a_task_is_started_before_its_claim_is_on_record {
-        Properties, "a claim is safe before its task starts", "core/src/worker/journal.rs",
+        Restarts, "a claim is safe before its task starts", "core/src/worker/journal.rs",
         "        if !self.is_on {\n            return Some(step);\n        }\n"
         => "        if matches!(step, Step::Start { .. }) || !self.is_on {\n            return Some(step);\n        }\n"
     }
     an_end_that_was_told_is_forgotten_with_the_worker {
-        Properties, "a claimed task is never started again", "core/src/worker/restored.rs",
+        Restarts, "a claimed task is never started again", "core/src/worker/restored.rs",
         "            self.outbox.remember(told);\n"
         => "            drop(told);\n"
     }
