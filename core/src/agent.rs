@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use serde_json::value::RawValue;
 
 use crate::assignment::{Assignment, Entries, Object, Snapshot, Str, compact, non_blank};
+use crate::secret::{Secret, Variables};
 
 /// The image of a task for which neither the server nor the operator names one.
 pub const DEFAULT_IMAGE: &str = "ubuntu:22.04";
@@ -24,8 +25,8 @@ pub struct AgentSettings {
     pub session_sharing_server_url: Option<String>,
     /// `--idle-on-complete`, as the agent is to see it (`10m`).
     pub idle_on_complete: Option<String>,
-    /// The operator's environment: the file's, then `-e`, in this order; a later entry wins.
-    pub environment: Vec<(String, String)>,
+    /// The operator's environment: the file's, then `-e`.
+    pub environment: Variables,
     /// The image of a task whose assignment names none.
     pub default_image: Option<String>,
     /// Overrides the assignment's `sidecar_image`.
@@ -37,32 +38,32 @@ pub struct AgentSettings {
 /// A task as a backend gets it: everything that decides what runs.
 #[derive(Debug, Clone)]
 pub struct TaskSpec {
-    /// Which task.
+    #[allow(missing_docs)]
     pub task_id: String,
-    /// Which execution of it.
+    /// Tells two runs of one task apart; not every server gives one.
     pub execution_id: Option<String>,
     /// Its title, for people; untrusted text.
     pub title: String,
     /// The harness that the agent uses, when one is named.
     pub harness: Option<String>,
-    /// The agent's arguments, without the program.
-    pub args: Vec<String>,
-    /// The environment common to all backends, each name once, sorted by name.
-    pub env: Vec<(String, String)>,
+    /// The agent's arguments, without the program. What an MCP server is told may stand among them.
+    pub args: Vec<Secret>,
+    /// The environment common to all backends, sorted by name.
+    pub env: Variables,
     /// The image of the task's container.
     pub image: String,
     /// The images whose files are mounted into the task's container.
     pub sidecars: Vec<Sidecar>,
     /// What the task asks of its machine.
     pub shape: InstanceShape,
-    /// The `task` of the assignment as JSON, exactly as it came.
-    pub task: String,
+    /// The `task` of the assignment as JSON, exactly as it came: the prompt, too.
+    pub task: Secret,
 }
 
 /// An image whose files are mounted into the task's container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sidecar {
-    /// The image.
+    #[allow(missing_docs)]
     pub image: String,
     /// Where its files are mounted.
     pub mount_path: String,
@@ -100,13 +101,13 @@ impl TaskSpec {
                 vcpus: positive(shape.and_then(|shape| shape.vcpus)),
                 memory_gb: positive(shape.and_then(|shape| shape.memory_gb)),
             },
-            task: raw_task.to_owned(),
+            task: raw_task.into(),
         }
     }
 }
 
 /// The agent's arguments, in the documented order.
-fn args(assignment: &Assignment<'_>, settings: &AgentSettings) -> Vec<String> {
+fn args(assignment: &Assignment<'_>, settings: &AgentSettings) -> Vec<Secret> {
     let mut args = Args(Vec::with_capacity(24));
     args.push("agent");
     args.push("run");
@@ -124,18 +125,18 @@ fn args(assignment: &Assignment<'_>, settings: &AgentSettings) -> Vec<String> {
     }
     args.push("--idle-on-complete");
     match assignment.snapshot().and_then(|snapshot| snapshot.idle_timeout_minutes).filter(|minutes| *minutes > 0) {
-        Some(minutes) => args.0.push(format!("{minutes}m")),
-        None => args.0.extend(settings.idle_on_complete.clone()),
+        Some(minutes) => args.push(&format!("{minutes}m")),
+        None => args.0.extend(settings.idle_on_complete.as_deref().map(Secret::from)),
     }
     args.option("--session-sharing-server-url", settings.session_sharing_server_url.as_deref());
     args.0
 }
 
-struct Args(Vec<String>);
+struct Args(Vec<Secret>);
 
 impl Args {
     fn push(&mut self, arg: &str) {
-        self.0.push(arg.to_owned());
+        self.0.push(arg.into());
     }
 
     fn option(&mut self, name: &str, value: Option<&str>) {
@@ -203,7 +204,7 @@ fn mcp_servers(Entries(servers): &Entries<'_, &RawValue>) -> String {
     json
 }
 
-fn env(assignment: &Assignment<'_>, settings: &AgentSettings) -> Vec<(String, String)> {
+fn env(assignment: &Assignment<'_>, settings: &AgentSettings) -> Variables {
     let own = [
         ("TASK_ID", assignment.task_id.as_str()),
         ("GIT_TERMINAL_PROMPT", "0"),
@@ -212,9 +213,9 @@ fn env(assignment: &Assignment<'_>, settings: &AgentSettings) -> Vec<(String, St
     ];
     let assigned = assignment.env_vars.iter().flat_map(|Entries(entries)| entries);
     let assigned = assigned.map(|(name, value)| (name.as_str(), value.as_ref().map_or("", Str::as_str)));
-    let operators = settings.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let operators = settings.environment.iter().map(|(name, value)| (name, value.expose()));
     let merged: BTreeMap<&str, &str> = own.into_iter().chain(assigned).chain(operators).collect();
-    merged.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    merged.into_iter().collect()
 }
 
 fn sidecars(assignment: &Assignment<'_>, settings: &AgentSettings) -> Vec<Sidecar> {
@@ -250,6 +251,10 @@ mod tests {
         TaskSpec::new(&assignment, raw_task(&text).unwrap().get(), settings)
     }
 
+    fn joined(args: &[Secret]) -> String {
+        args.iter().map(Secret::expose).collect::<Vec<_>>().join("|")
+    }
+
     fn settings() -> AgentSettings {
         AgentSettings { server_root_url: "https://app.warp.dev".into(), ..AgentSettings::default() }
     }
@@ -272,7 +277,7 @@ mod tests {
             --bedrock-inference-role|arn|--bedrock-role-region|r|--harness|oz|--share|public:edit|--no-snapshot|\
             --snapshot-upload-timeout|1s|--snapshot-script-timeout|2s|--environment|env|--x||\
             --idle-on-complete|3m|--session-sharing-server-url|ws://s";
-        assert_eq!(spec.args.join("|"), expected);
+        assert_eq!(joined(&spec.args), expected);
     }
 
     #[test]
@@ -284,7 +289,7 @@ mod tests {
                 "snapshot_upload_timeout_secs":0,"snapshot_script_timeout_secs":-1}}}"#,
             &settings(),
         );
-        let tail = spec.args.get(7..).unwrap().join("|");
+        let tail = joined(spec.args.get(7..).unwrap());
         assert_eq!(tail, "--no-computer-use|--harness|codex|--idle-on-complete");
     }
 
@@ -295,7 +300,7 @@ mod tests {
                 r#"{{"task_id":"T","task":{{"agent_config_snapshot":{{"model_id":"m","harness":{harness},
                     "session_sharing":{{"public_access":"{access}"}}}}}}}}"#
             );
-            spec(&data, &settings()).args.get(7..).unwrap().join("|")
+            joined(spec(&data, &settings()).args.get(7..).unwrap())
         };
         let idle = "--idle-on-complete";
         assert_eq!(args("null", "VIEWER"), format!("--model|m|--computer-use|--share|public:view|{idle}"));
@@ -304,13 +309,10 @@ mod tests {
 
     #[test]
     fn the_operators_environment_overrides_the_assignments_and_that_the_workers() {
-        let settings = AgentSettings {
-            environment: [("B", "file"), ("B", "flag")].map(|(n, v)| (n.into(), v.into())).into(),
-            ..settings()
-        };
+        let settings = AgentSettings { environment: [("B", "flag")].into_iter().collect(), ..settings() };
         let spec =
             spec(r#"{"task_id":"T","task":{},"env_vars":{"B":"1","GH_PROMPT_DISABLED":"no","N":null}}"#, &settings);
-        let env: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let env: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}={}", value.expose())).collect();
         let expected = "B=flag GH_PROMPT_DISABLED=no GIT_TERMINAL_PROMPT=0 N= TASK_ID=T \
             WARP_SERVER_ROOT_URL=https://app.warp.dev";
         assert_eq!(env.join(" "), expected);

@@ -2,6 +2,8 @@
 //!
 //! Every field may be absent or null. A field that decides what runs and has another type than `docs/protocol.md` says
 //! makes the assignment malformed; a field that does not (a title, a date, a number of an owner) is ignored then.
+//!
+//! Nothing in here but the ids can be shown: prompts, variables and servers of the agent hold secrets.
 
 use alloc::borrow::Cow;
 use alloc::boxed::Box;
@@ -51,7 +53,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Str<'a> {
 }
 
 /// A string that nothing depends on: anything else in its place reads as none.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 struct Lenient<'a>(Option<Str<'a>>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Lenient<'a> {
@@ -62,7 +64,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Lenient<'a> {
 }
 
 /// A `T` from a JSON object and nothing else: serde would also take an array for a struct.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Object<T>(pub(crate) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -82,7 +84,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 }
 
 /// A JSON object whose entries are kept in the order in which they came; of two with one name the later counts.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Entries<'a, V>(pub(crate) Vec<(Str<'a>, V)>);
 
 impl<V> Default for Entries<'_, V> {
@@ -113,12 +115,11 @@ impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Entries<'a, V> {
 }
 
 /// The data of a `task_assignment`, as far as the worker reads it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Assignment<'a> {
-    /// Which task.
+    #[allow(missing_docs)]
     #[serde(borrow)]
     pub task_id: Str<'a>,
-    /// Which execution of the task.
     #[serde(borrow, default)]
     pub(crate) execution_id: Option<Str<'a>>,
     #[serde(borrow)]
@@ -135,6 +136,16 @@ pub struct Assignment<'a> {
     pub(crate) additional_oz_args: Option<Vec<Str<'a>>>,
     #[serde(default)]
     pub(crate) instance_shape: Option<Object<AssignedShape>>,
+}
+
+impl fmt::Debug for Assignment<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (task_id, execution_id) = (self.task_id.as_str(), self.execution_id());
+        f.debug_struct("Assignment")
+            .field("task_id", &task_id)
+            .field("execution_id", &execution_id)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> Assignment<'a> {
@@ -164,7 +175,7 @@ impl<'a> Assignment<'a> {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 pub(crate) struct Task<'a> {
     #[serde(borrow, default)]
     title: Lenient<'a>,
@@ -175,13 +186,13 @@ pub(crate) struct Task<'a> {
     agent_config_snapshot: Option<Box<Object<Snapshot<'a>>>>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 struct TaskOwner<'a> {
     #[serde(borrow, default, rename = "Type")]
     kind: Option<Str<'a>>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 pub(crate) struct AssignedSidecar<'a> {
     #[serde(borrow, default)]
     pub(crate) image: Option<Str<'a>>,
@@ -191,7 +202,7 @@ pub(crate) struct AssignedSidecar<'a> {
     pub(crate) read_write: Option<bool>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize)]
 pub(crate) struct AssignedShape {
     #[serde(default)]
     pub(crate) vcpus: Option<i64>,
@@ -202,7 +213,7 @@ pub(crate) struct AssignedShape {
 /// `agent_config_snapshot`, as far as it decides the agent's arguments.
 // The names are the protocol's.
 #[allow(clippy::struct_field_names)]
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 pub(crate) struct Snapshot<'a> {
     #[serde(borrow, default)]
     pub(crate) environment_id: Option<Str<'a>>,
@@ -232,19 +243,19 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) snapshot_script_timeout_secs: Option<i64>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 pub(crate) struct Harness<'a> {
     #[serde(borrow, default, rename = "type")]
     pub(crate) kind: Option<Str<'a>>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 pub(crate) struct InferenceProviders<'a> {
     #[serde(borrow, default)]
     pub(crate) aws: Option<Object<Aws<'a>>>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 pub(crate) struct Aws<'a> {
     #[serde(default)]
     pub(crate) disabled: Option<bool>,
@@ -254,7 +265,7 @@ pub(crate) struct Aws<'a> {
     pub(crate) region: Option<Str<'a>>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 pub(crate) struct SessionSharing<'a> {
     #[serde(borrow, default)]
     pub(crate) public_access: Option<Str<'a>>,

@@ -13,11 +13,16 @@
 //! **After every input, drain all outputs before the next one goes in.** The order of the outputs is the order on the wire
 //! and of the log.
 //!
+//! A task has two ends. The agent's ([`Input::TaskFinished`]) decides the result, and nothing changes that afterwards; the
+//! end of what follows it ([`Input::TaskEnded`]) frees the slot. What must survive a crash is given as
+//! [`Output::Persist`], and what depends on a record waits for [`Input::Durable`]; [`Worker::restored`] goes on from the
+//! records of a worker that was killed.
+//!
 //! ```
 //! use core::time::Duration;
 //! use oz_worker_core::agent::AgentSettings;
 //! use oz_worker_core::time::Instant;
-//! use oz_worker_core::{Config, Frame, Input, Outcome, Output, TaskEnd, Worker};
+//! use oz_worker_core::{AfterKill, Config, Frame, Input, Outcome, Output, Worker};
 //!
 //! let config = Config {
 //!     worker_id: "w1".into(),
@@ -25,6 +30,8 @@
 //!     drain_timeout: Duration::ZERO,
 //!     stop_timeout: Duration::from_secs(20),
 //!     stops_tasks_on_shutdown: true,
+//!     after_kill: AfterKill::Fails,
+//!     journal: false,
 //!     agent: AgentSettings::default(),
 //! };
 //! let mut worker = Worker::new(config, 42);
@@ -43,8 +50,9 @@
 //!         }
 //!     }
 //!     if let Some(run) = ended.take() {
-//!         let end = TaskEnd { outcome: Outcome::Completed, cleanup: vec![] };
-//!         worker.handle(Instant::new(Duration::from_secs(second)), Input::TaskEnded { task_id: "T1", run, end });
+//!         let now = Instant::new(Duration::from_secs(second));
+//!         worker.handle(now, Input::TaskFinished { task_id: "T1", run, outcome: Outcome::Completed });
+//!         worker.handle(now, Input::TaskEnded { task_id: "T1", run, cleanup: vec![] });
 //!         continue;
 //!     }
 //!     let Some((at, input)) = script.next() else { break };
@@ -65,6 +73,9 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+// `missing_docs` is off where an enum's fields are: of `task_id` or `execution_id` there is nothing to say that the name does
+// not. What is not clear from its name is documented there too.
+
 extern crate alloc;
 
 pub mod agent;
@@ -74,9 +85,12 @@ pub mod message;
 pub mod metrics;
 mod notice;
 mod outbox;
+mod past;
+pub mod recent;
+pub mod record;
 pub mod secret;
 pub mod time;
 mod worker;
 
-pub use notice::{BadFrame, Notice};
-pub use worker::{Config, Failure, Frame, Input, Outcome, Output, RunId, TaskEnd, Worker};
+pub use notice::{BadFrame, Cause, Notice, Problem};
+pub use worker::{AfterKill, Config, Failure, Frame, Input, Outcome, Output, RunId, TaskEnd, Worker};

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::assignment::{Assignment, Object, Str};
-use crate::metrics::FailureReason;
+use crate::metrics::{FailureReason, RejectReason};
+use crate::worker::Failure;
 
 /// What the server says.
 // Read in place and never stored: boxing the large one would cost an allocation a frame.
@@ -20,10 +21,8 @@ pub enum ServerMessage<'a> {
     /// Run this task.
     TaskAssignment(Assignment<'a>),
     /// Stop this task: the user cancelled it.
-    TaskCancellation {
-        /// Which task.
-        task_id: Cow<'a, str>,
-    },
+    #[allow(missing_docs)]
+    TaskCancellation { task_id: Cow<'a, str> },
 }
 
 /// Why a text frame is not a message of the protocol. None of it carries the payload.
@@ -45,36 +44,30 @@ pub enum DecodeError<'a> {
     },
     /// A `task_assignment` that names its task but cannot otherwise be understood.
     MalformedAssignment {
-        /// Which task.
+        #[allow(missing_docs)]
         task_id: Cow<'a, str>,
-        /// Which execution of it, when that much can be read.
+        /// When that much can be read.
         execution_id: Option<Cow<'a, str>>,
         /// What is wrong, in words; names fields and types, never values.
         problem: String,
     },
 }
 
-/// What the worker says.
+/// What the worker says. The texts are for whoever reads the task's page at the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", content = "data", rename_all = "snake_case")]
+#[allow(missing_docs)]
 pub enum WorkerMessage {
     /// The worker runs the task.
-    TaskClaimed {
-        /// Which task.
-        task_id: String,
-        /// Who claims it.
-        worker_id: String,
-    },
+    TaskClaimed { task_id: String, worker_id: String },
     /// The worker does not take the task.
     TaskRejected {
-        /// Which task.
         task_id: String,
         /// Why, in words.
         reason: &'static str,
     },
     /// The task ended without failing.
     TaskCompleted {
-        /// Which task.
         task_id: String,
         /// How, in words.
         message: &'static str,
@@ -84,11 +77,10 @@ pub enum WorkerMessage {
     },
     /// The task failed.
     TaskFailed {
-        /// Which task.
         task_id: String,
         /// How, in words.
         message: String,
-        /// What failed.
+        /// As metrics name it.
         #[serde(serialize_with = "as_label")]
         failure_reason: FailureReason,
         /// The exit code of what failed; left out when there is none, or when it is 0.
@@ -96,6 +88,13 @@ pub enum WorkerMessage {
         exit_code: i32,
     },
 }
+
+/// What failed, when the worker was told to stop before the task had finished.
+pub(crate) const SHUT_DOWN: &str = "the worker was shut down while the task ran";
+/// What failed, when a restart finds a task that nothing is left of.
+pub(crate) const KILLED: &str = "the worker was killed while the task ran";
+/// What failed, when the end of a task was lost inside the worker.
+pub(crate) const NO_OUTCOME: &str = "internal error of the worker: it does not know how the task ended";
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde asks for
 fn as_label<S: serde::Serializer>(reason: &FailureReason, serializer: S) -> Result<S::Ok, S::Error> {
@@ -109,7 +108,49 @@ const fn is_zero(code: &i32) -> bool {
 }
 
 impl WorkerMessage {
-    /// Which task it is about.
+    /// The declined assignment of a task.
+    pub(crate) fn rejected(task_id: &str, reason: RejectReason) -> Self {
+        let reason = match reason {
+            RejectReason::AtCapacity => "worker at maximum concurrency",
+            RejectReason::ShuttingDown => "worker is shutting down",
+            RejectReason::AlreadyRunning => "task is already running on this worker",
+            RejectReason::NotReady => "worker is not ready",
+        };
+        Self::TaskRejected { task_id: task_id.into(), reason }
+    }
+
+    /// The end of a task that ran and exited 0.
+    pub(crate) fn succeeded(task_id: &str) -> Self {
+        Self::TaskCompleted { task_id: task_id.into(), message: "Task completed successfully", task_state: None }
+    }
+
+    /// The end of a task that its user cancelled.
+    pub(crate) fn cancelled(task_id: &str) -> Self {
+        let (message, task_state) = ("Task cancelled by user request.", Some("CANCELLED"));
+        Self::TaskCompleted { task_id: task_id.into(), message, task_state }
+    }
+
+    /// The end of a task that failed.
+    pub(crate) fn failed(task_id: &str, failure: &Failure) -> Self {
+        Self::TaskFailed {
+            task_id: task_id.into(),
+            message: failure.message.clone(),
+            failure_reason: failure.reason,
+            exit_code: failure.exit_code,
+        }
+    }
+
+    /// The answer to an assignment that cannot be understood.
+    pub(crate) fn not_understood(task_id: &str, problem: &str) -> Self {
+        Self::TaskFailed {
+            task_id: task_id.into(),
+            message: format!("The assignment could not be understood: {problem}"),
+            failure_reason: FailureReason::Unknown,
+            exit_code: 0,
+        }
+    }
+
+    #[allow(missing_docs)]
     pub fn task_id(&self) -> &str {
         match self {
             Self::TaskClaimed { task_id, .. }

@@ -54,6 +54,8 @@ label_set! {
         ShuttingDown = "shutting_down",
         /// Another execution of the same task is still active.
         AlreadyRunning = "already_running",
+        /// A task that was claimed has not started for too long: the next one would not either.
+        NotReady = "not_ready",
     }
 }
 
@@ -145,6 +147,7 @@ label_set! {
 
 /// Something to count. The sum of all events since the start is the state of every instrument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub enum MetricEvent {
     /// A connection is established: `oz_worker_connected` becomes 1.
     Connected,
@@ -154,23 +157,19 @@ pub enum MetricEvent {
     Reconnect(ReconnectReason),
     /// A task took a slot: `oz_worker_tasks_claimed_total` + 1, `oz_worker_tasks_active` + 1.
     TaskClaimed,
+    /// A task that was claimed before the worker was killed goes on: `oz_worker_tasks_active` + 1.
+    TaskResumed,
     /// An assignment was declined: `oz_worker_tasks_rejected_total{reason}` + 1.
     TaskRejected(RejectReason),
     /// A claimed task ended and its slot is free: `oz_worker_tasks_active` - 1,
     /// `oz_worker_tasks_completed_total{result}` + 1, `oz_worker_task_duration_seconds{result}` observes `duration`.
     TaskCompleted {
-        /// How it ended.
         result: TaskResult,
         /// Time since the claim, as the clock on the wall would have shown it (suspends included).
         duration: Duration,
     },
     /// Something about a task failed: `oz_worker_task_failures_total{phase,reason}` + 1.
-    TaskFailure {
-        /// Where in the task's life.
-        phase: FailurePhase,
-        /// What failed.
-        reason: FailureReason,
-    },
+    TaskFailure { phase: FailurePhase, reason: FailureReason },
 }
 
 #[cfg(test)]

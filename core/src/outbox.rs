@@ -7,6 +7,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use crate::message::WorkerMessage;
 
@@ -19,17 +20,23 @@ const TOLD_LIMIT: usize = 256;
 pub(crate) struct Entry {
     /// Numbers the messages in their order; never used twice.
     serial: u64,
+    pub(crate) task_id: String,
     pub(crate) execution_id: Option<String>,
-    pub(crate) message: WorkerMessage,
+    /// Whether it ends its task.
+    pub(crate) is_end: bool,
+    /// The frame, exactly as it is sent.
+    pub(crate) text: String,
 }
 
 impl Entry {
-    fn is_end(&self) -> bool {
-        self.message.is_end()
+    pub(crate) fn new(execution_id: Option<&str>, message: &WorkerMessage) -> Self {
+        let (task_id, is_end) = (message.task_id().into(), message.is_end());
+        Self { serial: 0, task_id, execution_id: execution_id.map(Into::into), is_end, text: message.encode() }
     }
 
-    fn is_of(&self, task_id: &str) -> bool {
-        self.message.task_id() == task_id
+    /// The end of a task, worded before.
+    pub(crate) const fn end(task_id: String, execution_id: Option<String>, text: String) -> Self {
+        Self { serial: 0, task_id, execution_id, is_end: true, text }
     }
 }
 
@@ -50,12 +57,11 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Keeps `message` until it is proven; it is to be sent now if there is a connection.
-    pub(crate) fn push(&mut self, execution_id: Option<&str>, message: WorkerMessage) {
+    /// Keeps a message until it is proven; it is to be sent now if there is a connection.
+    pub(crate) fn push(&mut self, entry: Entry) {
         self.last += 1;
-        let entry = Entry { serial: self.last, execution_id: execution_id.map(Into::into), message };
-        self.end_unpinged |= entry.is_end();
-        self.entries.push_back(entry);
+        self.end_unpinged |= entry.is_end;
+        self.entries.push_back(Entry { serial: self.last, ..entry });
     }
 
     /// A connection is established: no Ping of an earlier one counts any more. Everything here is to be sent again.
@@ -63,7 +69,7 @@ impl Outbox {
         // Entries may be numbered below a Ping of the last connection, so the proof starts from nothing.
         self.pinged = 0;
         self.awaiting = false;
-        self.end_unpinged = self.entries.iter().any(Entry::is_end);
+        self.end_unpinged = self.entries.iter().any(|entry| entry.is_end);
     }
 
     /// The serial to send a Ping with, when one is due: no other is under way, and what was sent since the last one ends
@@ -86,48 +92,57 @@ impl Outbox {
         self.awaiting = true;
     }
 
-    /// A Pong with this serial arrived: drops what it proves. One that no Ping asked for proves nothing.
-    pub(crate) fn proven(&mut self, serial: u64) {
+    /// A Pong with this serial arrived: gives the ends that it proves. One that no Ping asked for proves nothing.
+    pub(crate) fn proven(&mut self, serial: u64) -> Vec<Entry> {
+        let mut ends = Vec::new();
         if !self.awaiting || serial != self.pinged {
-            return;
+            return ends;
         }
         self.awaiting = false;
         while self.entries.front().is_some_and(|entry| entry.serial <= serial)
             && let Some(entry) = self.entries.pop_front()
         {
-            if entry.is_end() && entry.execution_id.is_some() {
-                self.told.push_back(entry);
+            if entry.is_end {
+                ends.push(entry);
             }
         }
-        while self.told.len() > TOLD_LIMIT {
+        ends
+    }
+
+    /// Remembers an end that the server is known to have, when it can be known again.
+    pub(crate) fn remember(&mut self, end: Entry) {
+        if end.execution_id.is_some() {
+            self.told.push_back(end);
+        }
+        if self.told.len() > TOLD_LIMIT {
             self.told.pop_front();
         }
     }
 
     /// How an execution ended, when that was proven lately.
     pub(crate) fn told(&self, task_id: &str, execution_id: &str) -> Option<&Entry> {
-        let is_it = |entry: &&Entry| entry.is_of(task_id) && entry.execution_id.as_deref() == Some(execution_id);
+        let is_it = |entry: &&Entry| entry.task_id == task_id && entry.execution_id.as_deref() == Some(execution_id);
         self.told.iter().rev().find(is_it)
     }
 
     /// Drops everything that belongs to a task.
     pub(crate) fn forget(&mut self, task_id: &str) {
-        self.entries.retain(|entry| !entry.is_of(task_id));
+        self.entries.retain(|entry| entry.task_id != task_id);
     }
 
     /// The end of a task that is not proven yet, when there is one.
     pub(crate) fn end_of(&self, task_id: &str) -> Option<&Entry> {
-        self.entries.iter().rev().find(|entry| entry.is_end() && entry.is_of(task_id))
+        self.entries.iter().rev().find(|entry| entry.is_end && entry.task_id == task_id)
     }
 
     /// Whether anything is kept for a task.
     pub(crate) fn holds(&self, task_id: &str) -> bool {
-        self.entries.iter().any(|entry| entry.is_of(task_id))
+        self.entries.iter().any(|entry| entry.task_id == task_id)
     }
 
     /// The messages, oldest first.
-    pub(crate) fn messages(&self) -> impl Iterator<Item = &WorkerMessage> {
-        self.entries.iter().map(|entry| &entry.message)
+    pub(crate) fn messages(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
     }
 
     /// Whether everything is proven.
@@ -137,7 +152,7 @@ impl Outbox {
 
     /// The number of ends of tasks that are not proven.
     pub(crate) fn unproven_ends(&self) -> usize {
-        self.entries.iter().filter(|entry| entry.is_end()).count()
+        self.entries.iter().filter(|entry| entry.is_end).count()
     }
 }
 
@@ -147,29 +162,31 @@ mod tests {
 
     use super::*;
 
-    fn claim() -> WorkerMessage {
-        WorkerMessage::TaskClaimed { task_id: "T".into(), worker_id: "w".into() }
+    fn claim(execution_id: &str) -> Entry {
+        Entry::new(Some(execution_id), &WorkerMessage::TaskClaimed { task_id: "T".into(), worker_id: "w".into() })
     }
 
-    fn end() -> WorkerMessage {
-        WorkerMessage::TaskCompleted { task_id: "T".into(), message: "yes", task_state: None }
+    fn end(execution_id: &str) -> Entry {
+        Entry::new(Some(execution_id), &WorkerMessage::succeeded("T"))
     }
 
     fn prove(outbox: &mut Outbox) {
         let serial = outbox.any_serial();
         outbox.pinged(serial);
-        outbox.proven(serial);
+        for end in outbox.proven(serial) {
+            outbox.remember(end);
+        }
     }
 
     #[test]
     fn as_many_proven_ends_are_remembered_as_there_are_to_be_and_no_more() {
         let mut outbox = Outbox::default();
         for n in 0..TOLD_LIMIT {
-            outbox.push(Some(&format!("e{n}")), end());
+            outbox.push(end(&format!("e{n}")));
         }
         prove(&mut outbox);
         assert!(outbox.told("T", "e0").is_some());
-        outbox.push(Some("another"), end());
+        outbox.push(end("another"));
         prove(&mut outbox);
         assert!(outbox.told("T", "e0").is_none());
         assert!(outbox.told("T", "e1").is_some());
@@ -178,7 +195,7 @@ mod tests {
     #[test]
     fn only_an_end_is_remembered_as_one() {
         let mut outbox = Outbox::default();
-        outbox.push(Some("e"), claim());
+        outbox.push(claim("e"));
         prove(&mut outbox);
         assert!(outbox.is_empty() && outbox.told("T", "e").is_none());
     }

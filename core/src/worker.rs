@@ -1,43 +1,39 @@
 //! The state machine: what happened goes in, what to do comes out.
 
 mod connection;
-mod dispatched;
 mod io;
+mod journal;
+mod readiness;
+mod restored;
 mod shutdown;
+mod task;
+mod tasks;
 
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
-use alloc::string::{String, ToString};
+use alloc::string::String;
 
 use crate::agent::TaskSpec;
 use crate::assignment::Assignment;
 use crate::backoff::Backoff;
 use crate::message::{DecodeError, ServerMessage, WorkerMessage, decode, raw_task};
-use crate::metrics::{FailurePhase, FailureReason, MetricEvent, RejectReason, TaskResult};
-use crate::notice::{BadFrame, Notice};
+use crate::metrics::{FailurePhase, FailureReason, MetricEvent, RejectReason};
+use crate::notice::{BadFrame, Cause, Notice, Problem};
 use crate::outbox::{Entry, Outbox};
+use crate::recent::Recent;
+use crate::record::Record;
 use crate::time::Instant;
 use connection::Connection;
-use dispatched::Dispatched;
-pub use io::{Config, Failure, Frame, Input, Outcome, Output, RunId, TaskEnd};
+pub use io::{AfterKill, Config, Failure, Frame, Input, Outcome, Output, RunId, TaskEnd};
+use journal::{Journal, Step};
+use readiness::Readiness;
 use shutdown::Phase;
+use task::Task;
 
-/// Why a running task is being stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum StopCause {
-    User,
-    Shutdown,
-}
-
-/// A task that holds a slot.
-#[derive(Debug)]
-struct Task {
-    run: RunId,
-    execution_id: Option<String>,
-    since: Instant,
-    stopping: Option<StopCause>,
-}
+/// How many dispatched tasks are remembered so that a cancellation still finds them. A dispatched task's end is never
+/// reported to the worker, so something has to bound them.
+const DISPATCHED_LIMIT: usize = 4096;
 
 /// The whole protocol of one worker: sessions, tasks, outbox, shutdown. See the [crate page](crate) for how to drive it.
 ///
@@ -50,11 +46,16 @@ pub struct Worker {
     connection: Connection,
     backoff: Backoff,
     tasks: BTreeMap<String, Task>,
+    /// The tasks whose end is told already, because the worker leaves, and that are still being cleaned up after.
+    cleaning: BTreeMap<String, RunId>,
     runs: u64,
-    dispatched: Dispatched,
+    readiness: Readiness,
+    /// The tasks that a remote runtime has, with their executions.
+    dispatched: Recent<Option<String>>,
     outbox: Outbox,
-    /// Whether the last assignment was rejected for lack of a slot; one line in the log tells of a whole row of them.
-    saturated: bool,
+    journal: Journal,
+    /// Why the last assignments were rejected, when one line in the log tells of a whole row of them.
+    row: Option<RejectReason>,
     outputs: VecDeque<Output>,
 }
 
@@ -63,15 +64,18 @@ impl Worker {
     /// another one.
     pub fn new(config: Config, seed: u64) -> Self {
         Self {
+            journal: Journal::new(config.journal),
             config,
             phase: Phase::Running,
             connection: Connection::Waiting(Instant::default()),
             backoff: Backoff::new(seed),
             tasks: BTreeMap::new(),
+            cleaning: BTreeMap::new(),
             runs: 0,
-            dispatched: Dispatched::default(),
+            readiness: Readiness::default(),
+            dispatched: Recent::new(DISPATCHED_LIMIT),
             outbox: Outbox::default(),
-            saturated: false,
+            row: None,
             outputs: VecDeque::new(),
         }
     }
@@ -86,6 +90,11 @@ impl Worker {
     /// Whether an established connection exists.
     pub const fn is_connected(&self) -> bool {
         matches!(self.connection, Connection::Open(_))
+    }
+
+    /// Whether the tasks that are claimed start in time. While they do not, no other is claimed.
+    pub const fn is_ready(&self) -> bool {
+        self.readiness.is_ready()
     }
 
     /// The number of ended tasks whose end the server is not known to have.
@@ -107,11 +116,12 @@ impl Worker {
             Connection::Waiting(until) | Connection::Dialing(until) | Connection::Closing(until) => *until,
             Connection::Open(session) => session.deadline(),
         };
-        match self.phase {
-            Phase::Gone => None,
-            Phase::Running | Phase::Leaving => Some(connection),
-            Phase::Draining(until) | Phase::Stopping(until) | Phase::Reporting(until) => Some(connection.min(until)),
-        }
+        let phase = match self.phase {
+            Phase::Gone => return None,
+            Phase::Running | Phase::Leaving => None,
+            Phase::Draining(until) | Phase::Stopping(until) | Phase::Reporting(until) => Some(until),
+        };
+        [Some(connection), phase, self.readiness.deadline()].into_iter().flatten().min()
     }
 
     // What happened.
@@ -127,22 +137,21 @@ impl Worker {
             Input::Connected => self.on_connected(now),
             Input::DialFailed(cause) => {
                 if matches!(self.connection, Connection::Dialing(_)) {
-                    self.on_dial_failed(now, cause);
+                    self.on_dial_failed(now, Cause::Outside(cause));
                 }
             }
-            Input::Disconnected(cause) => self.on_disconnected(now, cause),
+            Input::Disconnected(cause) => self.on_disconnected(now, Cause::Outside(cause)),
             Input::Text(text) => {
                 if self.on_received(now) {
+                    // A task that is late now must not be joined by another.
+                    self.check_readiness(now);
                     self.on_text(now, text);
                 }
             }
             Input::Binary(size) => {
                 if self.on_received(now) {
-                    self.notice(Notice::BadFrame(BadFrame {
-                        size,
-                        problem: "it is binary".into(),
-                        message_type: None,
-                    }));
+                    let problem = Problem::Binary;
+                    self.notice(Notice::BadFrame(BadFrame { size, problem, message_type: None }));
                 }
             }
             Input::Ping => {
@@ -152,11 +161,14 @@ impl Worker {
                 if self.on_received(now)
                     && let Ok(serial) = payload.try_into()
                 {
-                    self.outbox.proven(u64::from_be_bytes(serial));
+                    self.on_proven(u64::from_be_bytes(serial));
                 }
             }
             Input::Written => self.on_written(),
-            Input::TaskEnded { task_id, run, end } => self.on_task_ended(now, task_id, run, end),
+            Input::TaskStarted { task_id, run } => self.on_task_started(task_id, run),
+            Input::TaskFinished { task_id, run, outcome } => self.on_task_finished(now, task_id, run, outcome),
+            Input::TaskEnded { task_id, run, cleanup } => self.on_task_ended(now, task_id, run, cleanup),
+            Input::CleanupFailed { task_id, failure } => self.on_cleanup_failed(task_id, failure),
             Input::CancelFailed { task_id, problem } => {
                 self.metric(MetricEvent::TaskFailure {
                     phase: FailurePhase::Cleanup,
@@ -164,11 +176,25 @@ impl Worker {
                 });
                 self.notice(Notice::CancelFailed { task_id: task_id.into(), problem });
             }
+            Input::Durable(number) => {
+                while let Some(step) = self.journal.release(number) {
+                    self.take(now, step);
+                }
+            }
             Input::Stop(signal) => self.on_stop(now, signal),
         }
+        self.check_readiness(now);
         self.check_phase(now);
         self.check_connection(now);
         self.prove(now);
+    }
+
+    /// The server has everything up to this serial.
+    fn on_proven(&mut self, serial: u64) {
+        for end in self.outbox.proven(serial) {
+            self.persist(|| Record::Told { task_id: end.task_id.clone(), execution_id: end.execution_id.clone() });
+            self.outbox.remember(end);
+        }
     }
 
     // Messages of the server.
@@ -176,15 +202,17 @@ impl Worker {
     fn on_text(&mut self, now: Instant, text: &str) {
         let (message_type, problem) = match decode(text) {
             Ok(ServerMessage::TaskAssignment(assignment)) => return self.on_assignment(now, &assignment, text),
-            Ok(ServerMessage::TaskCancellation { task_id }) => return self.on_cancellation(&task_id),
+            Ok(ServerMessage::TaskCancellation { task_id }) => return self.on_cancellation(now, &task_id),
             Err(DecodeError::MalformedAssignment { task_id, execution_id, problem }) => {
                 let is_answered = self.on_malformed_assignment(now, &task_id, execution_id.as_deref(), &problem);
                 let (task_id, size) = (task_id.into_owned(), text.len());
                 return self.notice(Notice::MalformedAssignment { task_id, size, problem, is_answered });
             }
-            Err(DecodeError::Malformed { message_type, problem }) => (Some(message_type.to_owned()), problem),
-            Err(DecodeError::NotJson) => (None, "it is not a JSON object".to_owned()),
-            Err(DecodeError::UnknownType { message_type }) => (message_type, "its type is unknown".to_owned()),
+            Err(DecodeError::Malformed { message_type, problem }) => {
+                (Some(message_type.to_owned()), Problem::Malformed(problem))
+            }
+            Err(DecodeError::NotJson) => (None, Problem::NotJson),
+            Err(DecodeError::UnknownType { message_type }) => (message_type, Problem::UnknownType),
         };
         self.notice(Notice::BadFrame(BadFrame { size: text.len(), message_type, problem }));
     }
@@ -193,8 +221,9 @@ impl Worker {
         let task_id = assignment.task_id.as_str();
         let execution_id = assignment.execution_id();
         if let Some(task) = self.tasks.get(task_id) {
+            let is_handed_out = task.is_handed_out();
             return if task.execution_id.as_deref() == execution_id {
-                self.claim_again(now, task_id, execution_id);
+                self.claim_again(now, task_id, execution_id, is_handed_out);
             } else {
                 self.reject(now, task_id, assignment.title(), RejectReason::AlreadyRunning);
             };
@@ -205,14 +234,13 @@ impl Worker {
         let is_this = |end: &&Entry| end.execution_id.as_deref() == execution_id;
         let told = execution_id.and_then(|execution_id| self.outbox.told(task_id, execution_id));
         if let Some(end) = unproven.filter(is_this).or(told) {
-            let end = end.message.clone();
-            return self.report_again(now, task_id, &end);
+            let end = end.text.clone();
+            return self.report_again(now, task_id, end);
         }
         let is_another = unproven.is_some();
         // What a remote runtime has is the same run assigned again.
-        if execution_id.is_some() && self.dispatched.execution(task_id).is_some_and(|id| id.as_deref() == execution_id)
-        {
-            return self.claim_again(now, task_id, execution_id);
+        if execution_id.is_some() && self.dispatched.get(task_id).is_some_and(|id| id.as_deref() == execution_id) {
+            return self.claim_again(now, task_id, execution_id, true);
         }
         if let Some(reason) = self.cannot_take() {
             return self.reject(now, task_id, assignment.title(), reason);
@@ -220,8 +248,9 @@ impl Worker {
         if is_another {
             // The server has moved on: the old end must not end the new run.
             self.outbox.forget(task_id);
+            self.persist(|| Record::Forgotten { task_id: task_id.into() });
         }
-        self.saturated = false;
+        self.row = None;
         self.start(now, assignment, text);
     }
 
@@ -230,6 +259,8 @@ impl Worker {
         let limit = self.config.max_concurrent_tasks as usize;
         if self.phase != Phase::Running {
             Some(RejectReason::ShuttingDown)
+        } else if !self.is_ready() {
+            Some(RejectReason::NotReady)
         } else if limit > 0 && self.tasks.len() >= limit {
             Some(RejectReason::AtCapacity)
         } else {
@@ -240,58 +271,50 @@ impl Worker {
     fn start(&mut self, now: Instant, assignment: &Assignment<'_>, text: &str) {
         let raw = raw_task(text).map_or("null", |raw| raw.get());
         let spec = Box::new(TaskSpec::new(assignment, raw, &self.config.agent));
-        let claimed = self.claimed(&spec.task_id);
-        self.post(now, spec.execution_id.as_deref(), claimed);
         self.runs += 1;
-        let run = RunId(self.runs);
-        let task = Task { run, execution_id: spec.execution_id.clone(), since: now, stopping: None };
-        self.tasks.insert(spec.task_id.clone(), task);
+        let (task_id, execution_id, run) = (spec.task_id.clone(), spec.execution_id.clone(), RunId(self.runs));
+        self.tasks.insert(task_id.clone(), Task::new(now, run, execution_id.clone()));
+        self.readiness.claimed(now, run);
         self.metric(MetricEvent::TaskClaimed);
-        let claimed = Notice::Claimed {
-            task_id: spec.task_id.clone(),
-            execution_id: spec.execution_id.clone(),
-            title: spec.title.clone(),
-            active: self.tasks.len(),
-        };
-        self.outputs.push_back(Output::StartTask { run, spec });
-        self.notice(claimed);
+        self.persist(|| Record::Claimed { task_id: task_id.clone(), execution_id });
+        if self.config.after_kill == AfterKill::IsCancelled {
+            self.persist(|| Record::Dispatching { task_id });
+        }
+        self.once_safe(now, Step::Start { run, spec });
     }
 
     fn claimed(&self, task_id: &str) -> WorkerMessage {
         WorkerMessage::TaskClaimed { task_id: task_id.to_owned(), worker_id: self.config.worker_id.clone() }
     }
 
-    fn claim_again(&mut self, now: Instant, task_id: &str, execution_id: Option<&str>) {
+    /// `is_handed_out` is false of a task whose first claim waits for its record: that one is answer enough.
+    fn claim_again(&mut self, now: Instant, task_id: &str, execution_id: Option<&str>, is_handed_out: bool) {
         let claimed = self.claimed(task_id);
         if self.outbox.holds(task_id) {
             self.send(now, Frame::Text(claimed.encode()));
-        } else {
-            self.post(now, execution_id, claimed);
+        } else if is_handed_out {
+            self.post(now, Entry::new(execution_id, &claimed));
         }
         self.notice(Notice::AssignedAgain { task_id: task_id.into() });
     }
 
     /// Sends claim and end of an execution once more. What is not proven of them keeps its place in the outbox: on the next
     /// connection each task's messages come in the order in which things happened.
-    fn report_again(&mut self, now: Instant, task_id: &str, end: &WorkerMessage) {
+    fn report_again(&mut self, now: Instant, task_id: &str, end: String) {
         let claimed = self.claimed(task_id);
         self.send(now, Frame::Text(claimed.encode()));
-        self.send(now, Frame::Text(end.encode()));
+        self.send(now, Frame::Text(end));
         self.notice(Notice::AssignedAgain { task_id: task_id.into() });
     }
 
     fn reject(&mut self, now: Instant, task_id: &str, title: &str, reason: RejectReason) {
-        let text = match reason {
-            RejectReason::AtCapacity => "worker at maximum concurrency",
-            RejectReason::ShuttingDown => "worker is shutting down",
-            RejectReason::AlreadyRunning => "task is already running on this worker",
-        };
         // Not kept: when the connection ends, the server assigns the task to somebody else anyway.
-        let message = WorkerMessage::TaskRejected { task_id: task_id.to_owned(), reason: text };
-        self.send(now, Frame::Text(message.encode()));
+        self.send(now, Frame::Text(WorkerMessage::rejected(task_id, reason).encode()));
         self.metric(MetricEvent::TaskRejected(reason));
-        let is_repeated = reason == RejectReason::AtCapacity && self.saturated;
-        self.saturated |= reason == RejectReason::AtCapacity;
+        let is_repeated = self.row == Some(reason);
+        if matches!(reason, RejectReason::AtCapacity | RejectReason::NotReady) {
+            self.row = Some(reason);
+        }
         let (task_id, title, active) = (task_id.into(), title.into(), self.tasks.len());
         self.notice(Notice::Rejected { task_id, title, reason, active, is_repeated });
     }
@@ -313,89 +336,35 @@ impl Worker {
             return false;
         }
         self.metric(MetricEvent::TaskFailure { phase: FailurePhase::Assignment, reason: FailureReason::Unknown });
-        let failed = WorkerMessage::TaskFailed {
-            task_id: task_id.to_owned(),
-            message: alloc::format!("The assignment could not be understood: {problem}"),
-            failure_reason: FailureReason::Unknown,
-            exit_code: 0,
-        };
-        self.post(now, execution_id, failed);
+        let entry = Entry::new(execution_id, &WorkerMessage::not_understood(task_id, problem));
+        // Nothing waits for the record: nothing ran, and without it the server asks once more.
+        self.persist(|| Record::Finished {
+            task_id: task_id.into(),
+            execution_id: entry.execution_id.clone(),
+            message: entry.text.clone(),
+        });
+        self.post(now, entry);
         true
     }
 
-    fn on_cancellation(&mut self, task_id: &str) {
-        if let Some(task) = self.tasks.get_mut(task_id) {
-            let asked_before = task.stopping.replace(StopCause::User);
-            if asked_before.is_none() {
-                self.outputs.push_back(Output::StopTask { task_id: task_id.into(), run: task.run });
-            }
-            self.notice(Notice::CancelRequested { task_id: task_id.into() });
-        } else if let Some(execution_id) = self.dispatched.execution(task_id) {
-            let execution_id = execution_id.clone();
-            self.notice(Notice::CancelRequested { task_id: task_id.into() });
-            self.outputs.push_back(Output::CancelDispatched { task_id: task_id.into(), execution_id });
-        } else {
-            self.notice(Notice::CancelUnknown { task_id: task_id.into() });
+    // Records, and what waits for them.
+
+    fn persist(&mut self, record: impl FnOnce() -> Record) {
+        self.outputs.extend(self.journal.append(record));
+    }
+
+    /// Takes a step once everything that is recorded so far is safe.
+    fn once_safe(&mut self, now: Instant, step: Step) {
+        if let Some(step) = self.journal.hold(step) {
+            self.take(now, step);
         }
     }
 
-    // The end of a task.
-
-    fn on_task_ended(&mut self, now: Instant, task_id: &str, run: RunId, end: TaskEnd) {
-        if self.tasks.get(task_id).is_none_or(|task| task.run != run) {
-            return;
-        }
-        let Some(task) = self.tasks.remove(task_id) else { return };
-        self.saturated = false;
-        for failure in end.cleanup {
-            self.metric(MetricEvent::TaskFailure { phase: FailurePhase::Cleanup, reason: failure.reason });
-            self.notice(Notice::CleanupFailed { task_id: task_id.into(), failure });
-        }
-        let outcome = match (end.outcome, task.stopping) {
-            (Outcome::Stopped, Some(StopCause::User)) => Ok(TaskResult::Cancelled),
-            (Outcome::Stopped, _) => Err(Failure {
-                reason: FailureReason::GracefulShutdown,
-                exit_code: 0,
-                message: "the worker was shut down while the task ran".into(),
-            }),
-            (Outcome::Completed, _) => Ok(TaskResult::Succeeded),
-            (Outcome::Dispatched, _) => Ok(TaskResult::Dispatched),
-            (Outcome::Failed(failure), _) => Err(failure),
-        };
-        let result = outcome.as_ref().map_or(TaskResult::Failed, |result| *result);
-        let message = match &outcome {
-            Ok(TaskResult::Succeeded) => Some(completed(task_id, "Task completed successfully", None)),
-            Ok(TaskResult::Cancelled) => Some(completed(task_id, "Task cancelled by user request.", Some("CANCELLED"))),
-            Err(failure) => Some(WorkerMessage::TaskFailed {
-                task_id: task_id.to_owned(),
-                message: failure.message.clone(),
-                failure_reason: failure.reason,
-                exit_code: failure.exit_code,
-            }),
-            Ok(TaskResult::Dispatched | TaskResult::Failed) => None,
-        };
-        if let Some(message) = message {
-            self.post(now, task.execution_id.as_deref(), message);
-        }
-        if let Err(failure) = &outcome {
-            self.metric(MetricEvent::TaskFailure { phase: FailurePhase::Backend, reason: failure.reason });
-        }
-        let duration = now.since(task.since);
-        self.metric(MetricEvent::TaskCompleted { result, duration });
-        self.notice(Notice::Ended {
-            task_id: task_id.into(),
-            result,
-            duration,
-            failure: outcome.err(),
-            active: self.tasks.len(),
-        });
-        if result == TaskResult::Dispatched {
-            self.dispatched.insert(task_id, task.execution_id.clone());
-            if task.stopping == Some(StopCause::User) {
-                // The cancellation came while the task was handed over: what has it now must hear of it.
-                let (task_id, execution_id) = (task_id.into(), task.execution_id);
-                self.outputs.push_back(Output::CancelDispatched { task_id, execution_id });
-            }
+    fn take(&mut self, now: Instant, step: Step) {
+        match step {
+            Step::Start { run, spec } => self.hand_out(now, run, spec),
+            Step::Stop { task_id, run } => self.stop_task(&task_id, run),
+            Step::Tell { task_id, run } => self.on_end_safe(now, &task_id, run),
         }
     }
 
@@ -406,8 +375,4 @@ impl Worker {
     fn notice(&mut self, notice: Notice) {
         self.outputs.push_back(Output::Notice(notice));
     }
-}
-
-fn completed(task_id: &str, message: &'static str, task_state: Option<&'static str>) -> WorkerMessage {
-    WorkerMessage::TaskCompleted { task_id: task_id.to_string(), message, task_state }
 }

@@ -6,7 +6,7 @@ use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::message::{DecodeError, ServerMessage, WorkerMessage, decode};
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::time::Instant;
-use oz_worker_core::{Config, Frame, Input, Output, Worker};
+use oz_worker_core::{AfterKill, Config, Frame, Input, Output, Worker};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -126,16 +126,25 @@ fn json_value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// What a connected worker does with a frame.
-fn outputs(text: &str) -> Vec<Output> {
-    let config = Config {
+fn config() -> Config {
+    Config {
         worker_id: "w".into(),
         max_concurrent_tasks: 0,
         drain_timeout: core::time::Duration::ZERO,
         stop_timeout: core::time::Duration::from_secs(1),
         stops_tasks_on_shutdown: true,
+        after_kill: AfterKill::Fails,
+        journal: false,
         agent: AgentSettings::default(),
-    };
+    }
+}
+
+/// What a connected worker does with a frame.
+fn outputs(text: &str) -> Vec<Output> {
+    outputs_with(config(), text)
+}
+
+fn outputs_with(config: Config, text: &str) -> Vec<Output> {
     let mut worker = Worker::new(config, 0);
     for input in [Input::Timeout, Input::Connected] {
         worker.handle(Instant::default(), input);
@@ -148,7 +157,7 @@ fn outputs(text: &str) -> Vec<Output> {
 /// The `task` that a backend gets for an assignment, when it gets one.
 fn start(text: &str) -> Option<String> {
     outputs(text).into_iter().find_map(|output| match output {
-        Output::StartTask { spec, .. } => Some(spec.task),
+        Output::StartTask { spec, .. } => Some(spec.task.expose().to_owned()),
         _ => None,
     })
 }
@@ -338,4 +347,19 @@ fn every_recorded_assignment_without_one_of_its_fields_or_with_another_type_ther
         }
     }
     assert!(tried > 2_000, "{tried}");
+}
+
+#[test]
+fn what_is_started_shows_no_value_of_the_assignment_or_the_operator() {
+    let canary = "c4nary";
+    let snapshot = json!({"mcp_servers": {"m": {"token": canary}}, "base_prompt": canary});
+    let task = json!({"task_definition": {"prompt": canary}, "agent_config_snapshot": snapshot});
+    let env = json!({"NAME": canary});
+    let data = json!({"task_id": "T", "task": task, "env_vars": env, "additional_oz_args": [canary]});
+    let text = json!({"type": "task_assignment", "data": data}).to_string();
+    let mut config = config();
+    config.agent.environment.set("OTHER", canary);
+    let shown = format!("{:?} {config:?} {:?}", decode(&text), outputs_with(config.clone(), &text));
+    assert!(!shown.contains(canary), "{shown}");
+    assert!(shown.contains("NAME") && shown.contains("OTHER"), "{shown}");
 }

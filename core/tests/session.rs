@@ -2,17 +2,18 @@
 
 mod model;
 
-use model::{Ended, Pong, Setup, Step, What, drop_fleet, play};
+use model::{Ended, Pong, Setup, Step, What, drop_fleet, kill, play};
 use proptest::prelude::*;
 
 fn setup() -> impl Strategy<Value = Setup> {
     let seconds = || prop_oneof![Just(0u8), any::<u8>()];
-    (0..4u8, seconds(), seconds(), any::<bool>(), any::<u64>()).prop_map(
-        |(limit, drain_seconds, stop_seconds, stops_tasks, seed)| Setup {
+    (0..4u8, seconds(), seconds(), any::<bool>(), 0..3u8, any::<u64>()).prop_map(
+        |(limit, drain_seconds, stop_seconds, stops_tasks, after_kill, seed)| Setup {
             limit,
             drain_seconds,
             stop_seconds,
             stops_tasks,
+            after_kill,
             seed,
         },
     )
@@ -51,8 +52,12 @@ fn what() -> impl Strategy<Value = What> {
         2 => Just(What::Ping),
         8 => pong().prop_map(What::Pong),
         8 => Just(What::Written),
-        12 => (0..6u8, ended(), prop::bool::weighted(0.1))
-            .prop_map(|(which, how, cleanup_failed)| What::Ended { which, how, cleanup_failed }),
+        6 => (0..6u8).prop_map(|which| What::Started { which }),
+        12 => (0..6u8, ended()).prop_map(|(which, how)| What::Finished { which, how }),
+        12 => (0..6u8, prop::bool::weighted(0.1))
+            .prop_map(|(which, cleanup_failed)| What::Ended { which, cleanup_failed }),
+        1 => any::<u8>().prop_map(|task| What::CleanupFailed { task }),
+        12 => (0..3u8).prop_map(|back| What::Safe { back }),
         1 => any::<u8>().prop_map(|task| What::CancelFailed { task }),
         1 => Just(What::Stop),
     ]
@@ -86,5 +91,12 @@ proptest! {
         setup in setup(), steps in steps(),
     ) {
         play(&setup, &steps);
+    }
+
+    #[test]
+    fn a_worker_that_is_killed_anywhere_is_restored_from_its_records(
+        setup in setup(), steps in steps(), lost in any::<u8>(),
+    ) {
+        kill(&setup, &steps, lost);
     }
 }

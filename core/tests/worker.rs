@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::metrics::{FailurePhase, FailureReason, MetricEvent, ReconnectReason, RejectReason, TaskResult};
+use oz_worker_core::record::Record;
 use oz_worker_core::time::Instant;
-use oz_worker_core::{Config, Failure, Frame, Input, Notice, Outcome, Output, RunId, TaskEnd, Worker};
+use oz_worker_core::{AfterKill, Cause, Config, Failure, Frame, Input, Notice, Outcome, Output, RunId, Worker};
 
 /// A worker, its clock, and everything that came out of it, sorted.
 struct Driver {
@@ -24,6 +25,8 @@ fn config() -> Config {
         drain_timeout: Duration::ZERO,
         stop_timeout: Duration::from_secs(20),
         stops_tasks_on_shutdown: true,
+        after_kill: AfterKill::Fails,
+        journal: false,
         agent: AgentSettings::default(),
     }
 }
@@ -31,6 +34,17 @@ fn config() -> Config {
 impl Driver {
     fn new(config: Config) -> Self {
         Self { worker: Worker::new(config, 7), now: Duration::ZERO, outputs: Vec::new(), writes: true }
+    }
+
+    /// A worker that goes on from records that are `age` old, with an established connection.
+    fn restored(config: Config, age: Duration, records: &[Record]) -> Self {
+        let now = Duration::from_secs(1000);
+        let records = records.iter().map(|record| (age, record.clone()));
+        let worker = Worker::restored(config, 7, Instant::new(now), records);
+        let mut driver = Self { worker, now, outputs: Vec::new(), writes: true };
+        driver.handle(Input::Timeout);
+        driver.handle(Input::Connected);
+        driver
     }
 
     /// A worker with an established connection.
@@ -82,11 +96,27 @@ impl Driver {
     }
 
     fn end(&mut self, task_id: &str, run: RunId, outcome: Outcome) {
-        self.handle(Input::TaskEnded { task_id, run, end: TaskEnd { outcome, cleanup: Vec::new() } });
+        self.finish(task_id, run, outcome);
+        self.clean_up(task_id, run);
+    }
+
+    fn finish(&mut self, task_id: &str, run: RunId, outcome: Outcome) {
+        self.handle(Input::TaskFinished { task_id, run, outcome });
+    }
+
+    fn clean_up(&mut self, task_id: &str, run: RunId) {
+        self.handle(Input::TaskEnded { task_id, run, cleanup: Vec::new() });
     }
 
     /// Assigns a task and gives its run.
     fn start(&mut self, task_id: &str) -> RunId {
+        let run = self.claim(task_id);
+        self.handle(Input::TaskStarted { task_id, run });
+        run
+    }
+
+    /// Assigns a task that does not start.
+    fn claim(&mut self, task_id: &str) -> RunId {
         self.assign(task_id, "e1");
         *self.started().last().unwrap()
     }
@@ -162,6 +192,14 @@ impl Driver {
             _ => None,
         });
         notices.collect()
+    }
+
+    fn records(&self) -> Vec<(u64, Record)> {
+        let records = self.outputs.iter().filter_map(|output| match output {
+            Output::Persist { number, record } => Some((*number, record.clone())),
+            _ => None,
+        });
+        records.collect()
     }
 
     fn count(&self, wanted: impl Fn(&Output) -> bool) -> usize {
@@ -253,8 +291,8 @@ fn failed_cleanup_is_counted_and_never_changes_the_result() {
     let run = driver.start("T");
     driver.outputs.clear();
     let cleanup = vec![failure(FailureReason::TeardownCommand), failure(FailureReason::Cleanup)];
-    let end = TaskEnd { outcome: Outcome::Completed, cleanup };
-    driver.handle(Input::TaskEnded { task_id: "T", run, end });
+    driver.finish("T", run, Outcome::Completed);
+    driver.handle(Input::TaskEnded { task_id: "T", run, cleanup });
     assert_eq!(driver.sent(), ["task_completed T"]);
     let phase = FailurePhase::Cleanup;
     assert_eq!(
@@ -794,4 +832,425 @@ fn a_user_who_cancels_a_task_that_shutdown_is_stopping_is_told_so() {
     driver.sent();
     driver.end("T", run, Outcome::Stopped);
     assert_eq!(driver.sent(), ["task_completed T CANCELLED"]);
+}
+
+#[test]
+fn what_exited_0_and_is_stopped_while_it_is_cleaned_up_after_is_completed() {
+    // By a shutdown that waits, by one that does not, and by one whose patience ends.
+    for signals in 1..=2 {
+        let mut driver = Driver::connected(config());
+        let run = driver.start("T");
+        driver.finish("T", run, Outcome::Completed);
+        driver.sent();
+        for _ in 0..signals {
+            driver.handle(Input::Stop("SIGTERM"));
+        }
+        assert_eq!(driver.sent(), ["task_completed T"], "what has finished is told at once");
+        assert!(driver.stopped().is_empty());
+        driver.pass(Duration::from_secs(40));
+        assert!(driver.exited());
+        assert!(driver.sent().is_empty(), "and once");
+    }
+    // By its user.
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.finish("T", run, Outcome::Completed);
+    driver.outputs.clear();
+    driver.cancel("T");
+    assert!(matches!(driver.outputs[..], [Output::Notice(Notice::CancelTooLate { .. })]));
+    driver.finish("T", run, Outcome::Stopped);
+    driver.clean_up("T", run);
+    assert_eq!(driver.sent(), ["task_completed T"]);
+}
+
+#[test]
+fn a_slot_is_held_and_nothing_is_told_until_the_clean_up_is_over() {
+    let drain_timeout = Duration::from_secs(100);
+    for stop in [false, true] {
+        let mut driver = Driver::connected(Config { drain_timeout, ..config() });
+        let run = driver.start("T");
+        driver.sent();
+        if stop {
+            driver.handle(Input::Stop("SIGTERM"));
+        }
+        driver.outputs.clear();
+        driver.finish("T", run, Outcome::Completed);
+        assert!(driver.outputs.is_empty(), "{:?}", driver.outputs);
+        assert_eq!(driver.worker.active_tasks(), 1);
+        driver.clean_up("T", run);
+        assert_eq!(driver.sent(), ["task_completed T"]);
+        assert_eq!(driver.worker.active_tasks(), 0);
+    }
+}
+
+#[test]
+fn a_worker_that_leaves_tells_what_finishes_and_waits_for_the_clean_up() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.sent();
+    driver.handle(Input::Stop("SIGTERM"));
+    driver.finish("T", run, Outcome::Stopped);
+    assert_eq!(driver.sent(), ["task_failed T graceful_shutdown"]);
+    assert_eq!(driver.worker.active_tasks(), 0);
+    driver.pong();
+    assert_eq!(driver.count(|output| matches!(output, Output::Close)), 0);
+    driver.outputs.clear();
+    driver.cancel("T");
+    assert!(matches!(driver.notices()[..], [Notice::CancelTooLate { .. }]));
+    let cleanup = vec![failure(FailureReason::Cleanup)];
+    let (task_id, phase, reason) = ("T", FailurePhase::Cleanup, FailureReason::Cleanup);
+    driver.handle(Input::TaskEnded { task_id, run, cleanup: cleanup.clone() });
+    assert_eq!(driver.metrics()[0], MetricEvent::TaskFailure { phase, reason });
+    assert_eq!(driver.count(|output| matches!(output, Output::Close)), 1);
+    driver.outputs.clear();
+    driver.handle(Input::TaskEnded { task_id, run, cleanup });
+    assert!(driver.outputs.is_empty(), "a second end of the same run changes nothing");
+}
+
+#[test]
+fn a_task_that_ends_without_an_outcome_is_an_internal_failure() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.sent();
+    driver.clean_up("T", run);
+    assert_eq!(driver.sent(), ["task_failed T unknown"]);
+}
+
+#[test]
+fn a_clean_up_that_fails_after_the_end_is_counted_and_told_and_changes_nothing() {
+    let mut driver = Driver::connected(config());
+    driver.handle(Input::CleanupFailed { task_id: "T", failure: failure(FailureReason::TeardownCommand) });
+    let (phase, reason) = (FailurePhase::Cleanup, FailureReason::TeardownCommand);
+    assert_eq!(driver.metrics(), [MetricEvent::TaskFailure { phase, reason }]);
+    assert!(matches!(driver.notices()[..], [Notice::CleanupFailed { .. }]));
+    assert_eq!(driver.outputs.len(), 2);
+}
+
+#[test]
+fn a_worker_whose_task_has_not_started_after_10_s_is_not_ready_and_rejects() {
+    let mut driver = Driver::connected(Config { max_concurrent_tasks: 0, ..config() });
+    let late = driver.claim("A");
+    driver.now += Duration::from_secs(5);
+    driver.claim("B");
+    driver.now += Duration::from_millis(4_999);
+    let c = driver.start("C");
+    assert!(driver.worker.is_ready());
+    driver.outputs.clear();
+    // The timer says so; an assignment that comes before it does not slip through.
+    assert_eq!(driver.worker.poll_timeout(), Some(Instant::new(Duration::from_secs(10))));
+    driver.now = Duration::from_secs(10);
+    driver.assign("D", "e");
+    driver.assign("E", "e");
+    assert_eq!(driver.sent(), ["task_rejected D worker is not ready", "task_rejected E worker is not ready"]);
+    assert!(!driver.worker.is_ready() && driver.started().is_empty());
+    assert_eq!(driver.metrics(), [MetricEvent::TaskRejected(RejectReason::NotReady); 2]);
+    let told = driver.notices();
+    assert!(matches!(told[0], Notice::NotReady { task_id } if task_id == "A"), "{told:?}");
+    let is_repeated = |notice: &Notice| matches!(notice, Notice::Rejected { is_repeated: true, .. });
+    assert_eq!((told.len(), is_repeated(told[1]), is_repeated(told[2])), (3, false, true), "one line for a row");
+    // What starts in time, or has an end, is no reason; the next that is late is no news.
+    driver.end("C", c, Outcome::Completed);
+    driver.now += Duration::from_secs(4);
+    driver.outputs.clear();
+    driver.handle(Input::TaskStarted { task_id: "A", run: late });
+    assert!(matches!(driver.notices()[..], [Notice::Ready]));
+    driver.start("F");
+    assert!(driver.worker.is_ready());
+    driver.outputs.clear();
+    driver.now += Duration::from_secs(1);
+    driver.handle(Input::Timeout);
+    assert!(matches!(&driver.notices()[..], [Notice::NotReady { task_id }] if task_id == "B"));
+    driver.handle(Input::Timeout);
+    assert_eq!(driver.notices().len(), 1);
+}
+
+#[test]
+fn a_task_that_ends_before_it_has_started_is_waited_for_no_longer() {
+    let mut driver = Driver::connected(config());
+    let run = driver.claim("T");
+    driver.finish("T", run, failure_outcome());
+    driver.pass(Duration::from_secs(11));
+    assert!(driver.worker.is_ready());
+}
+
+fn failure_outcome() -> Outcome {
+    Outcome::Failed(failure(FailureReason::SetupCommand))
+}
+
+#[test]
+fn nobody_is_told_that_a_worker_is_ready_again_after_its_exit() {
+    let mut driver = Driver::new(config());
+    driver.handle(Input::Timeout);
+    driver.handle(Input::Connected);
+    driver.claim("T");
+    driver.handle(Input::Disconnected("cut".into()));
+    driver.now += Duration::from_secs(10);
+    driver.handle(Input::Timeout);
+    for _ in 0..2 {
+        driver.handle(Input::Stop("SIGTERM"));
+    }
+    assert!(matches!(driver.outputs.last(), Some(Output::Exit)), "{:?}", driver.outputs);
+}
+
+#[test]
+fn the_cause_of_each_lost_connection_is_a_fact() {
+    let cause = |driver: &Driver| match driver.notices()[..] {
+        [.., Notice::Disconnected { cause, .. } | Notice::DialFailed { cause, .. }] => cause.clone(),
+        _ => panic!("{:?}", driver.notices()),
+    };
+    let mut driver = Driver::new(config());
+    driver.handle(Input::Timeout);
+    driver.pass_to_timeout();
+    assert_eq!(cause(&driver), Cause::DialTimedOut(Duration::from_secs(45)));
+    let mut driver = Driver::connected(config());
+    driver.pass(Duration::from_secs(60));
+    driver.outputs.retain(|output| matches!(output, Output::Notice(_)));
+    assert_eq!(cause(&driver), Cause::Silent(Duration::from_secs(60)));
+    let mut driver = Driver::connected(config());
+    driver.writes = false;
+    driver.start("T");
+    driver.pass_to_timeout();
+    assert_eq!(cause(&driver), Cause::WriteStalled(Duration::from_secs(10)));
+    let mut driver = Driver::connected(config());
+    driver.handle(Input::Disconnected("reset".into()));
+    assert_eq!(cause(&driver), Cause::Outside("reset".into()));
+}
+
+// Records.
+
+const END: &str = r#"{"type":"task_completed","data":{"task_id":"T","message":"Task completed successfully"}}"#;
+
+fn journal() -> Config {
+    Config { journal: true, ..config() }
+}
+
+fn claimed(task_id: &str) -> Record {
+    Record::Claimed { task_id: task_id.into(), execution_id: Some("e1".into()) }
+}
+
+fn finished() -> Record {
+    Record::Finished { task_id: "T".into(), execution_id: Some("e1".into()), message: END.into() }
+}
+
+#[test]
+fn nothing_is_done_before_its_record_is_safe() {
+    let mut driver = Driver::connected(journal());
+    driver.assign("T", "e1");
+    assert_eq!(driver.records(), [(1, claimed("T"))]);
+    // One that waits is answered by the claim that waits.
+    driver.assign("T", "e1");
+    assert!(driver.sent().is_empty() && driver.started().is_empty());
+    driver.cancel("T");
+    driver.handle(Input::Durable(1));
+    assert_eq!(driver.sent(), ["task_claimed T"]);
+    let run = driver.started()[0];
+    assert!(driver.stopped().is_empty());
+    assert_eq!(driver.records()[1..], [(2, Record::CancelAsked { task_id: "T".into() })]);
+    driver.handle(Input::Durable(2));
+    assert_eq!(driver.stopped(), [run]);
+    driver.end("T", run, Outcome::Completed);
+    assert_eq!(driver.records()[2..], [(3, finished())]);
+    assert!(driver.sent().is_empty());
+    assert_eq!(driver.worker.active_tasks(), 1);
+    driver.clean_up("T", run);
+    driver.handle(Input::Durable(3));
+    assert_eq!(driver.sent(), ["task_completed T"]);
+    driver.pong();
+    assert_eq!(driver.records()[3..], [(4, Record::Told { task_id: "T".into(), execution_id: Some("e1".into()) })]);
+}
+
+#[test]
+fn a_dispatch_is_recorded_before_and_after() {
+    let mut driver = Driver::connected(Config { after_kill: AfterKill::IsCancelled, ..journal() });
+    driver.assign("T", "e1");
+    driver.handle(Input::Durable(1));
+    assert!(driver.started().is_empty());
+    driver.handle(Input::Durable(2));
+    let run = driver.started()[0];
+    driver.end("T", run, Outcome::Dispatched);
+    let (task_id, execution_id) = (String::from("T"), Some(String::from("e1")));
+    let dispatching = Record::Dispatching { task_id: task_id.clone() };
+    let dispatched = Record::Dispatched { task_id, execution_id };
+    assert_eq!(driver.records(), [(1, claimed("T")), (2, dispatching), (3, dispatched)]);
+    driver.handle(Input::Durable(3));
+    assert_eq!(driver.worker.active_tasks(), 0);
+}
+
+#[test]
+fn an_old_end_is_forgotten_before_the_new_execution_is_claimed() {
+    let mut driver = Driver::connected(journal());
+    driver.assign("T", "e1");
+    driver.handle(Input::Durable(1));
+    let run = driver.started()[0];
+    driver.end("T", run, Outcome::Completed);
+    driver.handle(Input::Durable(2));
+    driver.assign("T", "e2");
+    let records: Vec<Record> = driver.records().into_iter().skip(2).map(|(_, record)| record).collect();
+    let e2 = Record::Claimed { task_id: "T".into(), execution_id: Some("e2".into()) };
+    assert_eq!(records, [Record::Forgotten { task_id: "T".into() }, e2]);
+}
+
+#[test]
+fn what_cannot_be_understood_is_answered_at_once_and_recorded() {
+    let mut driver = Driver::connected(journal());
+    driver.handle(Input::Text(r#"{"type":"task_assignment","data":{"task_id":"T","execution_id":"e1","task":7}}"#));
+    assert_eq!(driver.sent(), ["task_failed T unknown"]);
+    assert!(
+        matches!(&driver.records()[..], [(1, Record::Finished { message, .. })] if message.contains("task_failed"))
+    );
+}
+
+#[test]
+fn a_disk_that_hangs_does_not_keep_the_worker_from_leaving() {
+    let mut driver = Driver::connected(journal());
+    driver.assign("A", "e1");
+    driver.handle(Input::Durable(1));
+    driver.assign("T", "e1");
+    driver.sent();
+    driver.handle(Input::Stop("SIGTERM"));
+    assert_eq!(driver.stopped().len(), 1);
+    driver.pass(Duration::from_secs(20));
+    let reported = ["task_failed A graceful_shutdown", "task_claimed T", "task_failed T graceful_shutdown"];
+    assert_eq!(driver.sent(), reported);
+    driver.handle(Input::Durable(9));
+    assert_eq!(driver.started().len(), 1, "what was given up is not started any more");
+    assert!(driver.sent().is_empty());
+}
+
+#[test]
+fn a_task_whose_claim_is_safe_only_after_the_signal_is_stopped_at_once() {
+    let mut driver = Driver::connected(journal());
+    driver.assign("T", "e1");
+    driver.handle(Input::Stop("SIGTERM"));
+    assert!(driver.stopped().is_empty());
+    driver.handle(Input::Durable(1));
+    assert_eq!(driver.stopped(), driver.started());
+    assert_eq!(driver.stopped().len(), 1);
+    // Here both want it to stop.
+    let mut driver = Driver::connected(journal());
+    driver.assign("T", "e1");
+    driver.cancel("T");
+    driver.handle(Input::Stop("SIGTERM"));
+    driver.handle(Input::Durable(1));
+    assert!(driver.stopped().is_empty(), "the cancellation is not safe yet");
+    driver.handle(Input::Durable(2));
+    assert_eq!(driver.stopped().len(), 1);
+}
+
+#[test]
+fn a_restored_worker_tells_what_is_not_told_and_knows_what_is() {
+    let told = Record::Told { task_id: "T".into(), execution_id: Some("e1".into()) };
+    let mut driver = Driver::restored(journal(), Duration::ZERO, &[claimed("T"), finished()]);
+    assert_eq!(driver.sent(), ["task_claimed T", "task_completed T"]);
+    driver.pong();
+    assert_eq!(driver.records(), [(1, told.clone())]);
+    let mut driver = Driver::restored(journal(), Duration::ZERO, &[claimed("T"), finished(), told]);
+    assert!(driver.sent().is_empty());
+    driver.assign("T", "e1");
+    assert_eq!(driver.sent(), ["task_claimed T", "task_completed T"]);
+    assert!(driver.started().is_empty());
+    driver.assign("T", "e2");
+    assert_eq!(driver.worker.active_tasks(), 1);
+}
+
+#[test]
+fn what_was_answered_without_a_claim_is_told_without_one() {
+    let mut driver = Driver::restored(journal(), Duration::ZERO, &[finished()]);
+    assert_eq!(driver.sent(), ["task_completed T"]);
+}
+
+#[test]
+fn an_end_that_is_older_than_a_day_is_not_told() {
+    let day = Duration::from_secs(24 * 60 * 60);
+    let mut driver = Driver::restored(journal(), day, &[claimed("T"), finished()]);
+    assert_eq!(driver.sent().len(), 2);
+    let age = day + Duration::from_secs(1);
+    let mut driver = Driver::restored(journal(), age, &[claimed("T"), finished()]);
+    assert!(driver.sent().is_empty());
+    assert_eq!(driver.records(), [(1, Record::Forgotten { task_id: "T".into() })]);
+    let old = Notice::TooOldToTell { task_id: "T".into(), age };
+    assert!(driver.notices().contains(&&old));
+}
+
+#[test]
+fn what_ran_when_the_worker_was_killed_failed_or_was_cancelled() {
+    let cancel = Record::CancelAsked { task_id: "U".into() };
+    let mut driver = Driver::restored(journal(), Duration::ZERO, &[claimed("T"), claimed("U"), cancel]);
+    let said = ["task_claimed T", "task_claimed U", "task_failed T unknown", "task_completed U CANCELLED"];
+    assert_eq!(driver.sent(), said);
+    let (phase, reason) = (FailurePhase::Backend, FailureReason::Unknown);
+    assert_eq!(driver.metrics()[0], MetricEvent::TaskFailure { phase, reason });
+    assert_eq!(driver.worker.active_tasks(), 0);
+    let ends = driver.records().into_iter().filter(|(_, record)| matches!(record, Record::Finished { .. }));
+    assert_eq!(ends.count(), 2);
+    let results = driver.notices().into_iter().filter_map(|notice| match notice {
+        Notice::Interrupted { result, .. } => Some(*result),
+        _ => None,
+    });
+    assert_eq!(results.collect::<Vec<_>>(), [TaskResult::Failed, TaskResult::Cancelled]);
+}
+
+#[test]
+fn what_was_being_dispatched_is_cancelled_and_failed() {
+    let dispatching = Record::Dispatching { task_id: "T".into() };
+    let config = Config { after_kill: AfterKill::IsCancelled, ..journal() };
+    let mut driver = Driver::restored(config, Duration::ZERO, &[claimed("T"), dispatching, claimed("U")]);
+    let cancelled = driver.outputs.iter().filter_map(|output| match output {
+        Output::CancelDispatched { task_id, execution_id } => Some((task_id.clone(), execution_id.clone())),
+        _ => None,
+    });
+    assert_eq!(cancelled.collect::<Vec<_>>(), [("T".into(), Some("e1".into()))], "U had not got that far");
+    assert_eq!(driver.sent()[2..], ["task_failed T unknown", "task_failed U unknown"]);
+}
+
+#[test]
+fn what_can_be_taken_up_holds_a_slot_and_ends_once() {
+    let cancel = Record::CancelAsked { task_id: "U".into() };
+    let config = Config { after_kill: AfterKill::Resumes, ..journal() };
+    let records = [claimed("T"), claimed("U"), cancel];
+    let mut driver = Driver::restored(config, Duration::from_secs(60), &records);
+    let resumed = driver.outputs.iter().filter_map(|output| match output {
+        Output::ResumeTask { run, task_id, execution_id } if execution_id.as_deref() == Some("e1") => {
+            Some((task_id.clone(), *run))
+        }
+        _ => None,
+    });
+    let resumed: Vec<(String, RunId)> = resumed.collect();
+    assert_eq!(driver.metrics()[..2], [MetricEvent::TaskResumed; 2]);
+    assert_eq!(driver.stopped(), [resumed[1].1], "that was asked before");
+    assert_eq!(driver.sent(), ["task_claimed T", "task_claimed U"]);
+    driver.assign("V", "e");
+    assert_eq!(driver.sent(), ["task_rejected V worker at maximum concurrency"]);
+    driver.outputs.clear();
+    driver.now += Duration::from_secs(5);
+    driver.end("T", resumed[0].1, Outcome::Completed);
+    driver.end("U", resumed[1].1, Outcome::Stopped);
+    driver.handle(Input::Durable(2));
+    assert_eq!(driver.sent(), ["task_completed T", "task_completed U CANCELLED"]);
+    let completed = MetricEvent::TaskCompleted { result: TaskResult::Succeeded, duration: Duration::from_secs(65) };
+    assert!(driver.metrics().contains(&completed), "what it ran before counts too");
+}
+
+#[test]
+fn what_was_dispatched_is_still_found_by_a_cancellation() {
+    let dispatched = Record::Dispatched { task_id: "T".into(), execution_id: Some("e1".into()) };
+    let mut driver = Driver::restored(journal(), Duration::ZERO, &[claimed("T"), dispatched]);
+    assert!(driver.sent().is_empty());
+    driver.cancel("T");
+    assert_eq!(driver.count(|output| matches!(output, Output::CancelDispatched { .. })), 1);
+}
+
+#[test]
+fn records_that_do_not_fit_together_are_read_all_the_same() {
+    let none = |record: fn(String) -> Record| record("X".into());
+    let records = [
+        none(|task_id| Record::Told { task_id, execution_id: None }),
+        none(|task_id| Record::CancelAsked { task_id }),
+        none(|task_id| Record::Dispatching { task_id }),
+        none(|task_id| Record::Forgotten { task_id }),
+        claimed("T"),
+        claimed("T"),
+    ];
+    let mut driver = Driver::restored(journal(), Duration::ZERO, &records);
+    assert_eq!(driver.sent(), ["task_claimed T", "task_failed T unknown"]);
 }

@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::message::{DecodeError, ServerMessage, decode};
 use oz_worker_core::time::Instant;
-use oz_worker_core::{Config, Frame, Input, Output, Worker};
+use oz_worker_core::{AfterKill, Config, Frame, Input, Output, Worker};
 use serde_json::Value;
 
 const SECRET: &str = "s3cret";
@@ -76,6 +76,8 @@ fn handled(text: &str) {
         drain_timeout: Duration::ZERO,
         stop_timeout: Duration::from_secs(1),
         stops_tasks_on_shutdown: true,
+        after_kill: AfterKill::Fails,
+        journal: false,
         agent: AgentSettings::default(),
     };
     let mut worker = Worker::new(config, 0);
@@ -89,7 +91,7 @@ fn handled(text: &str) {
                 assert!(serde_json::from_str::<Value>(&answer).is_ok(), "{answer}");
                 answers += 1;
             }
-            Output::StartTask { spec, .. } => assert!(text.contains(&spec.task)),
+            Output::StartTask { spec, .. } => assert!(text.contains(spec.task.expose())),
             _ => {}
         }
     }

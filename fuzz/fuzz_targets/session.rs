@@ -7,7 +7,7 @@
 mod model;
 
 use libfuzzer_sys::fuzz_target;
-use model::{Setup, Step, play};
+use model::{Setup, Step, kill, play};
 
 /// More of them are slower and find nothing that fewer do not.
 const MOST_STEPS: usize = 300;
@@ -16,4 +16,5 @@ fuzz_target!(|input: (Setup, Vec<Step>)| {
     let (setup, mut steps) = input;
     steps.truncate(MOST_STEPS);
     play(&setup, &steps);
+    kill(&setup, &steps, setup.seed.to_le_bytes()[0]);
 });

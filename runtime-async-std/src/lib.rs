@@ -14,15 +14,15 @@ use async_std::task;
 use oz_worker_reactor::{Stream, Tasks};
 use oz_worker_runtime::Address;
 
-/// The threads that run tasks: one that is busy starting a process must not hold up all others.
-const THREADS: usize = 2;
+/// The threads that run tasks. Nothing that blocks runs there.
+const THREADS: usize = 1;
 
 /// Tasks on async-std's executor, of which a process has one. A clone is another handle to the same.
 #[derive(Debug, Clone)]
 pub struct AsyncStd;
 
 impl AsyncStd {
-    /// Starts the threads that run tasks, unless they run already.
+    /// Starts the thread that runs tasks, unless it runs already.
     ///
     /// # Panics
     /// When the operating system gives no thread: async-std's way.

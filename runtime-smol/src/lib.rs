@@ -1,9 +1,11 @@
 //! [`Tasks`] on smol: the default build of the worker.
 //!
-//! The run loop has the calling thread for itself and waits on the reactor there ([`Smol::drive`]), so that a frame from
-//! the server reaches it without a change of threads. Tasks run on two threads of their own, whatever their number.
+//! The run loop has the calling thread for itself and waits for its connection there ([`Smol::drive`]), so that a frame
+//! from the server reaches it without a change of threads. Tasks run on one thread, whatever their number: nothing that
+//! blocks runs there, and a second one would be woken at every step of every task, in case there is more to do. The reactor,
+//! with their processes, has one too.
 
-mod relay;
+mod run_loop;
 
 use std::future::Future;
 use std::io;
@@ -13,15 +15,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
-use atomic_waker::AtomicWaker;
 use futures_lite::future::block_on;
 use oz_worker_reactor::{Stream, Tasks};
 use oz_worker_runtime::Address;
-use relay::Relayed;
+use run_loop::RunLoop;
+pub use run_loop::Socket;
 use smol::{Async, Executor};
 
-/// The threads that run tasks: one that is busy starting a process must not hold up all others.
-const THREADS: usize = 2;
 /// Enough for the deepest future of the worker many times over.
 const STACK: usize = 512 << 10;
 
@@ -29,29 +29,35 @@ const STACK: usize = 512 << 10;
 #[derive(Debug, Clone)]
 pub struct Smol {
     executor: Arc<Executor<'static>>,
-    run_loop: Arc<AtomicWaker>,
+    run_loop: Arc<RunLoop>,
 }
 
 impl Smol {
-    /// Starts the threads that run tasks.
+    /// Starts the thread that runs tasks.
     ///
     /// # Errors
     /// When the operating system gives no thread.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { executor: start_threads("oz-tasks", THREADS)?, run_loop: Arc::default() })
+        let executor = Arc::new(Executor::new());
+        let own = Arc::clone(&executor);
+        // Parks instead of waiting on the reactor, which has a thread of its own. A task that panics takes no other with it.
+        let run = move || {
+            while catch_unwind(AssertUnwindSafe(|| block_on(own.run(std::future::pending::<()>())))).is_err() {}
+        };
+        thread::Builder::new().name("oz-tasks".to_owned()).stack_size(STACK).spawn(run)?;
+        Ok(Self { executor, run_loop: Arc::new(RunLoop::new()?) })
     }
 }
 
 impl Tasks for Smol {
-    type Stream = Stream<Async<TcpStream>, Async<UnixStream>>;
+    type Stream = Stream<Socket, Async<UnixStream>>;
 
-    /// The calling thread waits on the reactor for everybody meanwhile.
     fn drive<T>(&self, future: impl Future<Output = T>) -> T {
-        relay::block_on(&self.run_loop, future)
+        self.run_loop.block_on(future)
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.executor.spawn(Relayed::new(Box::pin(task), Arc::clone(&self.run_loop))).detach();
+        self.executor.spawn(task).detach();
     }
 
     async fn connect(&self, address: &Address) -> io::Result<Self::Stream> {
@@ -59,24 +65,9 @@ impl Tasks for Smol {
             Address::Tcp(address) => {
                 let stream = Async::<TcpStream>::connect(*address).await?;
                 stream.get_ref().set_nodelay(true)?;
-                Stream::Tcp(stream)
+                Stream::Tcp(Socket::new(stream))
             }
             Address::Unix(path) => Stream::Unix(Async::<UnixStream>::connect(path).await?),
         })
     }
-}
-
-/// An executor, and the threads that run it.
-fn start_threads(name: &str, count: usize) -> io::Result<Arc<Executor<'static>>> {
-    let executor = Arc::new(Executor::new());
-    for number in 1..=count {
-        let executor = Arc::clone(&executor);
-        // Parks instead of waiting on the reactor: that is the calling thread's, see `Smol::drive`. A task that panics
-        // takes no other with it.
-        let run = move || {
-            while catch_unwind(AssertUnwindSafe(|| block_on(executor.run(std::future::pending::<()>())))).is_err() {}
-        };
-        thread::Builder::new().name(format!("{name}-{number}")).stack_size(STACK).spawn(run)?;
-    }
-    Ok(executor)
 }

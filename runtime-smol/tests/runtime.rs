@@ -4,17 +4,14 @@
 #[path = "../../worker/reactor/tests/contract/mod.rs"]
 mod contract;
 
-use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
-
 use oz_worker_reactor::{OnReactor, Stream};
-use oz_worker_runtime_smol::Smol;
+use oz_worker_runtime_smol::{Smol, Socket};
 
 fn runtime() -> OnReactor<Smol> {
     OnReactor::new(Smol::new().unwrap())
 }
 
-fn has_nodelay(stream: &Stream<smol::Async<TcpStream>, smol::Async<UnixStream>>) -> bool {
+fn has_nodelay<U>(stream: &Stream<Socket, U>) -> bool {
     match stream {
         Stream::Tcp(stream) => stream.get_ref().nodelay().unwrap(),
         Stream::Unix(_) => false,

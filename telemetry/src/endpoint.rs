@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::http::{Method, Request, Response};
+use tiny_http::Method;
+
+use crate::http::{HttpReply, HttpRequest};
 use crate::scrape::Scraper;
 use crate::status::Status;
 use crate::{health, page};
@@ -16,30 +18,30 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     /// Answers one request.
-    pub(crate) fn answer(&self, request: &Request) -> Response {
+    pub(crate) fn answer(&self, request: &HttpRequest) -> HttpReply {
         match request.path.as_str() {
             "/metrics" => get(request, || self.scraper.answer()),
             "/livez" => get(request, || health::live(&self.status)),
             "/readyz" => get(request, || health::ready(&self.status)),
             "/" if self.status.identity.status_page => get(request, || page::answer(&self.status)),
-            _ => Response::text(404, "there are /metrics, /livez and /readyz\n"),
+            _ => HttpReply::text(404, "there are /metrics, /livez and /readyz\n"),
         }
     }
 }
 
 /// Answers one request where nothing but health is to be seen.
-pub(crate) fn health(status: &Status, request: &Request) -> Response {
+pub(crate) fn health(status: &Status, request: &HttpRequest) -> HttpReply {
     match request.path.as_str() {
         "/livez" => get(request, || health::live(status)),
         "/readyz" => get(request, || health::ready(status)),
-        _ => Response::text(404, "there are /livez and /readyz\n"),
+        _ => HttpReply::text(404, "there are /livez and /readyz\n"),
     }
 }
 
 /// Answers one request for something that can only be looked at.
-fn get(request: &Request, answer: impl FnOnce() -> Response) -> Response {
+fn get(request: &HttpRequest, answer: impl FnOnce() -> HttpReply) -> HttpReply {
     match request.method {
         Method::Get | Method::Head => answer(),
-        Method::Other => Response::text(405, "use GET\n").with(&[("Allow", "GET, HEAD")]),
+        _ => HttpReply::text(405, "use GET\n").with(&[("Allow", "GET, HEAD")]),
     }
 }

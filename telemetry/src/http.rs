@@ -1,18 +1,20 @@
 //! As much of HTTP/1.1 as the endpoint needs (RFC 9110, RFC 9112), without sockets: a request's head from bytes, an answer
 //! to bytes.
 //!
-//! `tiny_http` writes the answers. It does not read the requests: its own server starts a thread for every connection,
-//! waits for a slow client without end, and stops accepting for good when file descriptors run out. Our limits are in
-//! `server.rs` and `connection.rs`.
+//! `tiny_http` has the words: methods, and status codes with their reasons. Its server is not used: it starts a thread for
+//! every connection, waits for a slow client without end, and stops accepting for good when file descriptors run out. Our
+//! limits are in `server.rs` and `client.rs`. Nor does it print the answers: the header `Connection` is its own server's.
 
 use std::borrow::Cow;
 use std::io::Write;
+use std::time::SystemTime;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use tiny_http::{Method, StatusCode};
 
 /// The longest head that is read, in bytes; a scraper's is a few hundred.
-pub(crate) const MAX_HEAD: usize = 8 * 1024;
+pub(crate) const MAX_HEAD: usize = 8192;
 
 /// The most header lines; `httparse` needs a bound.
 const MAX_HEADERS: usize = 64;
@@ -22,7 +24,7 @@ const MIN_GZIP: usize = 512;
 
 /// What a client asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Request {
+pub(crate) struct HttpRequest {
     pub(crate) method: Method,
     /// The target without its query.
     pub(crate) path: String,
@@ -31,73 +33,63 @@ pub(crate) struct Request {
     pub(crate) keep_alive: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Method {
-    Get,
-    Head,
-    Other,
-}
-
 /// What has arrived so far.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Head {
+pub(crate) enum ParsedHead {
     Incomplete,
     /// A request, and how many bytes its head takes.
-    Complete(Request, usize),
+    Complete(HttpRequest, usize),
     /// Not HTTP, or too long. Where the next request would begin is not known.
-    Refused(Response),
+    Refused(HttpReply),
 }
 
 /// An answer before it is encoded for one request.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Response {
-    /// The status code.
-    status: u16,
+pub(crate) struct HttpReply {
+    status: StatusCode,
     content_type: &'static str,
     headers: &'static [(&'static str, &'static str)],
     body: Cow<'static, [u8]>,
 }
 
 /// Reads a request's head from the bytes that have arrived.
-pub(crate) fn parse(bytes: &[u8]) -> Head {
+pub(crate) fn parse(bytes: &[u8]) -> ParsedHead {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let length = match request.parse(bytes) {
         Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
-        Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return Head::Incomplete,
+        Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return ParsedHead::Incomplete,
         Ok(_) if !bytes.get(..MAX_HEAD).unwrap_or(bytes).contains(&b'\n') => {
-            return Head::Refused(Response::text(414, "the request target is too long\n"));
+            return ParsedHead::Refused(HttpReply::text(414, "the request target is too long\n"));
         }
         Ok(_) | Err(httparse::Error::TooManyHeaders) => {
-            return Head::Refused(Response::text(431, "the request has too many or too long headers\n"));
+            return ParsedHead::Refused(HttpReply::text(431, "the request has too many or too long headers\n"));
         }
         Err(httparse::Error::Version) if names_a_version(bytes) => {
-            return Head::Refused(Response::text(505, "use HTTP/1.1\n"));
+            return ParsedHead::Refused(HttpReply::text(505, "use HTTP/1.1\n"));
         }
-        Err(_) => return Head::Refused(Response::text(400, "not an HTTP/1.1 request\n")),
+        Err(_) => return ParsedHead::Refused(HttpReply::text(400, "not an HTTP/1.1 request\n")),
+    };
+    let Some(method) = request.method.and_then(|token| token.parse().ok()) else {
+        return ParsedHead::Refused(HttpReply::text(400, "not an HTTP/1.1 request\n"));
     };
     let is_1_1 = request.version == Some(1);
     let headers = Headers(request.headers);
     if is_1_1 && headers.values("host").count() != 1 {
-        return Head::Refused(Response::text(400, "an HTTP/1.1 request has one Host header\n"));
+        return ParsedHead::Refused(HttpReply::text(400, "an HTTP/1.1 request has one Host header\n"));
     }
-    let method = match request.method {
-        Some("GET") => Method::Get,
-        Some("HEAD") => Method::Head,
-        _ => Method::Other,
-    };
     // Nothing here takes a body. Rather than find the end of one, the connection is closed after the answer.
     let has_body = headers.values("transfer-encoding").next().is_some()
         || headers.values("content-length").any(|size| size != "0");
     let wanted =
         if is_1_1 { !headers.has_token("connection", "close") } else { headers.has_token("connection", "keep-alive") };
-    let request = Request {
+    let request = HttpRequest {
         method,
         path: path(request.path.unwrap_or_default()).to_owned(),
         accepts_gzip: accepts_gzip(headers.values("accept-encoding")),
         keep_alive: wanted && !has_body,
     };
-    Head::Complete(request, length)
+    ParsedHead::Complete(request, length)
 }
 
 /// Whether the first line is that of a request, of a version of HTTP that `httparse` does not know.
@@ -149,9 +141,9 @@ fn accepts_gzip<'a>(values: impl Iterator<Item = &'a str>) -> bool {
     gzip.or(any).is_some_and(|weight| weight > 0.0 && weight >= identity)
 }
 
-impl Response {
+impl HttpReply {
     pub(crate) fn new(status: u16, content_type: &'static str, body: impl Into<Cow<'static, [u8]>>) -> Self {
-        Self { status, content_type, headers: &[], body: body.into() }
+        Self { status: status.into(), content_type, headers: &[], body: body.into() }
     }
 
     /// Words for whoever reads the answer by eye.
@@ -172,36 +164,31 @@ impl Response {
     /// The bytes to send. `keep_alive`: the connection stays open. `head_only`: everything but the body, as for `HEAD`.
     pub(crate) fn encode(self, gzip: bool, head_only: bool, keep_alive: bool) -> Vec<u8> {
         let zipped = (gzip && self.body.len() >= MIN_GZIP).then(|| compress(&self.body)).flatten();
-        let encoding = zipped.is_some().then_some(("Content-Encoding", "gzip"));
+        let zipped_as = zipped.is_some().then_some(("Content-Encoding", "gzip"));
         let body = zipped.map_or(self.body, Cow::Owned);
-        let own = [
+        let (date, length) = (httpdate::fmt_http_date(SystemTime::now()), body.len().to_string());
+        let mut head = format!("HTTP/1.1 {} {}\r\n", self.status.0, self.status.default_reason_phrase());
+        [
             ("Server", "oz-agent-worker"),
+            ("Date", date.as_str()),
             ("Content-Type", self.content_type),
             ("Vary", "Accept-Encoding"),
             ("X-Content-Type-Options", "nosniff"),
-        ];
-        let headers = own.into_iter().chain(encoding).chain(self.headers.iter().copied());
-        // Both sides are written in this crate: there is nothing in them that a header cannot hold.
-        let headers = headers.filter_map(|(name, value)| tiny_http::Header::from_bytes(name, value).ok()).collect();
+        ]
+        .into_iter()
+        .chain(zipped_as)
+        .chain(self.headers.iter().copied())
         // Never in chunks: a client of HTTP/1.0 could not read them.
-        let response = tiny_http::Response::new(self.status.into(), headers, std::io::empty(), Some(body.len()), None)
-            .with_chunked_threshold(usize::MAX);
-        let mut bytes = Vec::with_capacity(512 + body.len());
-        // Writing to memory cannot fail.
-        let _ = response.raw_print(&mut bytes, tiny_http::HTTPVersion(1, 1), &[], true, None);
-        // `tiny_http` keeps this header for its own server: put it before the empty line.
-        bytes.truncate(bytes.len().saturating_sub(2));
-        let connection = if keep_alive { "keep-alive" } else { "close" };
-        bytes.extend_from_slice(format!("Connection: {connection}\r\n\r\n").as_bytes());
-        if !head_only {
-            bytes.extend_from_slice(&body);
-        }
-        bytes
+        .chain([("Content-Length", length.as_str()), ("Connection", if keep_alive { "keep-alive" } else { "close" })])
+        // All of them are written in this crate: there is nothing in them that a header cannot hold.
+        .for_each(|(name, value)| head.extend([name, ": ", value, "\r\n"]));
+        head.push_str("\r\n");
+        if head_only { head.into_bytes() } else { [head.as_bytes(), &body].concat() }
     }
 }
 
 fn compress(body: &[u8]) -> Option<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(body).ok()?;
     encoder.finish().ok()
 }
@@ -214,14 +201,14 @@ mod tests {
 
     fn refused_with(bytes: &[u8]) -> u16 {
         match parse(bytes) {
-            Head::Refused(response) => response.status,
+            ParsedHead::Refused(response) => response.status.0,
             other => panic!("{other:?}"),
         }
     }
 
-    fn request(bytes: &str) -> Request {
+    fn request(bytes: &str) -> HttpRequest {
         match parse(bytes.as_bytes()) {
-            Head::Complete(request, length) => {
+            ParsedHead::Complete(request, length) => {
                 assert_eq!(length, bytes.len());
                 request
             }
@@ -234,11 +221,11 @@ mod tests {
         let bytes = b"GET /metrics?x=y HTTP/1.1\r\nHost: a\r\naccept-encoding: br, GZIP;q=0.5\r\n\r\nGET /next";
         let length = bytes.len() - b"GET /next".len();
         for end in 0..length {
-            assert_eq!(parse(bytes.get(..end).unwrap()), Head::Incomplete, "{end}");
+            assert_eq!(parse(bytes.get(..end).unwrap()), ParsedHead::Incomplete, "{end}");
         }
         let path = "/metrics".to_owned();
-        let request = Request { method: Method::Get, path, accepts_gzip: true, keep_alive: true };
-        assert_eq!(parse(bytes), Head::Complete(request, length));
+        let request = HttpRequest { method: Method::Get, path, accepts_gzip: true, keep_alive: true };
+        assert_eq!(parse(bytes), ParsedHead::Complete(request, length));
     }
 
     #[test]
@@ -276,6 +263,19 @@ mod tests {
         ] {
             assert_eq!(refused_with(bytes), status, "{}", bytes.escape_ascii());
         }
+    }
+
+    #[test]
+    fn a_head_may_be_as_long_as_the_longest_and_no_longer() {
+        let head = |length: usize| {
+            let (begin, end) = ("GET / HTTP/1.1\r\nHost: a\r\nA: ", "\r\n\r\n");
+            format!("{begin}{}{end}", "a".repeat(length - begin.len() - end.len()))
+        };
+        assert_eq!(request(&head(MAX_HEAD)).path, "/");
+        let longer = head(MAX_HEAD + 1);
+        assert_eq!(refused_with(longer.as_bytes()), 431);
+        assert_eq!(parse(longer.as_bytes().get(..MAX_HEAD - 1).unwrap()), ParsedHead::Incomplete);
+        assert_eq!(refused_with(longer.as_bytes().get(..MAX_HEAD).unwrap()), 431);
     }
 
     #[test]
@@ -321,7 +321,8 @@ mod tests {
 
     #[test]
     fn an_answer_to_head_has_the_length_of_its_body_and_no_body() {
-        let answer = |head_only| String::from_utf8(Response::text(200, "four").encode(false, head_only, true)).unwrap();
+        let answer =
+            |head_only| String::from_utf8(HttpReply::text(200, "four").encode(false, head_only, true)).unwrap();
         let head = answer(true);
         assert!(
             head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\nConnection: keep-alive\r\n\r\n"),
@@ -332,9 +333,49 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_says_what_it_is_of_whom_and_when() {
+        let answer = HttpReply::text(405, "no").with(&[("Allow", "GET")]).encode(false, false, false);
+        let (head, body) = split(&answer);
+        let (date, head): (Vec<_>, Vec<_>) = head.split("\r\n").partition(|line| line.starts_with("Date: "));
+        assert_eq!(
+            head,
+            [
+                "HTTP/1.1 405 Method Not Allowed",
+                "Server: oz-agent-worker",
+                "Content-Type: text/plain; charset=utf-8",
+                "Vary: Accept-Encoding",
+                "X-Content-Type-Options: nosniff",
+                "Allow: GET",
+                "Content-Length: 2",
+                "Connection: close",
+            ]
+        );
+        let date = httpdate::parse_http_date(date.concat().trim_start_matches("Date: ")).unwrap();
+        assert!(SystemTime::now().duration_since(date).unwrap().as_secs() < 60);
+        assert_eq!(body, b"no");
+    }
+
+    #[test]
+    fn what_is_compressed_can_be_unpacked_and_has_the_length_that_is_sent() {
+        let text = "a long text, ".repeat(100);
+        let answer = HttpReply::text(200, text.clone()).encode(true, false, true);
+        let (head, body) = split(&answer);
+        assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
+        let mut unpacked = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(body), &mut unpacked).unwrap();
+        assert_eq!(unpacked, text);
+    }
+
+    /// Head and body of an answer.
+    fn split(answer: &[u8]) -> (&str, &[u8]) {
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+        (std::str::from_utf8(answer.get(..end).unwrap()).unwrap(), answer.get(end + 4..).unwrap())
+    }
+
+    #[test]
     fn only_what_is_worth_it_is_compressed_and_nothing_is_chunked() {
         let answer = |size, gzip| {
-            let bytes = Response::text(200, "a".repeat(size)).encode(gzip, true, false);
+            let bytes = HttpReply::text(200, "a".repeat(size)).encode(gzip, true, false);
             String::from_utf8(bytes).unwrap()
         };
         assert!(!answer(MIN_GZIP - 1, true).contains("Content-Encoding"));

@@ -5,7 +5,7 @@ use opentelemetry::metrics::{BoundCounter, BoundGauge, BoundHistogram, BoundUpDo
 use opentelemetry_sdk::metrics::{Aggregation, Instrument, InstrumentKind, Stream};
 use oz_worker_core::metrics::{FailurePhase, FailureReason, MetricEvent, ReconnectReason, RejectReason, TaskResult};
 
-use crate::Identity;
+use crate::identity::Identity;
 
 /// Upper bounds of `oz_worker_task_duration_seconds`, in seconds: agents run for seconds to hours.
 const DURATION_BOUNDS: [f64; 16] =
@@ -110,6 +110,7 @@ impl Instruments {
                 self.tasks_claimed.add(1);
                 self.tasks_active.add(1);
             }
+            MetricEvent::TaskResumed => self.tasks_active.add(1),
             MetricEvent::TaskRejected(reason) => add_one(&self.tasks_rejected, reason as usize),
             MetricEvent::TaskCompleted { result, duration } => {
                 self.tasks_active.add(-1);

@@ -1,17 +1,20 @@
 //! `/`: the status of the worker on one page, for a person.
 //!
 //! It works without scripts, and loads nothing from anywhere: the policy in [`HEADERS`] forbids both. What the server sends
-//! (ids, titles, reasons) is untrusted: it reaches the page through [`Text`] only, bounded in length (`status.rs`), and inside
-//! `<bdi>`, so that its direction does not reorder what stands beside it.
+//! (ids, titles, reasons) is untrusted: it reaches the page through [`HtmlText`] only, bounded in length (`status.rs`), and inside
+//! `<bdi>`, so that its direction does not reorder what stands beside it. Which characters are not fit to be shown is asked
+//! of `oz_worker_text::line`.
 
 use std::fmt::{self, Display, Write};
 use std::time::{Duration, Instant, SystemTime};
 
 use oz_worker_core::metrics::TaskResult;
+use oz_worker_text::duration::{moment, span, took};
+use oz_worker_text::line::is_unfit;
 
-use crate::http::Response;
-use crate::status::{Ended, Leaving, Link, Running, State, Status};
-use crate::words::{moment, span, took};
+use crate::http::HttpReply;
+use crate::pulse::Overdue;
+use crate::status::{Connectivity, EndedTask, Leaving, RunningTask, Status, StatusView};
 
 /// How often a browser loads the page anew.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -31,15 +34,15 @@ const HEADERS: &[(&str, &str)] = &[
 ];
 
 /// The page as it is now.
-pub(crate) fn answer(status: &Status) -> Response {
+pub(crate) fn answer(status: &Status) -> HttpReply {
     let page = Page { status, state: status.state(MAX_SHOWN), now: Instant::now(), clock: SystemTime::now() };
-    Response::new(200, "text/html; charset=utf-8", page.to_string().into_bytes()).with(HEADERS)
+    HttpReply::new(200, "text/html; charset=utf-8", page.to_string().into_bytes()).with(HEADERS)
 }
 
 /// Text in which nothing is markup.
-struct Text<'a>(&'a str);
+struct HtmlText<'a>(&'a str);
 
-impl Display for Text<'_> {
+impl Display for HtmlText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.chars().try_for_each(|c| match c {
             '&' => f.write_str("&amp;"),
@@ -47,7 +50,7 @@ impl Display for Text<'_> {
             '>' => f.write_str("&gt;"),
             '"' => f.write_str("&quot;"),
             '\'' => f.write_str("&#39;"),
-            c if c.is_control() => f.write_char(char::REPLACEMENT_CHARACTER),
+            c if is_unfit(c) => f.write_char(char::REPLACEMENT_CHARACTER),
             c => f.write_char(c),
         })
     }
@@ -56,7 +59,7 @@ impl Display for Text<'_> {
 /// One page. All times on it are of one moment, by both clocks.
 struct Page<'a> {
     status: &'a Status,
-    state: State,
+    state: StatusView,
     now: Instant,
     clock: SystemTime,
 }
@@ -64,7 +67,7 @@ struct Page<'a> {
 impl Display for Page<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (tone, word) = self.link();
-        let worker = Text(&self.status.identity.worker_id);
+        let worker = HtmlText(&self.status.identity.worker_id);
         let refresh = REFRESH.as_secs();
         let running = if tone == "bad" { word.to_owned() } else { format!("{} running", self.state.active) };
         let colour = match tone {
@@ -100,23 +103,24 @@ impl Page<'_> {
         match (self.state.leaving, &self.state.link) {
             (Some(Leaving::Draining), _) => ("warn", "Draining"),
             (Some(Leaving::Stopping), _) => ("warn", "Stopping"),
-            (None, Link::Connected) => ("good", "Connected"),
-            (None, Link::Disconnected(None)) => ("warn", "Connecting"),
-            (None, Link::Disconnected(Some(_))) => ("bad", "Not connected"),
+            (None, Connectivity::Connected) => ("good", "Connected"),
+            (None, Connectivity::Disconnected(None)) => ("warn", "Connecting"),
+            (None, Connectivity::Disconnected(Some(_))) => ("bad", "Not connected"),
         }
     }
 
     fn header(&self, f: &mut fmt::Formatter<'_>, tone: &str, word: &str) -> fmt::Result {
         let identity = &self.status.identity;
-        let (worker, backend, host) = (Text(&identity.worker_id), Text(&identity.backend), Text(&identity.host_name));
+        let (worker, backend, host) =
+            (HtmlText(&identity.worker_id), HtmlText(&identity.backend), HtmlText(&identity.host_name));
         write!(f, "<header>\n<div><h1>{worker}</h1><p>{backend} backend")?;
         if !identity.host_name.is_empty() {
             write!(f, " on {host}")?;
         }
         write!(f, ", up for {}", span(self.status.uptime(self.now)))?;
         let link = match self.state.link {
-            Link::Connected => "connected",
-            Link::Disconnected(_) => "not connected",
+            Connectivity::Connected => "connected",
+            Connectivity::Disconnected(_) => "not connected",
         };
         let age = self.state.age(self.now);
         let since = if self.state.leaving.is_some() { format!("{link} for") } else { "for".to_owned() };
@@ -129,16 +133,18 @@ impl Page<'_> {
 
     /// What a person should know that is not so every day.
     fn notes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let late = self.status.late(self.now);
-        if !late.is_zero() {
-            note(f, "bad", &format!("The worker is stuck: it should have moved {} ago.", span(late)))?;
+        for Overdue { name, late } in self.status.stuck(self.now) {
+            note(f, "bad", &format!("The worker is stuck: {name} should have moved {} ago.", span(late)))?;
         }
         let limit = self.status.identity.max_concurrent_tasks as usize;
-        match (self.state.leaving, &self.state.link) {
-            (Some(Leaving::Draining), _) => note(f, "warn", "No new task is taken; those that run may finish."),
-            (Some(Leaving::Stopping), _) => note(f, "warn", "No new task is taken; the worker is about to leave."),
-            (None, Link::Disconnected(Some(cause))) => note(f, "bad", cause),
-            (None, Link::Connected) if limit > 0 && self.state.active >= limit => {
+        match (self.state.leaving, &self.state.link, &self.state.unstarted) {
+            (Some(Leaving::Draining), ..) => note(f, "warn", "No new task is taken; those that run may finish."),
+            (Some(Leaving::Stopping), ..) => note(f, "warn", "No new task is taken; the worker is about to leave."),
+            (None, Connectivity::Disconnected(Some(cause)), _) => note(f, "bad", cause),
+            (None, Connectivity::Connected, Some(task)) => {
+                note(f, "bad", &format!("Task {task} was claimed and does not start; new tasks are declined."))
+            }
+            (None, Connectivity::Connected, None) if limit > 0 && self.state.active >= limit => {
                 note(f, "warn", "Every slot is taken; new tasks are declined.")
             }
             _ => Ok(()),
@@ -178,7 +184,7 @@ impl Page<'_> {
             return f.write_str("<p class=\"none\">Nothing runs.</p>\n</section>\n");
         }
         f.write_str("<ul>\n")?;
-        for Running { task_id, title, since, is_cancelled } in &self.state.running {
+        for RunningTask { task_id, title, since, is_cancelled } in &self.state.running {
             let age = self.now.saturating_duration_since(*since);
             let time = self.time(age, &span(age));
             task(f, task_id, title)?;
@@ -207,13 +213,13 @@ impl Page<'_> {
             return f.write_str("<p class=\"none\">No task has ended yet.</p>\n</section>\n");
         }
         f.write_str("<ul class=\"past\">\n")?;
-        for Ended { task_id, title, result, duration, failure, at } in &self.state.ended {
+        for EndedTask { task_id, title, result, duration, failure, at } in &self.state.ended {
             let age = self.now.saturating_duration_since(*at);
             let time = self.time(age, &format!("{} ago", span(age)));
             let (tone, word) = word(*result);
             task(f, task_id, title)?;
             if let Some(failure) = failure {
-                write!(f, "<bdi class=\"why\">{}</bdi>", Text(failure))?;
+                write!(f, "<bdi class=\"why\">{}</bdi>", HtmlText(failure))?;
             }
             let took = took(*duration);
             writeln!(
@@ -225,7 +231,7 @@ impl Page<'_> {
     }
 
     fn footer(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (version, refresh) = (Text(&self.status.identity.version), REFRESH.as_secs());
+        let (version, refresh) = (HtmlText(&self.status.identity.version), REFRESH.as_secs());
         let now = moment(self.clock);
         let shown = now.get(11..19).unwrap_or(&now);
         writeln!(
@@ -243,7 +249,7 @@ impl Page<'_> {
 }
 
 fn note(f: &mut fmt::Formatter<'_>, tone: &str, words: &str) -> fmt::Result {
-    writeln!(f, "<p class=\"note {tone}\"><span><bdi>{}</bdi></span></p>", Text(words))
+    writeln!(f, "<p class=\"note {tone}\"><span><bdi>{}</bdi></span></p>", HtmlText(words))
 }
 
 fn fact(f: &mut fmt::Formatter<'_>, name: &str, tone: &str, value: impl Display) -> fmt::Result {
@@ -255,9 +261,9 @@ fn fact(f: &mut fmt::Formatter<'_>, name: &str, tone: &str, value: impl Display)
 fn task(f: &mut fmt::Formatter<'_>, task_id: &str, title: &str) -> fmt::Result {
     f.write_str("<li><div>")?;
     if !title.trim().is_empty() {
-        write!(f, "<bdi class=\"title\">{}</bdi>", Text(title))?;
+        write!(f, "<bdi class=\"title\">{}</bdi>", HtmlText(title))?;
     }
-    write!(f, "<bdi class=\"id\">{}</bdi>", Text(task_id))
+    write!(f, "<bdi class=\"id\">{}</bdi>", HtmlText(task_id))
 }
 
 const fn word(result: TaskResult) -> (&'static str, &'static str) {
@@ -274,10 +280,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use oz_worker_core::metrics::FailureReason;
-    use oz_worker_core::{Failure, Notice};
+    use oz_worker_core::{Cause, Failure, Notice};
 
     use super::*;
-    use crate::Identity;
+    use crate::identity::Identity;
 
     fn page(max_concurrent_tasks: u32, notices: &[Notice]) -> String {
         let identity = Identity { max_concurrent_tasks, ..crate::resource::tests::identity() };
@@ -326,7 +332,7 @@ mod tests {
             connected.contains("<strong>Connected</strong>") && connected.contains("<title>1 running · w1</title>")
         );
         assert!(connected.contains("for <time datetime=\"2026-11-22T19:16:38Z\">2 min 5 s</time>"));
-        let (cause, retry_in) = ("connection refused".to_owned(), Duration::ZERO);
+        let (cause, retry_in) = (Cause::Outside("connection refused".into()), Duration::ZERO);
         let lost = page(4, &[CONNECTED, Notice::Disconnected { cause, retry_in }]);
         assert!(lost.contains("<strong>Not connected</strong>") && lost.contains("<title>Not connected · w1</title>"));
         assert!(lost.contains("connection refused") && lost.contains("<dt>Reconnects</dt><dd>1</dd>"));
@@ -338,6 +344,8 @@ mod tests {
         let full = page(1, &[CONNECTED, claimed("a", "", 1)]);
         assert!(full.contains("Every slot is taken") && full.contains("<small>of 1</small>"));
         assert!(!page(2, &[CONNECTED, claimed("a", "", 1)]).contains("Every slot"));
+        let stuck = page(2, &[CONNECTED, claimed("a<", "", 1), Notice::NotReady { task_id: "a<".into() }]);
+        assert!(stuck.contains("Task a&lt; was claimed and does not start"), "{stuck}");
         let draining = Notice::Draining { signal: "SIGTERM", active: 1, timeout: Duration::ZERO };
         let draining = page(2, &[CONNECTED, claimed("a", "", 1), draining]);
         assert!(draining.contains("<strong>Draining</strong>") && draining.contains("connected for"));
@@ -346,7 +354,7 @@ mod tests {
     #[test]
     fn nothing_that_a_server_sends_becomes_markup() {
         let evil = "</title><script>alert(1)</script><img src=x onerror='a'>\"&\0\u{202e}";
-        let (cause, retry_in) = (evil.to_owned(), Duration::ZERO);
+        let (cause, retry_in) = (Cause::Outside(evil.into()), Duration::ZERO);
         let html = page(
             0,
             &[
@@ -359,10 +367,15 @@ mod tests {
         for markup in ["<script", "<img", "onerror='", "\0"] {
             assert!(!html.contains(markup), "{markup}");
         }
-        let shown = "&lt;/title&gt;&lt;script&gt;alert(1)&lt;/script&gt;&lt;img src=x onerror=&#39;a&#39;&gt;&quot;&amp; \u{202e}</bdi>";
+        let shown = "&lt;/title&gt;&lt;script&gt;alert(1)&lt;/script&gt;&lt;img src=x onerror=&#39;a&#39;&gt;&quot;&amp;\\u{0}\\u{202e}</bdi>";
         // Twice the id, twice the title, why it failed, why it is not connected.
         assert_eq!(html.matches(shown).count(), 6, "{html}");
-        assert_eq!(html.matches('\u{202e}').count(), html.matches("\u{202e}</bdi>").count());
+        assert!(!html.lines().any(|line| line.contains(is_unfit)), "{html}");
+    }
+
+    #[test]
+    fn what_could_move_a_cursor_or_turn_the_text_is_shown_as_something_that_is_not_text() {
+        assert_eq!(HtmlText("a\u{1b}b\u{202e}c\n'").to_string(), "a\u{fffd}b\u{fffd}c\u{fffd}&#39;");
     }
 
     #[test]

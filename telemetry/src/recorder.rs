@@ -8,6 +8,7 @@ use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::MetricEvent;
 
 use crate::instruments::Instruments;
+use crate::pulse::Heartbeat;
 use crate::status::Status;
 use crate::traces::{TaskTrace, Traces};
 
@@ -48,6 +49,12 @@ impl Recorder {
         if let Some(status) = &self.status {
             status.alive(Instant::now(), wait);
         }
+    }
+
+    /// From now on `/livez` and `/readyz` hear what has this name too, `the executor` for one: it must say again and again that
+    /// it lives, until the heartbeat is dropped. Where none was ever begun, only the run loop counts.
+    pub fn heartbeat(&self, name: &'static str) -> Heartbeat {
+        Heartbeat(self.status.as_ref().map(|status| status.heartbeat(name, Instant::now())))
     }
 
     /// A task is claimed and about to be started.

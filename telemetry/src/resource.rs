@@ -4,12 +4,11 @@ use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::resource::TelemetryResourceDetector;
 
-use crate::Identity;
-use crate::problem::Problem;
-use crate::settings::{key_and_value, variable};
+use crate::identity::Identity;
+use crate::settings::ResourceSettings;
 
-/// The worker's own attributes, then `OTEL_RESOURCE_ATTRIBUTES`, then `OTEL_SERVICE_NAME`; the later one wins.
-pub(crate) fn resource(identity: &Identity, env: &dyn Fn(&str) -> Option<String>) -> (Resource, Result<(), Problem>) {
+/// The worker's own attributes, then those that were given; the later one wins.
+pub(crate) fn resource(identity: &Identity, given: &ResourceSettings) -> Resource {
     let mut attributes = vec![
         KeyValue::new("service.name", "oz-agent-worker"),
         KeyValue::new("service.version", identity.version.clone()),
@@ -21,28 +20,8 @@ pub(crate) fn resource(identity: &Identity, env: &dyn Fn(&str) -> Option<String>
     if !identity.host_name.is_empty() {
         attributes.push(KeyValue::new("host.name", identity.host_name.clone()));
     }
-    let given = from_environment(&variable(env, "OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default());
-    let problem = given.map(|given| attributes.extend(given));
-    if let Some(name) = variable(env, "OTEL_SERVICE_NAME") {
-        attributes.push(KeyValue::new("service.name", name));
-    }
-    let resource = Resource::builder_empty()
-        .with_detector(Box::new(TelemetryResourceDetector))
-        .with_attributes(attributes)
-        .build();
-    (resource, problem)
-}
-
-/// One bad entry makes the whole list unusable, as the specification asks: half a resource names another worker.
-fn from_environment(list: &str) -> Result<Vec<KeyValue>, Problem> {
-    let entries = list.split(',').enumerate().filter(|(_, entry)| !entry.trim().is_empty());
-    entries
-        .map(|(index, entry)| {
-            key_and_value(entry)
-                .map(|(key, value)| KeyValue::new(key, value))
-                .ok_or(Problem::NotAnAttribute { entry: index + 1 })
-        })
-        .collect()
+    attributes.extend(given.0.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())));
+    Resource::builder_empty().with_detector(Box::new(TelemetryResourceDetector)).with_attributes(attributes).build()
 }
 
 #[cfg(test)]
@@ -70,8 +49,7 @@ pub(crate) mod tests {
 
     #[test]
     fn names_worker_host_and_process() {
-        let (resource, problem) = resource(&identity(), &|_| None);
-        problem.unwrap();
+        let resource = resource(&identity(), &ResourceSettings::default());
         for (key, value) in [
             ("service.name", "oz-agent-worker"),
             ("service.version", "1.2.3"),
@@ -87,43 +65,26 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_environment_adds_to_the_attributes_and_names_the_service() {
-        let env = |name: &str| match name {
-            "OTEL_RESOURCE_ATTRIBUTES" => Some("deployment.environment=a%2Cb, service.name=x,host.name=y".to_owned()),
-            "OTEL_SERVICE_NAME" => Some("my-service".to_owned()),
-            _ => None,
-        };
-        let (resource, problem) = resource(&identity(), &env);
-        problem.unwrap();
-        assert_eq!(attribute(&resource, "deployment.environment").as_deref(), Some("a,b"));
-        assert_eq!(attribute(&resource, "host.name").as_deref(), Some("y"));
-        assert_eq!(attribute(&resource, "service.name").as_deref(), Some("my-service"));
+    fn a_worker_without_a_host_has_no_attribute_for_it() {
+        let identity = Identity { host_name: String::new(), ..identity() };
+        assert_eq!(attribute(&resource(&identity, &ResourceSettings::default()), "host.name"), None);
     }
 
     #[test]
-    fn every_attribute_of_the_worker_can_be_set_from_outside() {
-        let list = "service.name=a,service.version=b,service.instance.id=c,worker.id=d,worker.backend=e,host.name=f";
-        let env = |name: &str| (name == "OTEL_RESOURCE_ATTRIBUTES").then(|| list.to_owned());
-        let (resource, problem) = resource(&identity(), &env);
-        problem.unwrap();
-        for (key, value) in [
+    fn what_is_given_adds_to_the_attributes_and_wins_over_each_of_them() {
+        let given = [
+            ("deployment.environment", "z"),
             ("service.name", "a"),
             ("service.version", "b"),
             ("service.instance.id", "c"),
             ("worker.id", "d"),
             ("worker.backend", "e"),
             ("host.name", "f"),
-        ] {
+        ];
+        let list = given.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+        let resource = resource(&identity(), &ResourceSettings(list));
+        for (key, value) in given {
             assert_eq!(attribute(&resource, key).as_deref(), Some(value), "{key}");
         }
-    }
-
-    #[test]
-    fn a_malformed_list_of_attributes_is_ignored_whole() {
-        let env = |name: &str| (name == "OTEL_RESOURCE_ATTRIBUTES").then(|| "a=1,canary".to_owned());
-        let (resource, problem) = resource(&identity(), &env);
-        let text = problem.unwrap_err().to_string();
-        assert!(text.contains("entry 2") && !text.contains("canary"), "{text}");
-        assert_eq!(attribute(&resource, "a"), None);
     }
 }

@@ -17,13 +17,13 @@ use opentelemetry_sdk::metrics::data::{AggregatedMetrics, Metric, MetricData, Re
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, Temporality};
 
-use crate::http::Response;
+use crate::http::HttpReply;
 
 /// Text format 0.0.4, the one that every Prometheus reads.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Somewhat more than the catalogue takes.
-const CAPACITY: usize = 32 * 1024;
+const CAPACITY: usize = 32_768;
 
 /// A reader of the SDK from which a scrape collects. A clone is another handle to the same.
 #[derive(Debug, Clone, Default)]
@@ -35,10 +35,10 @@ pub(crate) struct Scraper {
 
 impl Scraper {
     /// Every series as it is now.
-    pub(crate) fn answer(&self) -> Response {
+    pub(crate) fn answer(&self) -> HttpReply {
         let mut metrics = ResourceMetrics::default();
         if self.reader.collect(&mut metrics).is_err() {
-            return Response::text(503, "the worker is about to leave\n");
+            return HttpReply::text(503, "the worker is about to leave\n");
         }
         let mut text = String::with_capacity(CAPACITY);
         text.push_str(self.target.get_or_init(|| target_info(metrics.resource())));
@@ -46,7 +46,7 @@ impl Scraper {
             let labels = format!("otel_scope_name=\"{}\"", Escaped(scope.scope().name()));
             scope.metrics().for_each(|metric| family(&mut text, metric, &labels));
         }
-        Response::new(200, CONTENT_TYPE, text.into_bytes())
+        HttpReply::new(200, CONTENT_TYPE, text.into_bytes())
     }
 }
 
@@ -220,6 +220,6 @@ c_seconds_count{otel_scope_name="tests"} 2
 "#;
         assert_eq!(text, expected);
         provider.shutdown().unwrap();
-        assert_eq!(scraper.answer(), Response::text(503, "the worker is about to leave\n"));
+        assert_eq!(scraper.answer(), HttpReply::text(503, "the worker is about to leave\n"));
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! `tiny_http` has no limits of its own, so these are ours. At most [`MAX_CONNECTIONS`] are open; past that, or when the
 //! process has no file descriptor left, the oldest is closed for a new one. Each has a deadline for everything it does
-//! (`connection.rs`), and a head has a bound (`http.rs`). In turn each gets one answer. So threads, memory and file
+//! (`client.rs`), and a head has a bound (`http.rs`). In turn each gets one answer. So threads, memory and file
 //! descriptors stay the same whatever clients do.
 
 use std::io::{self, ErrorKind};
@@ -17,8 +17,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tracing::{debug, error};
 
-use crate::connection::{Connection, GRACE, Progress};
-use crate::http::{Request, Response};
+use crate::client::{EndpointClient, GRACE, Progress};
+use crate::http::{HttpReply, HttpRequest};
 
 /// The most connections at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -32,20 +32,20 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// A running server. Dropping it ends the thread soon; `stop` waits for that.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub(crate) struct HttpServer {
     /// Its other end is polled by the thread; closing this one ends it.
     wake: UnixStream,
     thread: JoinHandle<()>,
 }
 
-impl Server {
+impl HttpServer {
     /// Starts the thread. `answer` runs on it.
     ///
     /// # Errors
     /// The operating system gives no thread or no file descriptor.
     pub(crate) fn start(
         listeners: Vec<TcpListener>,
-        answer: impl Fn(&Request) -> Response + Send + 'static,
+        answer: impl Fn(&HttpRequest) -> HttpReply + Send + 'static,
     ) -> io::Result<Self> {
         let (wake, woken) = UnixStream::pair()?;
         let mut clients =
@@ -68,7 +68,7 @@ impl Server {
 }
 
 /// A connection, and whether its next turn waits for the socket.
-type Open = (Connection, Progress);
+type Open = (EndpointClient, Progress);
 
 /// All clients of one server.
 struct Clients {
@@ -85,7 +85,7 @@ impl Clients {
         &mut self,
         listeners: &[TcpListener],
         woken: &UnixStream,
-        answer: &dyn Fn(&Request) -> Response,
+        answer: &dyn Fn(&HttpRequest) -> HttpReply,
     ) -> Result<(), Errno> {
         loop {
             let now = Instant::now();
@@ -132,7 +132,7 @@ impl Clients {
     }
 
     /// Takes connections that wait. Most have sent their request by then, so they have their first turn at once.
-    fn accept(&mut self, listener: &TcpListener, now: Instant, answer: &dyn Fn(&Request) -> Response) {
+    fn accept(&mut self, listener: &TcpListener, now: Instant, answer: &dyn Fn(&HttpRequest) -> HttpReply) {
         for _ in 0..MAX_ACCEPTS {
             match listener.accept() {
                 Ok((stream, _)) => {
@@ -141,7 +141,7 @@ impl Clients {
                         let index = self.oldest(is_waiting).unwrap_or_default();
                         self.open.remove(index);
                     }
-                    let Ok(mut client) = Connection::new(stream, now) else { continue };
+                    let Ok(mut client) = EndpointClient::new(stream, now) else { continue };
                     let progress = client.advance(now, answer);
                     if progress != Progress::Done {
                         self.open.push((client, progress));

@@ -1,31 +1,34 @@
 //! One span per task: what happened to it, from its assignment to its end. `docs/metrics.md`, Traces.
 
-mod remembered;
 mod span;
 #[cfg(test)]
 mod tests;
-mod tracing;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use opentelemetry::trace::{SpanKind, Status, TraceContextExt, Tracer, TracerProvider};
+use opentelemetry::trace::{SpanContext, SpanKind, Status, TraceContextExt, Tracer, TracerProvider};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::{FailurePhase, FailureReason, TaskResult};
+use oz_worker_core::recent::Recent;
 use oz_worker_core::{Failure, Notice};
 
-use crate::Identity;
-use remembered::Remembered;
+use crate::identity::Identity;
 pub use span::TaskTrace;
 use span::{TaskSpan, cut, parent_in};
-pub(crate) use tracing::Tracing;
 
 /// The span of a task.
 const TASK: &str = "oz_worker.task";
 /// The span of the cancel command for a task that a remote runtime has: the task's own span ended when it was handed over.
 const CANCELLATION: &str = "oz_worker.task_cancellation";
+
+/// How many traces of ended tasks are remembered: as many as the core remembers dispatched tasks, which a cancellation can
+/// still reach.
+const REMEMBERED: usize = 4096;
+/// The longest task id that is remembered for that, in bytes; the real ones have 36.
+const LONGEST_ID: usize = 256;
 
 /// Takes down what happens to each task.
 #[derive(Debug)]
@@ -35,17 +38,25 @@ pub(crate) struct Traces {
     worker: [KeyValue; 2],
     /// How many characters of a text are exported at most.
     longest_text: usize,
-    tasks: Mutex<Tasks>,
+    tasks: Mutex<TaskSpans>,
 }
 
-#[derive(Debug, Default)]
-struct Tasks {
+#[derive(Debug)]
+struct TaskSpans {
     /// The tasks that hold a slot.
     active: BTreeMap<String, Arc<TaskSpan>>,
     /// The traces of those that did, or were declined: what is told of them later names them too.
-    ended: Remembered,
+    ended: Recent<SpanContext>,
     /// The cancel commands that run.
     cancelling: Vec<Weak<TaskSpan>>,
+}
+
+impl TaskSpans {
+    fn remember(&mut self, task_id: &str, span: &TaskSpan) {
+        if task_id.len() <= LONGEST_ID {
+            self.ended.insert(task_id, span.context().clone());
+        }
+    }
 }
 
 impl Traces {
@@ -57,7 +68,11 @@ impl Traces {
                 KeyValue::new("worker.backend", identity.backend.clone()),
             ],
             longest_text,
-            tasks: Mutex::default(),
+            tasks: Mutex::new(TaskSpans {
+                active: BTreeMap::new(),
+                ended: Recent::new(REMEMBERED),
+                cancelling: Vec::new(),
+            }),
         }
     }
 
@@ -111,13 +126,19 @@ impl Traces {
             Notice::Claimed { task_id, .. }
             | Notice::MalformedAssignment { task_id, is_answered: false, .. }
             | Notice::AssignedAgain { task_id }
+            | Notice::CancelTooLate { task_id }
             | Notice::CancelUnknown { task_id }
+            | Notice::NotReady { task_id }
+            | Notice::Resumed { task_id, .. }
+            | Notice::Interrupted { task_id, .. }
+            | Notice::TooOldToTell { task_id, .. }
             | Notice::CancelFailed { task_id, .. }
             | Notice::LeavingUnproven { task_id } => self.while_active(task_id, |_| ()),
             Notice::Connected { .. }
             | Notice::DialFailed { .. }
             | Notice::Disconnected { .. }
             | Notice::BadFrame(_)
+            | Notice::Ready
             | Notice::Draining { .. }
             | Notice::DrainTimedOut { .. }
             | Notice::Stopping { .. } => None,
@@ -148,7 +169,7 @@ impl Traces {
         let span = self.begin(TASK, task_id, title, &Context::new());
         span.event("task.assigned", Vec::new());
         how_it_ended(&span);
-        self.tasks().ended.insert(task_id, span.context());
+        self.tasks().remember(task_id, &span);
         span.trace_id().to_owned()
     }
 
@@ -177,11 +198,11 @@ impl Traces {
             span.event(name, Vec::new());
             span.end(Status::Ok);
         }
-        tasks.ended.insert(task_id, span.context());
+        tasks.remember(task_id, &span);
         Some(span.trace_id().to_owned())
     }
 
-    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+    fn tasks(&self) -> MutexGuard<'_, TaskSpans> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,16 +6,15 @@ mod common;
 
 use std::process::{Command, Stdio};
 
-use common::{PATIENCE, env, identity};
+use common::{PATIENCE, env, start};
 use oz_worker_core::metrics::MetricEvent;
-use oz_worker_telemetry::start;
 
 /// The process that prints: this test, run by the other one.
 #[test]
 #[ignore = "run by exports_to_standard_output_at_exit_and_nothing_elsewhere"]
 fn child() {
     let variables = [("OTEL_METRICS_EXPORTER", "console"), ("OTEL_METRIC_EXPORT_INTERVAL", "3600000")];
-    let (recorder, telemetry) = start(&identity(), env(&variables));
+    let (recorder, telemetry) = start(env(&variables));
     recorder.record(MetricEvent::TaskClaimed);
     telemetry.shutdown(PATIENCE);
 }

@@ -7,9 +7,8 @@ mod common;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 
-use common::{Answer, Endpoint, Log, PATIENCE, connect, env, identity, request, scrape, series};
+use common::{Answer, Endpoint, Log, PATIENCE, connect, env, request, scrape, series, start};
 use oz_worker_core::metrics::MetricEvent;
-use oz_worker_telemetry::start;
 
 /// A client that keeps its connection.
 struct Client(BufReader<TcpStream>);
@@ -241,7 +240,7 @@ fn a_host_that_does_not_resolve_is_one_error_that_names_it_and_the_variable() {
     let log = Log::capture();
     let host = "no-such-host.invalid";
     let variables = [("OTEL_METRICS_EXPORTER", "prometheus"), ("OTEL_EXPORTER_PROMETHEUS_HOST", host)];
-    let (recorder, telemetry) = start(&identity(), env(&variables));
+    let (recorder, telemetry) = start(env(&variables));
     recorder.record(MetricEvent::Connected);
     telemetry.shutdown(PATIENCE);
     let lines = log.lines_with(host);

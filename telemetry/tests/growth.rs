@@ -7,8 +7,7 @@ mod common;
 use std::fs;
 
 use common::collector::{Answer, Collector};
-use common::{PATIENCE, env, identity, pushing};
-use oz_worker_telemetry::start;
+use common::{PATIENCE, env, pushing, start};
 
 /// Exports before the first look: what is allocated once is there by then.
 const BEFORE: usize = 100;
@@ -34,7 +33,7 @@ fn a_collector_that_takes_nothing_costs_no_memory_and_no_thread() {
         };
         let mut variables = pushing(&collector.url, "1");
         variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
-        let (_, telemetry) = start(&identity(), env(&variables));
+        let (_, telemetry) = start(env(&variables));
         (0..BEFORE).for_each(|_| drop(collector.next()));
         let (memory, threads) = held();
         (0..EXPORTS).for_each(|_| drop(collector.next()));

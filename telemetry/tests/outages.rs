@@ -9,11 +9,10 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use common::collector::{Answer, Collector, nowhere, silent};
-use common::{Log, PATIENCE, env, identity, pushing, scrape, series};
+use common::{Log, PATIENCE, env, pushing, scrape, series, start};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use oz_worker_core::metrics::MetricEvent;
-use oz_worker_telemetry::start;
 use ruzstd::encoding::CompressionLevel;
 
 /// `google.rpc.Status` with a `RetryInfo` of one second, in base64.
@@ -23,7 +22,7 @@ const RETRY_IN_A_SECOND: &str = "CAgaMAoodHlwZS5nb29nbGVhcGlzLmNvbS9nb29nbGUucnB
 fn an_outage_is_one_warning_when_it_begins_and_one_line_when_it_is_over() {
     let log = Log::capture();
     let collector = Collector::http(&[Answer::status(503), Answer::status(503), Answer::status(503)]);
-    let (_, telemetry) = start(&identity(), env(&pushing(&collector.url, "20")));
+    let (_, telemetry) = start(env(&pushing(&collector.url, "20")));
     for _ in 0..3 {
         collector.next();
     }
@@ -53,7 +52,7 @@ fn a_collector_that_is_not_there_is_one_warning_with_the_cause() {
         let url = format!("http://{}", nowhere(host));
         let mut variables = pushing(&url, "20");
         variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
-        let (_, telemetry) = start(&identity(), env(&variables));
+        let (_, telemetry) = start(env(&variables));
         let line = log.wait_for(&[&url]);
         assert!(line.contains("WARN") && line.contains("refused"), "{line}");
         telemetry.shutdown(PATIENCE);
@@ -74,7 +73,7 @@ fn a_busy_collector_is_asked_again_within_the_same_export() {
         let mut variables = pushing(&collector.url, "3600000");
         variables.retain(|(name, _)| *name != "OTEL_EXPORTER_OTLP_TIMEOUT");
         variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
-        let (recorder, telemetry) = start(&identity(), env(&variables));
+        let (recorder, telemetry) = start(env(&variables));
         recorder.record(MetricEvent::TaskClaimed);
         telemetry.shutdown(PATIENCE);
         let claimed = series("oz_worker_tasks_claimed_total", &[]);
@@ -97,7 +96,7 @@ fn a_refusal_and_a_wait_that_is_too_long_end_the_export() {
     for (protocol, collector, cause) in collectors {
         let mut variables = pushing(&collector.url, "3600000");
         variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
-        start(&identity(), env(&variables)).1.shutdown(PATIENCE);
+        start(env(&variables)).1.shutdown(PATIENCE);
         assert_eq!(collector.received.try_iter().count(), 1);
         let lines = log.lines_with(&collector.url);
         assert!(matches!(&*lines, [line] if line.contains(cause)), "{lines:#?}");
@@ -114,12 +113,12 @@ fn what_a_collector_does_not_take_is_one_warning_in_its_own_words() {
         let collector = start_collector(&[partial.clone(), partial]);
         let mut variables = pushing(&collector.url, "20");
         variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
-        let (_, telemetry) = start(&identity(), env(&variables));
+        let (_, telemetry) = start(env(&variables));
         log.wait_for(&[&collector.url, "INFO", "again"]);
         telemetry.shutdown(PATIENCE);
         let lines = log.lines_with(&collector.url);
         assert_eq!(lines.len(), 2, "{lines:#?}");
-        for part in ["WARN", "only a part of the metrics", "rejected=7", "too old"] {
+        for part in ["WARN", "only a part of the metrics", "rejected=7", "too\\nold"] {
             assert!(lines[0].contains(part), "{lines:#?}");
         }
     }
@@ -136,7 +135,7 @@ fn an_answer_of_grpc_may_be_packed() {
         let collector = Collector::grpc(&[Answer { body, ..answer.clone() }.with("grpc-encoding", encoding)]);
         let mut variables = pushing(&collector.url, "3600000");
         variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"));
-        start(&identity(), env(&variables)).1.shutdown(PATIENCE);
+        start(env(&variables)).1.shutdown(PATIENCE);
         let lines = log.lines_with(&collector.url);
         assert!(matches!(&*lines, [line] if line.contains("rejected=7")), "{encoding}: {lines:#?}");
     }
@@ -148,7 +147,7 @@ fn an_answer_that_is_not_otlp_is_an_outage() {
     let page =
         Answer { status: 200, headers: vec![("Content-Type", "text/html".to_owned())], body: b"<html>".to_vec() };
     let collector = Collector::http(&[page]);
-    let (_, telemetry) = start(&identity(), env(&pushing(&collector.url, "20")));
+    let (_, telemetry) = start(env(&pushing(&collector.url, "20")));
     log.wait_for(&[&collector.url, "INFO", "again"]);
     telemetry.shutdown(PATIENCE);
     assert!(log.lines_with(&collector.url)[0].contains("is the endpoint an OTLP receiver?"));
@@ -157,7 +156,7 @@ fn an_answer_that_is_not_otlp_is_an_outage() {
     let collector = Collector::http(&[]);
     let mut variables = pushing(&collector.url, "3600000");
     variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"));
-    start(&identity(), env(&variables)).1.shutdown(PATIENCE);
+    start(env(&variables)).1.shutdown(PATIENCE);
     let lines = log.lines_with(&collector.url);
     assert!(matches!(&*lines, [line] if line.contains("HTTP/2")), "{lines:#?}");
 }
@@ -165,7 +164,7 @@ fn an_answer_that_is_not_otlp_is_an_outage() {
 #[test]
 fn a_last_export_on_exit_holds_the_last_event() {
     let collector = Collector::http(&[]);
-    let (recorder, telemetry) = start(&identity(), env(&pushing(&collector.url, "3600000")));
+    let (recorder, telemetry) = start(env(&pushing(&collector.url, "3600000")));
     recorder.record(MetricEvent::TaskClaimed);
     telemetry.shutdown(PATIENCE);
     let export = collector.received.try_recv().unwrap().decode();
@@ -182,7 +181,7 @@ fn a_collector_that_never_answers_does_not_hold_up_the_exit() {
         let mut variables = pushing(&url, "3600000");
         variables.retain(|(name, _)| *name != "OTEL_EXPORTER_OTLP_TIMEOUT");
         variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
-        let (_, telemetry) = start(&identity(), env(&variables));
+        let (_, telemetry) = start(env(&variables));
         let begin = Instant::now();
         telemetry.shutdown(Duration::from_millis(100));
         // The SDK alone would take 5 seconds, the request 10.
@@ -205,7 +204,7 @@ fn neither_events_nor_scrapes_wait_for_a_collector_that_hangs() {
         variables.push(("OTEL_METRIC_EXPORT_TIMEOUT", "0"));
         variables.push(("OTEL_EXPORTER_PROMETHEUS_HOST", host));
         variables.push(("OTEL_EXPORTER_PROMETHEUS_PORT", "0"));
-        let (recorder, telemetry) = start(&identity(), env(&variables));
+        let (recorder, telemetry) = start(env(&variables));
         let line = log.wait_for(&["metrics endpoint listening", host]);
         let address = line.rsplit_once("address=").unwrap().1.parse().unwrap();
         // The export has begun, and will not end.
@@ -225,7 +224,7 @@ fn who_leaves_does_not_wait_for_a_collector_that_was_down_already() {
     let mut variables = pushing(&url, "20");
     variables.retain(|(name, _)| *name != "OTEL_EXPORTER_OTLP_TIMEOUT");
     variables.push(("OTEL_METRIC_EXPORT_TIMEOUT", "400"));
-    let (_, telemetry) = start(&identity(), env(&variables));
+    let (_, telemetry) = start(env(&variables));
     log.wait_for(&[&url]);
     let begin = Instant::now();
     telemetry.shutdown(PATIENCE);

@@ -9,9 +9,8 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use common::{Endpoint, Log, PATIENCE, env, identity, request, series};
+use common::{Endpoint, Log, PATIENCE, env, request, series, start};
 use oz_worker_core::metrics::{FailurePhase, FailureReason, MetricEvent, ReconnectReason, RejectReason, TaskResult};
-use oz_worker_telemetry::start;
 
 #[test]
 fn the_first_scrape_holds_everything_operators_are_used_to() {
@@ -189,7 +188,7 @@ fn a_port_in_use_is_one_error_that_names_host_port_and_variable() {
         ("OTEL_EXPORTER_PROMETHEUS_HOST", "127.0.7.11"),
         ("OTEL_EXPORTER_PROMETHEUS_PORT", port.as_str()),
     ];
-    let (recorder, telemetry) = start(&identity(), env(&variables));
+    let (recorder, telemetry) = start(env(&variables));
     let lines = log.lines_with(&format!("127.0.7.11:{port}"));
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains("ERROR") && lines[0].contains("OTEL_EXPORTER_PROMETHEUS_PORT"), "{lines:?}");
@@ -209,7 +208,7 @@ fn the_port_is_free_again_after_the_shutdown() {
 #[test]
 fn an_unknown_exporter_is_one_error_and_the_worker_goes_on() {
     let log = Log::capture();
-    let (recorder, telemetry) = start(&identity(), env(&[("OTEL_METRICS_EXPORTER", "graphite")]));
+    let (recorder, telemetry) = start(env(&[("OTEL_METRICS_EXPORTER", "graphite")]));
     recorder.record(MetricEvent::Connected);
     telemetry.shutdown(PATIENCE);
     let lines = log.lines_with("graphite");

@@ -4,9 +4,8 @@
 
 mod common;
 
-use common::{Log, PATIENCE, connect, env, identity, scrape};
+use common::{Log, PATIENCE, connect, env, scrape, start};
 use oz_worker_core::metrics::MetricEvent;
-use oz_worker_telemetry::start;
 
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()
@@ -19,7 +18,7 @@ fn none_takes_no_thread_and_no_line_and_each_exporter_one_thread_however_many_cl
     let none = [("OTEL_METRICS_EXPORTER", "none"), ("OTEL_TRACES_EXPORTER", "none")];
     let disabled = [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "console")];
     for variables in [&none[..1], &none, &disabled] {
-        let (recorder, telemetry) = start(&identity(), env(variables));
+        let (recorder, telemetry) = start(env(variables));
         recorder.record(MetricEvent::Connected);
         assert_eq!(threads(), before);
         telemetry.shutdown(PATIENCE);
@@ -27,7 +26,7 @@ fn none_takes_no_thread_and_no_line_and_each_exporter_one_thread_however_many_cl
     assert_eq!(log.lines_with(""), [""; 0]);
 
     let variables = [("OTEL_METRICS_EXPORTER", "prometheus"), ("OTEL_EXPORTER_PROMETHEUS_PORT", "0")];
-    let (_, telemetry) = start(&identity(), env(&variables));
+    let (_, telemetry) = start(env(&variables));
     let line = log.wait_for(&["metrics endpoint listening"]);
     let address = line.rsplit_once("address=").unwrap().1.split(", ").next().unwrap().parse().unwrap();
     let clients: Vec<_> = (0..50).map(|_| connect(address)).collect();
@@ -38,7 +37,7 @@ fn none_takes_no_thread_and_no_line_and_each_exporter_one_thread_however_many_cl
 
     let before = threads();
     let variables = [("OTEL_METRICS_EXPORTER", "none"), ("OTEL_TRACES_EXPORTER", "console")];
-    let (_, telemetry) = start(&identity(), env(&variables));
+    let (_, telemetry) = start(env(&variables));
     assert_eq!(threads(), before + 1);
     telemetry.shutdown(PATIENCE);
 }

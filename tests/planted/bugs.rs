@@ -29,7 +29,7 @@ planted! {
     a_proof_takes_an_end_with_it_that_is_newer {
         Properties, "nothing is lost, doubled or out of order", "core/src/outbox.rs",
         "entry.serial <= serial)"
-        => "entry.serial <= serial || entry.is_end())"
+        => "entry.serial <= serial || entry.is_end)"
     }
     the_first_unproven_message_is_not_sent_again {
         Properties, "nothing is lost, doubled or out of order", "core/src/worker/connection.rs",
@@ -38,8 +38,8 @@ planted! {
     }
     a_result_is_sent_before_its_claim {
         Properties, "nothing is lost, doubled or out of order", "core/src/outbox.rs",
-        "self.entries.iter().map(|entry| &entry.message)"
-        => "self.entries.iter().rev().map(|entry| &entry.message)"
+        "-> impl Iterator<Item = &Entry> {\n        self.entries.iter()\n"
+        => "-> impl Iterator<Item = &Entry> {\n        self.entries.iter().rev()\n"
     }
     an_old_end_outlives_the_assignment_of_a_new_execution {
         Properties, "nothing is lost, doubled or out of order", "core/src/worker.rs",
@@ -53,18 +53,18 @@ planted! {
     }
     no_ping_asks_for_the_proof_of_an_end {
         Properties, "a Ping asks for the proof", "core/src/outbox.rs",
-        "self.end_unpinged |= entry.is_end();"
+        "self.end_unpinged |= entry.is_end;"
         => ""
     }
     an_active_task_that_is_assigned_again_is_started_again {
         Properties, "no task runs twice", "core/src/worker.rs",
-        "            return if task.execution_id.as_deref() == execution_id {\n                self.claim_again(now, task_id, execution_id);"
-        => "            return if task.execution_id.as_deref() == execution_id {\n                self.start(now, assignment, text);"
+        "            return if task.execution_id.as_deref() == execution_id {\n                self.claim_again(now, task_id, execution_id, is_handed_out);"
+        => "            return if task.execution_id.as_deref() == execution_id {\n                let _ = is_handed_out;\n                self.start(now, assignment, text);"
     }
     a_task_is_started_before_its_claim {
-        Properties, "a task is claimed before it starts", "core/src/worker.rs",
-        "        self.post(now, spec.execution_id.as_deref(), claimed);\n        self.runs += 1;"
-        => "        self.runs += 1;"
+        Properties, "a task is claimed before it starts", "core/src/worker/tasks.rs",
+        "        self.post_claim(now, &task_id, spec.execution_id.as_deref());\n"
+        => ""
     }
     capacity_is_off_by_one {
         Properties, "never more at once than the limit", "core/src/worker.rs",
@@ -77,24 +77,44 @@ planted! {
         => "if self.phase == Phase::Gone {"
     }
     a_cancelled_task_keeps_its_slot {
-        Properties, "a slot is free as soon as its task has ended", "core/src/worker.rs",
-        "        if result == TaskResult::Dispatched {\n"
-        => "        if result == TaskResult::Cancelled && self.phase == Phase::Running {\n            self.tasks.insert(task_id.to_owned(), task);\n        } else if result == TaskResult::Dispatched {\n"
+        Properties, "a slot is free as soon as its task has ended", "core/src/worker/tasks.rs",
+        "        if let Some(failure) = &end.failure {\n"
+        => "        if end.result == TaskResult::Cancelled && self.phase == Phase::Running {\n            self.tasks.insert(task_id.into(), Task::new(now, RunId(0), None));\n        }\n        if let Some(failure) = &end.failure {\n"
     }
     a_claim_that_is_repeated_is_counted_again {
         Properties, "active = claimed - completed", "core/src/worker.rs",
-        "    fn claim_again(&mut self, now: Instant, task_id: &str, execution_id: Option<&str>) {\n"
-        => "    fn claim_again(&mut self, now: Instant, task_id: &str, execution_id: Option<&str>) {\n        self.metric(MetricEvent::TaskClaimed);\n"
+        "    fn claim_again(&mut self, now: Instant, task_id: &str, execution_id: Option<&str>, is_handed_out: bool) {\n"
+        => "    fn claim_again(&mut self, now: Instant, task_id: &str, execution_id: Option<&str>, is_handed_out: bool) {\n        self.metric(MetricEvent::TaskClaimed);\n"
+    }
+    a_stop_while_it_is_cleaned_up_after_changes_how_a_task_ended {
+        Properties, "nothing is lost, doubled or out of order", "core/src/worker/task.rs",
+        "        if self.end.is_some() {\n            return None;\n        }\n"
+        => ""
+    }
+    a_worker_that_is_not_ready_claims_all_the_same {
+        Properties, "nothing is lost, doubled or out of order", "core/src/worker.rs",
+        "} else if !self.is_ready() {"
+        => "} else if false {"
+    }
+    a_task_is_started_before_its_claim_is_on_record {
+        Properties, "a claim is safe before its task starts", "core/src/worker/journal.rs",
+        "        if !self.is_on {\n            return Some(step);\n        }\n"
+        => "        if matches!(step, Step::Start { .. }) || !self.is_on {\n            return Some(step);\n        }\n"
+    }
+    an_end_that_was_told_is_forgotten_with_the_worker {
+        Properties, "a claimed task is never started again", "core/src/worker/restored.rs",
+        "            self.outbox.remember(told);\n"
+        => "            drop(told);\n"
     }
     a_cancellation_is_lost_on_a_task_that_shutdown_stops {
-        Properties, "nothing is lost, doubled or out of order", "core/src/worker.rs",
-        "let asked_before = task.stopping.replace(StopCause::User);"
-        => "let asked_before = task.stopping;\n            task.stopping.get_or_insert(StopCause::User);"
+        Properties, "nothing is lost, doubled or out of order", "core/src/worker/task.rs",
+        "            Some(stop) if cause == StopCause::User => stop.cause = cause,\n"
+        => ""
     }
     a_task_is_asked_to_stop_twice {
-        Properties, "stops a task once", "core/src/worker.rs",
-        "            if asked_before.is_none() {\n"
-        => "            if asked_before.is_some() || asked_before.is_none() {\n"
+        Properties, "stops a task once", "core/src/worker/task.rs",
+        "Some(stop) if can_stop => !core::mem::replace(&mut stop.is_given, true),"
+        => "Some(stop) if can_stop => core::mem::replace(&mut stop.is_given, true) || true,"
     }
     the_timer_is_not_set_again_after_a_ping {
         Properties, "the next timer lies in the future", "core/src/worker/connection.rs",
@@ -133,8 +153,8 @@ planted! {
     }
     the_end_of_a_task_is_lost_when_the_channel_is_busy {
         Simulator, "did not end within", "worker/src/run.rs",
-        "            let _ = events.send(Event::TaskEnded { task_id, run, end }).await;"
-        => "            if events.is_empty() {\n                let _ = events.send(Event::TaskEnded { task_id, run, end }).await;\n            }"
+        "            let _ = events.send(Event::TaskEnded { task_id, run, cleanup }).await;"
+        => "            if events.len() < 2 {\n                let _ = events.send(Event::TaskEnded { task_id, run, cleanup }).await;\n            }"
     }
     a_request_to_stop_does_not_reach_its_task {
         Simulator, "did not end within", "worker/src/run.rs",

@@ -21,9 +21,8 @@ use oz_worker_backends::Backend;
 use oz_worker_backends::command::Handed;
 use oz_worker_backends::contract::{Report, Stop, Task, TaskEvent};
 use oz_worker_core::agent::TaskSpec;
-use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::time::Instant;
-use oz_worker_core::{Failure, Input, Outcome, Output, RunId, TaskEnd, Worker};
+use oz_worker_core::{Failure, Input, Output, RunId, Worker};
 use oz_worker_runtime::{Host, StopSignals};
 use oz_worker_telemetry::Recorder;
 
@@ -71,7 +70,6 @@ struct Running {
     run: RunId,
     /// Closing it asks the task to stop.
     stop: Sender<()>,
-    outcome: Option<Outcome>,
 }
 
 struct Timer {
@@ -122,23 +120,20 @@ impl<R: Host> RunLoop<R> {
 
     fn tell(&mut self, worker: &mut Worker, now: Instant, event: Event) {
         match event {
-            Event::Told { task_id, event: TaskEvent::Finished(outcome), .. } => {
-                if let Some(running) = self.tasks.get_mut(&task_id) {
-                    running.outcome = Some(outcome);
-                }
+            Event::Told { task_id, run, event } => {
+                let task_id = &task_id;
+                worker.handle(
+                    now,
+                    match event {
+                        TaskEvent::Started => Input::TaskStarted { task_id, run },
+                        TaskEvent::Finished(outcome) => Input::TaskFinished { task_id, run, outcome },
+                        TaskEvent::CleanupFailed(failure) => Input::CleanupFailed { task_id, failure },
+                    },
+                );
             }
-            Event::Told { .. } => {}
             Event::Ended { task_id, run, cleanup } => {
-                let outcome = self.tasks.remove(&task_id).and_then(|running| running.outcome);
-                // A task is never lost, not even to a bug of ours.
-                let outcome = outcome.unwrap_or_else(|| {
-                    Outcome::Failed(Failure {
-                        reason: FailureReason::Unknown,
-                        exit_code: 0,
-                        message: "internal error of the worker; its log has the details".into(),
-                    })
-                });
-                worker.handle(now, Input::TaskEnded { task_id: &task_id, run, end: TaskEnd { outcome, cleanup } });
+                self.tasks.remove(&task_id);
+                worker.handle(now, Input::TaskEnded { task_id: &task_id, run, cleanup });
             }
             Event::CancelFailed { task_id, problem } => {
                 worker.handle(now, Input::CancelFailed { task_id: &task_id, problem });
@@ -164,7 +159,8 @@ impl<R: Host> RunLoop<R> {
                 let trace_id = self.recorder.note(&notice);
                 notices::log(notice, trace_id.as_deref());
             }
-            Output::Exit => {}
+            // Nothing is recorded or taken up yet: the worker was neither told to nor restored.
+            Output::Persist { .. } | Output::ResumeTask { .. } | Output::Exit => {}
         }
     }
 
@@ -175,7 +171,7 @@ impl<R: Host> RunLoop<R> {
         trace.pass_on(&mut spec.env);
         let (stop, asked) = async_channel::bounded(1);
         let task_id = spec.task_id.clone();
-        self.tasks.insert(task_id.clone(), Running { run, stop, outcome: None });
+        self.tasks.insert(task_id.clone(), Running { run, stop });
         let (backend, events) = (Arc::clone(&self.backend), self.events.0.clone());
         let told = (self.events.0.clone(), task_id.clone());
         let report = Report::new(move |event| {
@@ -187,6 +183,7 @@ impl<R: Host> RunLoop<R> {
         self.runtime.spawn(async move {
             trace.started();
             let task = Task { spec: *spec, trace, stop, report, log };
+            // A task is never lost, not even to a bug of ours: the core knows what an end means that nothing came before.
             let running = AssertUnwindSafe(backend.run(task)).catch_unwind();
             let cleanup = running.await.unwrap_or_default();
             let _ = events.try_send(Event::Ended { task_id, run, cleanup });

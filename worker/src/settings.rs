@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use flags::Parsed;
 use oz_worker_backends::BackendSettings;
+use oz_worker_core::secret::Variables;
 use oz_worker_text::suggest::hint;
 use secret::ApiKey;
 
@@ -131,36 +132,6 @@ impl Settings {
             );
             Refusal::configuration(vec![line])
         })
-    }
-}
-
-/// Environment variables for tasks, by name and value, each name once. `Debug` shows the names only.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Variables(Vec<(String, String)>);
-
-impl Variables {
-    /// Sets a variable, in the place of one that has the same name.
-    fn set(&mut self, name: String, value: String) {
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, old)) => *old = value,
-            None => self.0.push((name, value)),
-        }
-    }
-
-    /// Names and values.
-    pub fn as_slice(&self) -> &[(String, String)] {
-        &self.0
-    }
-
-    /// The names.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| name.as_str())
-    }
-}
-
-impl fmt::Debug for Variables {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.names()).finish()
     }
 }
 

@@ -12,7 +12,7 @@ use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::{Config, Worker};
 use oz_worker_host::{HostFiles, owner};
 use oz_worker_runtime::{Host, StopSignals};
-use oz_worker_telemetry::{Identity, Recorder, Telemetry};
+use oz_worker_telemetry::{Heartbeat, Identity, Recorder, Telemetry, TelemetrySettings};
 use tracing::{error, info, warn};
 
 use crate::link::{Link, Target};
@@ -28,6 +28,9 @@ const TEARDOWN_LIMIT: Duration = Duration::from_secs(10);
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// How long the last lines of the log may take.
 const LOG_LIMIT: Duration = Duration::from_secs(1);
+
+/// How often the thread that runs tasks says that it does.
+const BEAT: Duration = Duration::from_secs(5);
 
 /// What the program is to do.
 enum Plan {
@@ -107,11 +110,12 @@ fn serve<R: Host>(
             host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             status_page: settings.status_page,
         };
-        let (mut recorder, mut telemetry): (_, Telemetry) =
-            oz_worker_telemetry::start(&identity, |name| std::env::var(name).ok());
+        let wanted = TelemetrySettings::read(|name| std::env::var(name).ok());
+        let mut telemetry = Telemetry::builder(identity).settings(wanted);
         if let Some((host, port)) = &settings.health_address {
-            telemetry.serve_health(&mut recorder, &identity, host, *port);
+            telemetry = telemetry.health(host, *port);
         }
+        let (recorder, telemetry) = telemetry.start();
         let mut result = Ok(());
         drive(&runtime, Box::pin(async { result = work(runtime.clone(), settings, recorder).await }));
         telemetry.shutdown(FLUSH_LIMIT);
@@ -145,7 +149,7 @@ async fn work<R: Host>(runtime: R, settings: Settings, recorder: Recorder) -> Re
         server_root_url: settings.server_root_url,
         cleanup: settings.cleanup,
         cancel_grace_period: settings.cancel_grace_period,
-        environment: settings.environment.as_slice().iter().map(|(name, value)| (name, value)).collect(),
+        environment: settings.environment.iter().map(|(name, value)| (name, value.expose())).collect(),
         host_env: std::env::vars_os().collect(),
     };
     let prepared = async { Some(settings.backend.prepare(common).await) };
@@ -154,9 +158,18 @@ async fn work<R: Host>(runtime: R, settings: Settings, recorder: Recorder) -> Re
         info!(signal, "stopped before the backend was ready");
         None
     };
+    runtime.spawn(beat(runtime.clone(), recorder.heartbeat("the thread that runs tasks")));
     let Some(backend) = prepared.or(asked).await else { return Ok(()) };
     RunLoop::new(runtime, link, backend?, recorder, signals).run(worker).await;
     Ok(())
+}
+
+/// Says for as long as the worker lives that tasks run.
+async fn beat<R: Host>(runtime: R, heartbeat: Heartbeat) {
+    loop {
+        heartbeat.alive(BEAT);
+        runtime.sleep_until(runtime.now().plus(BEAT)).await;
+    }
 }
 
 fn config(settings: &Settings) -> Config {
@@ -164,7 +177,7 @@ fn config(settings: &Settings) -> Config {
         server_root_url: settings.server_root_url.clone(),
         session_sharing_server_url: settings.session_sharing_server_url.clone(),
         idle_on_complete: settings.idle_on_complete.clone(),
-        environment: settings.environment.as_slice().to_vec(),
+        environment: settings.environment.clone(),
         ..AgentSettings::default()
     };
     settings.backend.adjust(&mut agent);
@@ -174,6 +187,9 @@ fn config(settings: &Settings) -> Config {
         drain_timeout: settings.drain_timeout,
         stop_timeout: settings.cancel_grace_period + TEARDOWN_LIMIT,
         stops_tasks_on_shutdown: settings.backend.stops_tasks(),
+        after_kill: settings.backend.after_kill(),
+        // There is no journal yet.
+        journal: false,
         agent,
     }
 }

@@ -1,15 +1,14 @@
 //! The connection: dialling, backoff, keepalive, and what is sent again on the next one.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::Worker;
 use super::io::{Frame, Output};
 use super::shutdown::Phase;
-use crate::message::WorkerMessage;
 use crate::metrics::{MetricEvent, ReconnectReason};
-use crate::notice::Notice;
+use crate::notice::{Cause, Notice};
+use crate::outbox::Entry;
 use crate::time::Instant;
 
 // The times of `docs/protocol.md`.
@@ -59,20 +58,20 @@ impl Worker {
         self.metric(MetricEvent::Connected);
         self.notice(Notice::Connected { unproven_ends: self.outbox.unproven_ends() });
         self.outbox.reconnected();
-        let again: Vec<Frame> = self.outbox.messages().map(|message| Frame::Text(message.encode())).collect();
+        let again: Vec<Frame> = self.outbox.messages().map(|entry| Frame::Text(entry.text.clone())).collect();
         for frame in again {
             self.send(now, frame);
         }
     }
 
-    pub(super) fn on_dial_failed(&mut self, now: Instant, cause: String) {
+    pub(super) fn on_dial_failed(&mut self, now: Instant, cause: Cause) {
         let wait = self.backoff.next();
         self.connection = Connection::Waiting(now.plus(wait));
         self.metric(MetricEvent::Reconnect(ReconnectReason::DialFailed));
         self.notice(Notice::DialFailed { cause, retry_in: wait });
     }
 
-    pub(super) fn on_disconnected(&mut self, now: Instant, cause: String) {
+    pub(super) fn on_disconnected(&mut self, now: Instant, cause: Cause) {
         match self.connection {
             Connection::Open(_) => {
                 let wait = self.backoff.next();
@@ -110,15 +109,15 @@ impl Worker {
             }
             Connection::Dialing(until) if now >= *until => {
                 self.outputs.push_back(Output::Drop);
-                self.on_dial_failed(now, "not connected after 45 s".into());
+                self.on_dial_failed(now, Cause::DialTimedOut(DIAL_TIMEOUT));
             }
             Connection::Open(session) => {
                 if session.write_limit.is_some_and(|limit| now >= limit) {
                     self.outputs.push_back(Output::Drop);
-                    self.on_disconnected(now, "a write took longer than 10 s".into());
+                    self.on_disconnected(now, Cause::WriteStalled(WRITE_LIMIT));
                 } else if now >= session.last_received.plus(SILENCE_LIMIT) {
                     self.outputs.push_back(Output::Drop);
-                    self.on_disconnected(now, "nothing was received for 60 s".into());
+                    self.on_disconnected(now, Cause::Silent(SILENCE_LIMIT));
                 } else if now >= session.next_ping {
                     session.next_ping = now.plus(PING_INTERVAL);
                     let serial = self.outbox.any_serial();
@@ -152,10 +151,10 @@ impl Worker {
     }
 
     /// Sends a message, and keeps it until it is proven.
-    pub(super) fn post(&mut self, now: Instant, execution_id: Option<&str>, message: WorkerMessage) {
+    pub(super) fn post(&mut self, now: Instant, entry: Entry) {
         if self.is_connected() {
-            self.send(now, Frame::Text(message.encode()));
+            self.send(now, Frame::Text(entry.text.clone()));
         }
-        self.outbox.push(execution_id, message);
+        self.outbox.push(entry);
     }
 }

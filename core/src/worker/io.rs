@@ -8,6 +8,7 @@ use core::time::Duration;
 use crate::agent::{AgentSettings, TaskSpec};
 use crate::metrics::{FailureReason, MetricEvent};
 use crate::notice::Notice;
+use crate::record::Record;
 
 /// What the operator decided.
 #[derive(Debug, Clone)]
@@ -24,8 +25,24 @@ pub struct Config {
     /// Whether the worker's end stops its tasks (direct, docker), or leaves what it handed over alone (command,
     /// kubernetes).
     pub stops_tasks_on_shutdown: bool,
+    /// What becomes of a task that ran when the worker was killed.
+    pub after_kill: AfterKill,
+    /// Whether there is somebody to keep records. If not, [`Output::Persist`] is never given, and nothing waits for one.
+    pub journal: bool,
     /// What tasks are started with.
     pub agent: AgentSettings,
+}
+
+/// What becomes of a task that ran when the worker was killed, once a new worker knows of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterKill {
+    /// Nothing is left of it: it failed (direct).
+    Fails,
+    /// It may still be there, and the backend looks for it (docker, kubernetes).
+    Resumes,
+    /// It was being handed over: it is cancelled where it may have arrived, and failed (command). Each task is recorded as
+    /// one that is being dispatched.
+    IsCancelled,
 }
 
 /// Tells one run of a task from every other one in the life of a [`Worker`](super::Worker).
@@ -33,7 +50,9 @@ pub struct Config {
 pub struct RunId(pub(super) u64);
 
 /// What happened.
-#[derive(Debug, Clone)]
+// Not `Debug`: the text of a frame holds secrets.
+#[derive(Clone)]
+#[allow(missing_docs)]
 pub enum Input<'a> {
     /// Nothing but time passed: [`Worker::poll_timeout`](super::Worker::poll_timeout) may have come.
     Timeout,
@@ -53,28 +72,30 @@ pub enum Input<'a> {
     Pong(&'a [u8]),
     /// Every frame that was handed out is written.
     Written,
-    /// The backend is done with a task.
+    /// The backend really runs a task: what it needs of this machine for it is there.
+    TaskStarted { task_id: &'a str, run: RunId },
+    /// A task is over. Nothing that happens afterwards changes how.
+    TaskFinished { task_id: &'a str, run: RunId, outcome: Outcome },
+    /// What follows a task is over too, or is waited for no longer: its slot is free.
     TaskEnded {
-        /// Which task.
         task_id: &'a str,
-        /// Which run of it.
         run: RunId,
-        /// How it ended.
-        end: TaskEnd,
+        /// What of it failed, in order: teardown, removal of the workspace.
+        cleanup: Vec<Failure>,
     },
+    /// Something that follows a task, and went on beyond its [`TaskEnded`](Self::TaskEnded), failed.
+    CleanupFailed { task_id: &'a str, failure: Failure },
     /// The cancel command of a dispatched task failed, for this reason in words.
-    CancelFailed {
-        /// Which task.
-        task_id: &'a str,
-        /// Why.
-        problem: String,
-    },
+    CancelFailed { task_id: &'a str, problem: String },
+    /// The records up to this number are safe.
+    Durable(u64),
     /// Somebody asks the worker to stop, with the signal of this name.
     Stop(&'static str),
 }
 
 /// What to do.
 #[derive(Debug, Clone)]
+#[allow(missing_docs)]
 pub enum Output {
     /// Open a connection; answer with [`Input::Connected`] or [`Input::DialFailed`].
     Dial,
@@ -84,27 +105,19 @@ pub enum Output {
     Send(Frame),
     /// Close the connection with code 1000 after what was handed out; answer with [`Input::Disconnected`].
     Close,
-    /// Start a task; answer with [`Input::TaskEnded`].
-    StartTask {
-        /// Which run this is.
-        run: RunId,
-        /// What to run.
-        spec: Box<TaskSpec>,
-    },
-    /// Stop a task, also one that has not really started; [`Input::TaskEnded`] follows all the same.
-    StopTask {
-        /// Which task.
-        task_id: String,
-        /// Which run of it.
-        run: RunId,
-    },
+    /// Start a task; answer with [`Input::TaskStarted`], [`Input::TaskFinished`] and [`Input::TaskEnded`].
+    StartTask { run: RunId, spec: Box<TaskSpec> },
+    /// Take up a task that an earlier process started, if it is still there; answer as for
+    /// [`StartTask`](Self::StartTask).
+    ResumeTask { run: RunId, task_id: String, execution_id: Option<String> },
+    /// Stop a task, also one that has not really started; [`Input::TaskFinished`] and [`Input::TaskEnded`] follow all the
+    /// same.
+    StopTask { task_id: String, run: RunId },
     /// Run the cancel command for a task that was dispatched.
-    CancelDispatched {
-        /// Which task.
-        task_id: String,
-        /// Which execution of it.
-        execution_id: Option<String>,
-    },
+    CancelDispatched { task_id: String, execution_id: Option<String> },
+    /// Record this behind everything recorded before; answer with [`Input::Durable`] once it is safe, for one record or for
+    /// a whole row.
+    Persist { number: u64, record: Record },
     /// Count this.
     Metric(MetricEvent),
     /// Tell a person this.
@@ -122,12 +135,12 @@ pub enum Frame {
     Ping([u8; 8]),
 }
 
-/// How a backend is done with a task.
+/// All that a backend has to say when it is done with a task, for one that says it at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskEnd {
-    /// How the task itself ended.
+    /// For [`Input::TaskFinished`].
     pub outcome: Outcome,
-    /// What failed after that, in order: teardown, removal of the workspace. Never changes the result.
+    /// For [`Input::TaskEnded`].
     pub cleanup: Vec<Failure>,
 }
 

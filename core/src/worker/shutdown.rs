@@ -1,13 +1,13 @@
 //! The way out: draining, stopping tasks, reporting them, leaving. `docs/protocol.md`, Shutdown.
 
-use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use super::Worker;
 use super::connection::Connection;
-use super::io::{Outcome, Output, RunId, TaskEnd};
-use super::{StopCause, Worker};
+use super::io::{Outcome, Output, RunId};
+use super::task::StopCause;
 use crate::metrics::MetricEvent;
 use crate::notice::Notice;
 use crate::time::Instant;
@@ -62,26 +62,36 @@ impl Worker {
         }
     }
 
+    /// Whether the worker leaves, and does not wait for what follows a task before it tells its end.
+    pub(super) const fn is_leaving(&self) -> bool {
+        !matches!(self.phase, Phase::Running | Phase::Draining(_))
+    }
+
     pub(super) fn stop_tasks(&mut self, now: Instant) {
         self.phase = Phase::Stopping(now.plus(self.config.stop_timeout));
-        if !self.config.stops_tasks_on_shutdown {
-            return;
-        }
-        for (task_id, task) in &mut self.tasks {
-            if task.stopping.is_none() {
-                task.stopping = Some(StopCause::Shutdown);
-                self.outputs.push_back(Output::StopTask { task_id: task_id.clone(), run: task.run });
+        for (task_id, run) in self.runs() {
+            if self.config.stops_tasks_on_shutdown
+                && let Some(task) = self.tasks.get_mut(&task_id)
+            {
+                task.ask_to_stop(StopCause::Shutdown);
+                self.stop_task(&task_id, run);
             }
+            self.tell_if_due(now, &task_id);
         }
     }
 
-    /// Reports every task that has not stopped in time as stopped: [`Output::Exit`] will end it.
+    /// Reports every task that has not stopped in time as stopped: [`Output::Exit`] will end it. Nothing that follows a task
+    /// is waited for any longer, and no record of an end.
     pub(super) fn give_up_tasks(&mut self, now: Instant) {
-        let left: Vec<(String, RunId)> = self.tasks.iter().map(|(id, task)| (id.clone(), task.run)).collect();
-        for (task_id, run) in left {
-            let end = TaskEnd { outcome: Outcome::Stopped, cleanup: Vec::new() };
-            self.on_task_ended(now, &task_id, run, end);
+        for (task_id, run) in self.runs() {
+            self.on_task_finished(now, &task_id, run, Outcome::Stopped);
+            self.tell(now, &task_id);
         }
+        self.cleaning.clear();
+    }
+
+    fn runs(&self) -> Vec<(String, RunId)> {
+        self.tasks.iter().map(|(task_id, task)| (task_id.clone(), task.run)).collect()
     }
 
     pub(super) fn check_phase(&mut self, now: Instant) {
@@ -96,7 +106,8 @@ impl Worker {
         {
             self.give_up_tasks(now);
         }
-        if self.tasks.is_empty() && matches!(self.phase, Phase::Draining(_) | Phase::Stopping(_)) {
+        let is_over = self.tasks.is_empty() && self.cleaning.is_empty();
+        if is_over && matches!(self.phase, Phase::Draining(_) | Phase::Stopping(_)) {
             self.phase = Phase::Reporting(now.plus(REPORT_LIMIT));
         }
         if let Phase::Reporting(until) = self.phase
@@ -108,8 +119,8 @@ impl Worker {
 
     pub(super) fn leave(&mut self, now: Instant) {
         self.phase = Phase::Leaving;
-        for end in self.outbox.messages().filter(|message| message.is_end()) {
-            let unproven = Notice::LeavingUnproven { task_id: end.task_id().to_owned() };
+        for end in self.outbox.messages().filter(|message| message.is_end) {
+            let unproven = Notice::LeavingUnproven { task_id: end.task_id.clone() };
             self.outputs.push_back(Output::Notice(unproven));
         }
         match self.connection {

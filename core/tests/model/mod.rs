@@ -5,15 +5,18 @@
 //! protocol once more, written flat: it foretells each output. Whoever finds a difference names the law that was broken.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod killed;
 mod reference;
 mod step;
 mod watch;
 
 use std::time::Duration;
 
+pub use killed::kill;
 use oz_worker_core::agent::AgentSettings;
+use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::time::Instant;
-use oz_worker_core::{Config, Input, Outcome, Output, TaskEnd, Worker};
+use oz_worker_core::{Config, Input, Outcome, Output, RunId, Worker};
 use reference::Reference;
 pub use step::{Ended, Pong, Setup, Step, What};
 use watch::Watch;
@@ -38,12 +41,13 @@ pub struct World {
     setup: Setup,
     now: Instant,
     watch: Watch,
-    reference: Reference,
+    /// What foretells each output; of a worker that waits for its records only the laws are known.
+    reference: Option<Reference>,
 }
 
 /// Plays `steps` to a new worker, and then shows that everything comes to its end once the outside behaves.
 pub fn play(setup: &Setup, steps: &[Step]) {
-    let mut world = World::new(setup);
+    let mut world = World::new(setup, false);
     for step in steps {
         world.step(step);
     }
@@ -55,7 +59,8 @@ pub fn play(setup: &Setup, steps: &[Step]) {
 pub fn drop_fleet(seeds: impl Iterator<Item = u64>) {
     let dials: Vec<Duration> = seeds
         .map(|seed| {
-            let mut world = World::new(&Setup { limit: 1, drain_seconds: 0, stop_seconds: 1, stops_tasks: true, seed });
+            let setup = Setup { limit: 1, drain_seconds: 0, stop_seconds: 1, stops_tasks: true, after_kill: 0, seed };
+            let mut world = World::new(&setup, false);
             for what in [What::Timer, What::Connected, What::Disconnected] {
                 world.step(&Step { after_ms: 0, what });
             }
@@ -69,25 +74,30 @@ pub fn drop_fleet(seeds: impl Iterator<Item = u64>) {
     }
 }
 
+fn config(setup: &Setup, journal: bool) -> Config {
+    Config {
+        worker_id: "w".into(),
+        max_concurrent_tasks: setup.limit.into(),
+        drain_timeout: Duration::from_secs(setup.drain_seconds.into()),
+        stop_timeout: Duration::from_secs(setup.stop_seconds.into()),
+        stops_tasks_on_shutdown: setup.stops_tasks,
+        after_kill: step::after_kill(setup.after_kill),
+        journal,
+        agent: AgentSettings::default(),
+    }
+}
+
 impl World {
-    fn new(setup: &Setup) -> Self {
-        let config = Config {
-            worker_id: "w".into(),
-            max_concurrent_tasks: setup.limit.into(),
-            drain_timeout: Duration::from_secs(setup.drain_seconds.into()),
-            stop_timeout: Duration::from_secs(setup.stop_seconds.into()),
-            stops_tasks_on_shutdown: setup.stops_tasks,
-            agent: AgentSettings::default(),
-        };
+    fn new(setup: &Setup, journal: bool) -> Self {
+        let config = config(setup, journal);
         Self {
-            reference: Reference::new(&config),
-            watch: Watch::new(setup.limit.into()),
+            reference: (!journal).then(|| Reference::new(&config)),
+            watch: Watch::new(setup.limit.into(), journal),
             worker: Worker::new(config, setup.seed),
             setup: *setup,
             now: Instant::default(),
         }
     }
-
     fn step(&mut self, step: &Step) {
         self.now = self.now.plus(Duration::from_millis(step.after_ms.into()));
         match &step.what {
@@ -115,13 +125,30 @@ impl World {
             What::Pong(Pong::Serial(serial)) => self.handle(Input::Pong(&u64::from(*serial).to_be_bytes())),
             What::Pong(Pong::Other(payload)) => self.handle(Input::Pong(payload)),
             What::Written => self.handle(Input::Written),
-            What::Ended { which, how, cleanup_failed } => {
-                // One of all the runs there ever were, counted from the newest: what ended already may end again.
-                let runs = self.watch.runs();
-                if let Some((task_id, run)) = runs.iter().rev().nth(usize::from(*which) % runs.len().max(1)).cloned() {
-                    let end = step::end(*how, *cleanup_failed, self.watch.is_stopping(run));
-                    self.handle(Input::TaskEnded { task_id: &task_id, run, end });
+            What::Started { which } => {
+                if let Some((task_id, run)) = self.run(*which) {
+                    self.handle(Input::TaskStarted { task_id: &task_id, run });
                 }
+            }
+            What::Finished { which, how } => {
+                if let Some((task_id, run)) = self.run(*which) {
+                    let outcome = step::outcome(*how, self.watch.is_stopping(run));
+                    self.handle(Input::TaskFinished { task_id: &task_id, run, outcome });
+                }
+            }
+            What::Ended { which, cleanup_failed } => {
+                if let Some((task_id, run)) = self.run(*which) {
+                    let cleanup = cleanup_failed.then(|| step::failure(FailureReason::Cleanup, 1));
+                    self.handle(Input::TaskEnded { task_id: &task_id, run, cleanup: cleanup.into_iter().collect() });
+                }
+            }
+            What::CleanupFailed { task } => {
+                let failure = step::failure(FailureReason::TeardownCommand, 1);
+                self.handle(Input::CleanupFailed { task_id: &step::task_id(*task), failure });
+            }
+            What::Safe { back } => {
+                let safe = self.watch.records.len().saturating_sub((*back).into());
+                self.handle(Input::Durable(safe as u64));
             }
             What::CancelFailed { task } => {
                 self.handle(Input::CancelFailed { task_id: &step::task_id(*task), problem: "no".into() });
@@ -130,8 +157,16 @@ impl World {
         }
     }
 
+    /// One of all the runs there ever were, counted from the newest: what ended already may end again.
+    fn run(&self, which: u8) -> Option<(String, RunId)> {
+        let runs = self.watch.runs();
+        runs.iter().rev().nth(usize::from(which) % runs.len().max(1)).cloned()
+    }
+
     fn handle(&mut self, input: Input<'_>) {
-        self.reference.foretell(self.now, &input);
+        if let Some(reference) = &mut self.reference {
+            reference.foretell(self.now, &input);
+        }
         self.watch.before(&input);
         self.worker.handle(self.now, input);
         let outputs: Vec<Output> = core::iter::from_fn(|| self.worker.poll_output()).collect();
@@ -139,7 +174,9 @@ impl World {
             self.watch.output(output);
         }
         self.watch.after(&self.worker, self.now);
-        self.reference.compare(&outputs, &self.worker);
+        if let Some(reference) = &mut self.reference {
+            reference.compare(&outputs, &self.worker);
+        }
     }
 
     /// From here on the outside behaves: dials succeed, everything is written and answered, tasks end. All that is owed is
@@ -160,6 +197,7 @@ impl World {
         if self.watch.may_claim() {
             let runs = self.watch.runs().len();
             self.handle(Input::Text(step::UNUSED));
+            self.handle(Input::Durable(u64::MAX));
             law!("a slot is free as soon as its task has ended", self.watch.runs().len() == runs + 1);
         }
     }
@@ -174,9 +212,15 @@ impl World {
             self.handle(Input::Written);
         } else if let Some(payload) = self.watch.unanswered_ping() {
             self.handle(Input::Pong(&payload));
-        } else if let Some((task_id, run)) = self.watch.first_active() {
+        } else if self.watch.unsafe_records() > 0 {
+            self.handle(Input::Durable(self.watch.records.len() as u64));
+        } else if let Some((task_id, run, is_finished)) = self.watch.unended() {
             let outcome = if self.watch.is_stopping(run) { Outcome::Stopped } else { Outcome::Completed };
-            self.handle(Input::TaskEnded { task_id: &task_id, run, end: TaskEnd { outcome, cleanup: Vec::new() } });
+            self.handle(if is_finished {
+                Input::TaskEnded { task_id: &task_id, run, cleanup: Vec::new() }
+            } else {
+                Input::TaskFinished { task_id: &task_id, run, outcome }
+            });
         } else if self.watch.is_connected() {
             return false;
         } else {

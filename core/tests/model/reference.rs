@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use oz_worker_core::metrics::{FailurePhase, FailureReason, MetricEvent, ReconnectReason, RejectReason, TaskResult};
 use oz_worker_core::time::Instant;
-use oz_worker_core::{Config, Failure, Frame, Input, Notice, Outcome, Output, RunId, TaskEnd, Worker};
+use oz_worker_core::{Config, Failure, Frame, Input, Notice, Outcome, Output, RunId, Worker};
 
 use super::law;
 
@@ -38,6 +38,8 @@ struct Task {
     since: Instant,
     stopping: bool,
     by_user: bool,
+    started: bool,
+    end: Option<Outcome>,
 }
 
 /// What the server may not have.
@@ -65,6 +67,8 @@ enum Act {
     Start(String),
     Stop(String),
     CancelDispatched(String, Option<String>),
+    /// The worker becomes ready, or ceases to be.
+    Ready(bool),
     Close,
     Exit,
     Count(MetricEvent),
@@ -79,6 +83,9 @@ pub struct Reference {
     /// The step that the next wait between dials is drawn from.
     backoff: Duration,
     tasks: BTreeMap<String, Task>,
+    /// What is told already while it is still being cleaned up after.
+    cleaning: BTreeMap<String, RunId>,
+    ready: bool,
     dispatched: BTreeMap<String, Option<String>>,
     kept: Vec<Kept>,
     /// The last ends that were proven.
@@ -103,6 +110,8 @@ impl Reference {
             link: Link::Down(Instant::default()),
             backoff: seconds(1),
             tasks: BTreeMap::new(),
+            cleaning: BTreeMap::new(),
+            ready: true,
             dispatched: BTreeMap::new(),
             kept: Vec::new(),
             told: Vec::new(),
@@ -153,18 +162,57 @@ impl Reference {
                 }
                 self.awaiting &= self.pings.last().is_none_or(|(sent, _)| sent != payload);
             }
-            Input::TaskEnded { task_id, run, end }
-                if self.tasks.get(*task_id).is_some_and(|task| task.run == Some(*run)) =>
-            {
-                self.ended(task_id, end);
+            Input::TaskStarted { task_id, run } if self.is_run(task_id, *run) => {
+                self.tasks.get_mut(*task_id).unwrap().started = true;
             }
+            Input::TaskFinished { task_id, run, outcome } if self.is_run(task_id, *run) => {
+                self.finished(task_id, outcome.clone());
+                if !matches!(self.phase, Phase::Running | Phase::Draining(_)) {
+                    self.told(task_id, true);
+                }
+            }
+            Input::TaskEnded { task_id, run, cleanup } => {
+                let is_told = self.cleaning.get(*task_id) == Some(run);
+                if is_told || self.is_run(task_id, *run) {
+                    self.cleaning.remove(*task_id);
+                    for failure in cleanup {
+                        self.failed(FailurePhase::Cleanup, failure.reason);
+                    }
+                }
+                if !is_told && self.is_run(task_id, *run) {
+                    let unknown = FailureReason::Unknown;
+                    let words = "internal error of the worker: it does not know how the task ended";
+                    self.finished(task_id, Outcome::Failed(failure(unknown, words)));
+                    self.told(task_id, false);
+                }
+            }
+            Input::CleanupFailed { failure, .. } => self.failed(FailurePhase::Cleanup, failure.reason),
             Input::CancelFailed { .. } => self.failed(FailurePhase::Cleanup, FailureReason::CancelCommand),
             Input::Stop(_) => self.stop(),
             _ => {}
         }
         if self.phase != Phase::Gone {
+            self.look_whether_ready();
             self.due();
         }
+    }
+
+    fn is_run(&self, task: &str, run: RunId) -> bool {
+        self.tasks.get(task).is_some_and(|task| task.run == Some(run))
+    }
+
+    /// When each task that was claimed and has neither started nor finished is late.
+    fn starts(&self) -> impl Iterator<Item = Instant> {
+        let waiting = self.tasks.values().filter(|task| !task.started && task.end.is_none());
+        waiting.map(|task| task.since.plus(seconds(10)))
+    }
+
+    fn look_whether_ready(&mut self) {
+        let ready = self.starts().all(|late| self.now < late);
+        if ready != self.ready {
+            self.acts.push(Act::Ready(ready));
+        }
+        self.ready = ready;
     }
 
     // The connection.
@@ -210,6 +258,7 @@ impl Reference {
     // What the server says.
 
     fn text(&mut self, text: &str) {
+        self.look_whether_ready();
         let frame: serde_json::Value = serde_json::from_str(text).unwrap();
         let data = &frame["data"];
         let Some(task) = data["task_id"].as_str() else { return };
@@ -251,11 +300,12 @@ impl Reference {
         if end.is_some() {
             self.kept.retain(|kept| kept.task != task);
         }
-        self.claim(task, execution.clone());
         self.acts.push(Act::Count(MetricEvent::TaskClaimed));
+        self.claim(task, execution.clone());
         self.acts.push(Act::Start(task.into()));
-        let started = Task { run: None, execution, since: self.now, stopping: false, by_user: false };
-        self.tasks.insert(task.into(), started);
+        let (since, stopping, by_user, started) = (self.now, false, false, false);
+        let task_now = Task { run: None, execution, since, stopping, by_user, started, end: None };
+        self.tasks.insert(task.into(), task_now);
     }
 
     fn claimed(task: &str) -> String {
@@ -275,6 +325,9 @@ impl Reference {
         if self.phase != Phase::Running {
             return Some(RejectReason::ShuttingDown);
         }
+        if !self.ready {
+            return Some(RejectReason::NotReady);
+        }
         (limit > 0 && self.tasks.len() == limit).then_some(RejectReason::AtCapacity)
     }
 
@@ -283,6 +336,7 @@ impl Reference {
             RejectReason::AtCapacity => "worker at maximum concurrency",
             RejectReason::ShuttingDown => "worker is shutting down",
             RejectReason::AlreadyRunning => "task is already running on this worker",
+            RejectReason::NotReady => "worker is not ready",
         };
         self.send(format!(r#"{{"type":"task_rejected","data":{{"task_id":"{task}","reason":"{words}"}}}}"#));
         self.acts.push(Act::Count(MetricEvent::TaskRejected(reason)));
@@ -302,10 +356,14 @@ impl Reference {
 
     fn cancel(&mut self, task: &str) {
         if let Some(active) = self.tasks.get_mut(task) {
+            if active.end.is_some() {
+                return;
+            }
             active.by_user = true;
             if !std::mem::replace(&mut active.stopping, true) {
                 self.acts.push(Act::Stop(task.into()));
             }
+        } else if self.cleaning.contains_key(task) {
         } else if let Some(execution) = self.dispatched.get(task) {
             self.acts.push(Act::CancelDispatched(task.into(), execution.clone()));
         }
@@ -313,19 +371,19 @@ impl Reference {
 
     // The end of a task.
 
-    fn ended(&mut self, task: &str, end: &TaskEnd) {
-        let Some(Task { execution, since, by_user, .. }) = self.tasks.remove(task) else { return };
-        for failure in &end.cleanup {
-            self.failed(FailurePhase::Cleanup, failure.reason);
+    fn finished(&mut self, task: &str, outcome: Outcome) {
+        self.tasks.get_mut(task).unwrap().end.get_or_insert(outcome);
+    }
+
+    fn told(&mut self, task: &str, cleaning: bool) {
+        let Some(Task { run, execution, since, by_user, end, .. }) = self.tasks.remove(task) else { return };
+        if cleaning && let Some(run) = run {
+            self.cleaning.insert(task.into(), run);
         }
-        let given_up = Failure {
-            reason: FailureReason::GracefulShutdown,
-            exit_code: 0,
-            message: "the worker was shut down while the task ran".into(),
-        };
+        let given_up = failure(FailureReason::GracefulShutdown, "the worker was shut down while the task ran");
         let complete =
             |rest: &str| format!(r#"{{"type":"task_completed","data":{{"task_id":"{task}","message":{rest}}}}}"#);
-        let (result, text, failure) = match &end.outcome {
+        let (result, text, failure) = match end.as_ref().unwrap() {
             Outcome::Completed => (TaskResult::Succeeded, Some(complete(r#""Task completed successfully""#)), None),
             Outcome::Dispatched => (TaskResult::Dispatched, None, None),
             Outcome::Stopped if by_user => {
@@ -379,18 +437,22 @@ impl Reference {
 
     fn stop_tasks(&mut self) {
         self.phase = Phase::Stopping(self.now.plus(self.config.stop_timeout));
-        for (task, active) in &mut self.tasks {
-            if self.config.stops_tasks_on_shutdown && !std::mem::replace(&mut active.stopping, true) {
-                self.acts.push(Act::Stop(task.clone()));
+        for task in self.tasks.keys().cloned().collect::<Vec<_>>() {
+            let active = self.tasks.get_mut(&task).unwrap();
+            if active.end.is_some() {
+                self.told(&task, true);
+            } else if self.config.stops_tasks_on_shutdown && !std::mem::replace(&mut active.stopping, true) {
+                self.acts.push(Act::Stop(task));
             }
         }
     }
 
     fn give_up(&mut self) {
-        let stopped = TaskEnd { outcome: Outcome::Stopped, cleanup: Vec::new() };
         for task in self.tasks.keys().cloned().collect::<Vec<_>>() {
-            self.ended(&task, &stopped);
+            self.finished(&task, Outcome::Stopped);
+            self.told(&task, false);
         }
+        self.cleaning.clear();
     }
 
     fn leave(&mut self) {
@@ -416,7 +478,8 @@ impl Reference {
         if matches!(self.phase, Phase::Stopping(at) if now >= at) {
             self.give_up();
         }
-        if self.tasks.is_empty() && matches!(self.phase, Phase::Draining(_) | Phase::Stopping(_)) {
+        let over = self.tasks.is_empty() && self.cleaning.is_empty();
+        if over && matches!(self.phase, Phase::Draining(_) | Phase::Stopping(_)) {
             self.phase = Phase::Reporting(now.plus(seconds(10)));
         }
         if let Phase::Reporting(at) = self.phase
@@ -481,7 +544,12 @@ impl Reference {
                     self.waits(*retry_in);
                     continue;
                 }
+                Output::Notice(Notice::NotReady { .. }) => Act::Ready(false),
+                Output::Notice(Notice::Ready) => Act::Ready(true),
                 Output::Notice(_) => continue,
+                Output::ResumeTask { .. } | Output::Persist { .. } => {
+                    panic!("broken law: records only what it is asked to")
+                }
                 Output::Exit => Act::Exit,
             });
         }
@@ -525,10 +593,12 @@ impl Reference {
             Link::Down(at) | Link::Dialing(at) | Link::Closing(at) => at,
             Link::Up { silent, ping, write } => write.map_or(silent, |write| write.min(silent)).min(ping),
         };
+        let start = self.starts().min().filter(|_| self.ready);
+        let next = start.map_or(link, |start| start.min(link));
         match self.phase {
             Phase::Gone => None,
-            Phase::Running | Phase::Leaving => Some(link),
-            Phase::Draining(at) | Phase::Stopping(at) | Phase::Reporting(at) => Some(link.min(at)),
+            Phase::Running | Phase::Leaving => Some(next),
+            Phase::Draining(at) | Phase::Stopping(at) | Phase::Reporting(at) => Some(next.min(at)),
         }
     }
 
@@ -541,6 +611,7 @@ impl Reference {
         let law = match foretold.or(came) {
             Some(Act::Count(_)) => "each counter equals what happened",
             Some(Act::Text(_)) => "nothing is lost, doubled or out of order",
+            Some(Act::Ready(_)) => "what does not start in time makes the worker not ready",
             Some(Act::Start(_)) => "every task that fits is started",
             Some(Act::Stop(_) | Act::CancelDispatched(..)) => "what is cancelled, or running at the end, is stopped",
             _ => "the connection is dialled, dropped and closed when it is due",
@@ -554,4 +625,8 @@ fn fail(task: &str, message: &str, reason: FailureReason, exit_code: i32) -> Str
     format!(
         r#"{{"type":"task_failed","data":{{"task_id":"{task}","message":"{message}","failure_reason":"{reason}"{code}}}}}"#
     )
+}
+
+fn failure(reason: FailureReason, message: &str) -> Failure {
+    Failure { reason, exit_code: 0, message: message.into() }
 }

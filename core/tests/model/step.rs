@@ -1,7 +1,7 @@
 //! What may happen to a worker: steps that make sense in every state, so that any row of them is a test.
 
 use oz_worker_core::metrics::FailureReason;
-use oz_worker_core::{Failure, Outcome, TaskEnd};
+use oz_worker_core::{AfterKill, Failure, Outcome};
 
 /// What the operator decided, and the seed.
 #[derive(Debug, Clone, Copy)]
@@ -11,6 +11,7 @@ pub struct Setup {
     pub drain_seconds: u8,
     pub stop_seconds: u8,
     pub stops_tasks: bool,
+    pub after_kill: u8,
     pub seed: u64,
 }
 
@@ -51,10 +52,23 @@ pub enum What {
     Ping,
     Pong(Pong),
     Written,
-    Ended {
+    Started {
+        which: u8,
+    },
+    Finished {
         which: u8,
         how: Ended,
+    },
+    Ended {
+        which: u8,
         cleanup_failed: bool,
+    },
+    CleanupFailed {
+        task: u8,
+    },
+    /// The records are safe, but for the last few.
+    Safe {
+        back: u8,
     },
     CancelFailed {
         task: u8,
@@ -117,10 +131,9 @@ fn message(kind: &str, task: u8, execution: u8, rest: &str) -> String {
     format!(r#"{{"type":"{kind}","data":{{"task_id":"{}"{execution}{rest}}}}}"#, task_id(task))
 }
 
-/// The end of a task: a backend says `Stopped` only of a task that it was asked to stop.
-pub fn end(how: Ended, cleanup_failed: bool, stopping: bool) -> TaskEnd {
-    let failure = |reason, exit_code| Failure { reason, exit_code, message: "no".into() };
-    let outcome = match how {
+/// How a task ended: a backend says `Stopped` only of a task that it was asked to stop.
+pub fn outcome(how: Ended, stopping: bool) -> Outcome {
+    match how {
         Ended::Stopped if stopping => Outcome::Stopped,
         Ended::Completed | Ended::Stopped => Outcome::Completed,
         Ended::Dispatched => Outcome::Dispatched,
@@ -128,7 +141,13 @@ pub fn end(how: Ended, cleanup_failed: bool, stopping: bool) -> TaskEnd {
             let reasons = FailureReason::ALL;
             Outcome::Failed(failure(reasons[usize::from(code) % reasons.len()], i32::from(code)))
         }
-    };
-    let cleanup = if cleanup_failed { vec![failure(FailureReason::Cleanup, 1)] } else { Vec::new() };
-    TaskEnd { outcome, cleanup }
+    }
+}
+
+pub fn failure(reason: FailureReason, exit_code: i32) -> Failure {
+    Failure { reason, exit_code, message: "no".into() }
+}
+
+pub fn after_kill(number: u8) -> AfterKill {
+    [AfterKill::Fails, AfterKill::Resumes, AfterKill::IsCancelled][usize::from(number % 3)]
 }

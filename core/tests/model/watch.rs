@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oz_worker_core::metrics::MetricEvent;
+use oz_worker_core::metrics::{MetricEvent, TaskResult};
+use oz_worker_core::record::Record;
 use oz_worker_core::time::Instant;
-use oz_worker_core::{Frame, Input, Output, RunId, Worker};
+use oz_worker_core::{Frame, Input, Notice, Output, RunId, Worker};
 
 use super::law;
 
@@ -18,6 +19,7 @@ enum Link {
 }
 
 /// Everything that can be seen from outside.
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub struct Watch {
     limit: usize,
     link: Link,
@@ -27,6 +29,13 @@ pub struct Watch {
     runs: Vec<(String, RunId)>,
     active: BTreeMap<String, RunId>,
     stopping: BTreeSet<RunId>,
+    /// The runs that have finished, and those that were cleaned up after too.
+    finished: BTreeSet<RunId>,
+    ended: BTreeSet<RunId>,
+    /// The records, how many of them are safe, and whether there are any: an end may wait for its record then.
+    pub records: Vec<Record>,
+    pub safe: usize,
+    journal: bool,
     /// The tasks whose last run owes the server an end.
     owing: BTreeSet<String>,
     /// The tasks of which a run was handed over. An old one that is assigned again is claimed again and has no end.
@@ -44,7 +53,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub fn new(limit: usize) -> Self {
+    pub fn new(limit: usize, journal: bool) -> Self {
         Self {
             limit,
             link: Link::Down,
@@ -53,6 +62,11 @@ impl Watch {
             runs: Vec::new(),
             active: BTreeMap::new(),
             stopping: BTreeSet::new(),
+            finished: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            records: Vec::new(),
+            safe: 0,
+            journal,
             owing: BTreeSet::new(),
             handed_over: BTreeSet::new(),
             sent: Vec::new(),
@@ -78,13 +92,13 @@ impl Watch {
                 }
                 self.answered |= self.pings.last().is_some_and(|(sent, _)| sent == payload);
             }
-            (Input::TaskEnded { task_id, run, end }, _) if self.active.get(*task_id) == Some(run) => {
-                self.active.remove(*task_id);
-                let tasks = match end.outcome {
-                    oz_worker_core::Outcome::Dispatched => &mut self.handed_over,
-                    _ => &mut self.owing,
-                };
-                tasks.insert((*task_id).to_owned());
+            (Input::TaskFinished { run, .. }, _) => drop(self.finished.insert(*run)),
+            (Input::TaskEnded { run, .. }, _) => {
+                self.finished.insert(*run);
+                self.ended.insert(*run);
+            }
+            (Input::Durable(number), _) => {
+                self.safe = self.safe.max(usize::try_from(*number).unwrap().min(self.records.len()));
             }
             (Input::Stop(_), _) => self.signalled = true,
             _ => {}
@@ -117,6 +131,7 @@ impl Watch {
             Output::StartTask { run, spec } => self.started(&spec.task_id, *run),
             Output::StopTask { task_id, run } => {
                 law!("stops only what runs", self.active.get(task_id) == Some(run), "{task_id}");
+                law!("stops only what has not finished", !self.finished.contains(run), "{task_id}");
                 law!("stops a task once", self.stopping.insert(*run), "{task_id}");
             }
             Output::CancelDispatched { task_id, .. } => {
@@ -124,6 +139,12 @@ impl Watch {
                 law!("cancels only what was dispatched", known && !self.active.contains_key(task_id), "{task_id}");
             }
             Output::Metric(event) => self.counted(*event),
+            Output::Persist { number, record } => {
+                law!("records are numbered in their order", *number == self.records.len() as u64 + 1 && self.journal);
+                self.records.push(record.clone());
+            }
+            Output::ResumeTask { task_id, .. } => law!("takes up nothing that it started itself", false, "{task_id}"),
+            Output::Notice(Notice::Ended { task_id, result, .. }) => self.told(task_id, *result),
             Output::Notice(_) => {}
             Output::Exit => self.link = Link::Gone,
         }
@@ -131,13 +152,28 @@ impl Watch {
 
     fn started(&mut self, task_id: &str, run: RunId) {
         let claim = format!(r#"{{"type":"task_claimed","data":{{"task_id":"{task_id}","worker_id":"w"}}}}"#);
-        law!("a task is claimed before it starts", self.sent.last() == Some(&claim), "{task_id}");
-        law!("after a signal nothing is claimed", !self.signalled, "{task_id}");
+        // One whose record took its time is claimed on the next connection, or although a signal came meanwhile.
+        let is_claimed = self.sent.last() == Some(&claim) || self.journal && self.link != Link::Up;
+        law!("a task is claimed before it starts", is_claimed, "{task_id}");
+        law!("after a signal nothing is claimed", !self.signalled || self.journal, "{task_id}");
+        let is_it = |record: &Record| matches!(record, Record::Claimed { task_id: id, .. } if id == task_id);
+        let is_safe = self.records.iter().rposition(is_it).is_some_and(|place| place < self.safe);
+        law!("a claim is safe before its task starts", is_safe || !self.journal, "{task_id}");
         law!("no task runs twice", self.runs.iter().all(|(_, known)| *known != run), "{task_id}");
         law!("no task runs twice", self.active.insert(task_id.to_owned(), run).is_none(), "{task_id}");
         self.runs.push((task_id.to_owned(), run));
         self.owing.remove(task_id);
         law!("never more at once than the limit", self.limit == 0 || self.active.len() <= self.limit);
+    }
+
+    fn told(&mut self, task_id: &str, result: TaskResult) {
+        let run = self.active.remove(task_id);
+        // A task that is given up while its claim waits for the record has not been started.
+        law!("a task ends once", run.is_some() || self.journal && self.signalled, "{task_id}");
+        let is_over = run.is_some_and(|run| self.ended.contains(&run));
+        law!("a slot is held until nothing of its task is left", is_over || self.signalled, "{task_id}");
+        let tasks = if result == TaskResult::Dispatched { &mut self.handed_over } else { &mut self.owing };
+        tasks.insert(task_id.to_owned());
     }
 
     fn counted(&mut self, event: MetricEvent) {
@@ -151,11 +187,11 @@ impl Watch {
     }
 
     pub fn after(&mut self, worker: &Worker, now: Instant) {
-        if self.signalled && worker.active_tasks() == 0 {
-            // Its patience is over: it reports what still runs, and ends it with its exit.
-            self.owing.extend(std::mem::take(&mut self.active).into_keys());
-        }
-        law!("a slot is free as soon as its task has ended", worker.active_tasks() == self.active.len());
+        let waits = self.active.values().any(|run| self.ended.contains(run)) && !self.journal;
+        let active = worker.active_tasks();
+        // What waits for the record of its claim holds a slot and has not been started.
+        let has_slots = active == self.active.len() || self.journal && active >= self.active.len();
+        law!("a slot is free as soon as its task has ended", has_slots && !waits, "{:?}", self.active);
         law!("active = claimed - completed", worker.active_tasks() as u64 == self.claimed - self.completed);
         law!("connected is 1 exactly while there is a connection", self.connected == i64::from(self.link == Link::Up));
         law!("connected is 1 exactly while there is a connection", worker.is_connected() == (self.link == Link::Up));
@@ -185,8 +221,15 @@ impl Watch {
         &self.runs
     }
 
-    pub fn first_active(&self) -> Option<(String, RunId)> {
-        self.active.iter().next().map(|(task_id, run)| (task_id.clone(), *run))
+    /// A run that has not ended, and whether it has finished.
+    pub fn unended(&self) -> Option<(String, RunId, bool)> {
+        let unended = self.runs.iter().find(|(_, run)| !self.ended.contains(run));
+        unended.map(|(task_id, run)| (task_id.clone(), *run, self.finished.contains(run)))
+    }
+
+    /// The number of records that are not safe.
+    pub fn unsafe_records(&self) -> usize {
+        self.records.len().saturating_sub(self.safe)
     }
 
     pub fn is_stopping(&self, run: RunId) -> bool {

@@ -1,13 +1,14 @@
 //! What a collector answers to what it took.
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
+use oz_worker_text::line::beginning;
 use prost::Message;
 use serde::Deserialize;
 
-use crate::otlp::failure::Failure;
+use crate::otlp::failure::ExportFailure;
 
 /// The longest answer of a collector that is read, in bytes: it only ever names what it did not take.
-pub(super) const MAX_ANSWER: usize = 64 * 1024;
+pub(super) const MAX_ANSWER: usize = 65_536;
 
 /// The longest message of a collector that is repeated in the log, in characters.
 const MAX_MESSAGE: usize = 300;
@@ -23,16 +24,15 @@ pub(super) struct PartialSuccess {
 
 impl PartialSuccess {
     fn new(rejected: i64, message: &str) -> Self {
-        let printable = message.chars().map(|c| if c.is_control() { ' ' } else { c });
-        Self { rejected, message: printable.take(MAX_MESSAGE).collect::<String>().trim().to_owned() }
+        Self { rejected, message: beginning(message.trim(), MAX_MESSAGE) }
     }
 
     /// # Errors
     /// These bytes are no answer of OTLP.
-    pub(super) fn from_protobuf(bytes: &[u8]) -> Result<Self, Failure> {
+    pub(super) fn from_protobuf(bytes: &[u8]) -> Result<Self, ExportFailure> {
         // The answers to metrics and to spans have the same fields on the wire.
         let answer = ExportMetricsServiceResponse::decode(bytes)
-            .map_err(|_| Failure::Nonsense("an answer that is not OTLP's protobuf"))?;
+            .map_err(|_| ExportFailure::Nonsense("an answer that is not OTLP's protobuf"))?;
         Ok(answer
             .partial_success
             .map_or_else(Self::default, |partial| Self::new(partial.rejected_data_points, &partial.error_message)))
@@ -40,9 +40,9 @@ impl PartialSuccess {
 
     /// # Errors
     /// These bytes are no answer of OTLP.
-    pub(super) fn from_json(bytes: &[u8]) -> Result<Self, Failure> {
-        let answer: Answer =
-            serde_json::from_slice(bytes).map_err(|_| Failure::Nonsense("an answer that is not OTLP's JSON"))?;
+    pub(super) fn from_json(bytes: &[u8]) -> Result<Self, ExportFailure> {
+        let answer: JsonAnswer =
+            serde_json::from_slice(bytes).map_err(|_| ExportFailure::Nonsense("an answer that is not OTLP's JSON"))?;
         let partial = answer.partial_success.unwrap_or_default();
         Ok(Self::new(partial.rejected.map_or(0, Number::get), &partial.error_message))
     }
@@ -51,7 +51,7 @@ impl PartialSuccess {
 /// The answer in JSON, to metrics and to spans.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
+struct JsonAnswer {
     partial_success: Option<Partial>,
 }
 
@@ -108,12 +108,17 @@ mod tests {
     #[test]
     fn what_a_collector_says_is_one_short_line() {
         let partial = PartialSuccess::new(1, &format!("a\nb\u{1b}[31m{}", "x".repeat(1000)));
-        assert!(partial.message.starts_with("a b [31mxxx") && partial.message.chars().count() == MAX_MESSAGE);
+        assert!(
+            partial.message.starts_with("a\\nb\\u{1b}[31mxxx") && partial.message.ends_with("x…"),
+            "{}",
+            partial.message
+        );
+        assert!(partial.message.chars().count() < MAX_MESSAGE + 10);
     }
 
     #[test]
     fn anything_else_is_nonsense() {
-        assert!(matches!(PartialSuccess::from_protobuf(b"<html>"), Err(Failure::Nonsense(_))));
-        assert!(matches!(PartialSuccess::from_json(b"<html>"), Err(Failure::Nonsense(_))));
+        assert!(matches!(PartialSuccess::from_protobuf(b"<html>"), Err(ExportFailure::Nonsense(_))));
+        assert!(matches!(PartialSuccess::from_json(b"<html>"), Err(ExportFailure::Nonsense(_))));
     }
 }

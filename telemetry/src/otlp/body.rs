@@ -10,7 +10,7 @@ use ruzstd::encoding::CompressionLevel;
 use serde_json::Value;
 
 use crate::otlp::answer::MAX_ANSWER;
-use crate::otlp::failure::Failure;
+use crate::otlp::failure::ExportFailure;
 use crate::settings::{Compression, Protocol};
 
 /// How a message becomes bytes.
@@ -47,20 +47,20 @@ impl Encoding {
     ///
     /// # Errors
     /// The message is not JSON although it should be; cannot happen.
-    pub(super) fn encode(self, message: &[u8]) -> Result<Bytes, Failure> {
+    pub(super) fn encode(self, message: &[u8]) -> Result<Bytes, ExportFailure> {
         Ok(match self.protocol {
             Protocol::HttpProtobuf => self.packed(message)?.into(),
-            Protocol::HttpJson => self.packed(&without_nulls(message).map_err(Failure::Encode)?)?.into(),
+            Protocol::HttpJson => self.packed(&without_nulls(message).map_err(ExportFailure::Encode)?)?.into(),
             Protocol::Grpc => self.framed(&self.packed(message)?),
         })
     }
 
-    fn packed(self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+    fn packed(self, bytes: &[u8]) -> Result<Vec<u8>, ExportFailure> {
         match self.compression {
             Compression::None => Ok(bytes.to_owned()),
             Compression::Gzip => {
                 let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
-                encoder.write_all(bytes).and_then(|()| encoder.finish()).map_err(Failure::Compress)
+                encoder.write_all(bytes).and_then(|()| encoder.finish()).map_err(ExportFailure::Compress)
             }
             Compression::Zstd => Ok(ruzstd::encoding::compress_to_vec(bytes, CompressionLevel::Fastest)),
         }
@@ -109,6 +109,62 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    const ALL: [(Compression, Option<&str>); 3] =
+        [(Compression::None, None), (Compression::Gzip, Some("gzip")), (Compression::Zstd, Some("zstd"))];
+
+    #[test]
+    fn the_types_are_those_of_each_protocol_and_packing() {
+        for (protocol, kind) in [
+            (Protocol::HttpProtobuf, "application/x-protobuf"),
+            (Protocol::HttpJson, "application/json"),
+            (Protocol::Grpc, "application/grpc"),
+        ] {
+            for (compression, name) in ALL {
+                let encoding = Encoding::new(protocol, compression);
+                assert_eq!((encoding.content_type(), encoding.content_encoding()), (kind, name));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_packed_can_be_unpacked_and_is_the_message() {
+        let message = br#"{"a":[1,{}]}"#;
+        for (compression, name) in ALL {
+            let unpacked = |bytes: &[u8]| name.map_or(bytes.to_vec(), |name| unpack(name, bytes).unwrap());
+            for protocol in [Protocol::HttpProtobuf, Protocol::HttpJson] {
+                let body = Encoding::new(protocol, compression).encode(message).unwrap();
+                assert_eq!(unpacked(&body), message, "{protocol:?} {compression:?}");
+            }
+            let body = Encoding::new(Protocol::Grpc, compression).encode(message).unwrap();
+            let (prefix, packed) = body.split_at(5);
+            let length = u32::try_from(packed.len()).unwrap().to_be_bytes();
+            assert_eq!(prefix, [&[u8::from(name.is_some())], &length[..]].concat());
+            assert_eq!(unpacked(packed), message, "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_packed_in_another_way_or_broken_is_not_unpacked() {
+        assert_eq!(unpack("br", b"x"), None);
+        assert_eq!(unpack("gzip", b"x"), None);
+        assert_eq!(unpack("zstd", b"x"), None);
+    }
+
+    #[test]
+    fn nothing_that_is_unpacked_is_longer_than_an_answer_may_be() {
+        let bomb = vec![0; 2 * MAX_ANSWER];
+        for (compression, name) in ALL.into_iter().skip(1) {
+            let packed = Encoding::new(Protocol::HttpProtobuf, compression).encode(&bomb).unwrap();
+            assert_eq!(unpack(name.unwrap(), &packed).unwrap().len(), MAX_ANSWER);
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_is_not_sent_as_json() {
+        let encoding = Encoding::new(Protocol::HttpJson, Compression::None);
+        assert!(matches!(encoding.encode(b"<html>"), Err(ExportFailure::Encode(_))));
+    }
 
     #[test]
     fn json_has_no_field_without_a_value() {

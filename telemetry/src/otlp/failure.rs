@@ -3,11 +3,12 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
+use oz_worker_net::tls::{TlsError, TlsFault};
 use ureq::http::{HeaderMap, StatusCode, header};
 
 /// Why a request was not taken. Nothing here shows a URL, a header or what the collector wrote.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum ExportFailure {
     #[error("HTTP {status}")]
     Http { status: StatusCode, retry_after: Option<Duration> },
 
@@ -15,10 +16,13 @@ pub(super) enum Failure {
     Grpc { code: u16, retry_after: Option<Duration> },
 
     #[error("{0}")]
-    Connection(String),
+    Connection(ConnectionFault),
 
     #[error("TLS: {0}")]
-    Tls(String),
+    Tls(TlsFault),
+
+    #[error("{0}")]
+    NoTls(TlsError),
 
     #[error("no answer in time")]
     Timeout,
@@ -33,16 +37,57 @@ pub(super) enum Failure {
     Compress(io::Error),
 }
 
-impl From<io::Error> for Failure {
+/// Why there was no answer to read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectionFault {
+    /// The operating system's words, which know nothing of a URL.
+    #[error("{0}")]
+    Io(io::Error),
+
+    #[error("the host has no address")]
+    NoAddress,
+
+    #[error("the URL cannot be used")]
+    Url,
+
+    #[error("the proxy does not connect the worker")]
+    Proxy,
+
+    #[error("what answers does not speak HTTP")]
+    NotHttp,
+
+    #[error("HTTP/2: {}", .0.description())]
+    Http2(h2::Reason),
+
+    #[error("HTTP/2: {0}")]
+    Http2Io(io::Error),
+
+    #[error("the connection failed")]
+    Broken,
+}
+
+impl From<ConnectionFault> for ExportFailure {
+    fn from(fault: ConnectionFault) -> Self {
+        Self::Connection(fault)
+    }
+}
+
+impl From<TlsError> for ExportFailure {
+    fn from(error: TlsError) -> Self {
+        Self::NoTls(error)
+    }
+}
+
+impl From<io::Error> for ExportFailure {
     fn from(error: io::Error) -> Self {
-        match error.get_ref() {
-            Some(inner) if inner.is::<rustls::Error>() => Self::Tls(inner.to_string()),
-            _ => Self::Connection(error.to_string()),
+        match TlsFault::from(&error) {
+            TlsFault::Io(error) => ConnectionFault::Io(error).into(),
+            fault => Self::Tls(fault),
         }
     }
 }
 
-impl Failure {
+impl ExportFailure {
     /// An answer of HTTP other than a success.
     pub(super) fn http(status: StatusCode, headers: &HeaderMap) -> Self {
         Self::Http { status, retry_after: retry_after(headers, SystemTime::now()) }
@@ -60,7 +105,9 @@ impl Failure {
                 matches!(code, 1 | 4 | 10 | 11 | 14 | 15).then(|| retry_after.unwrap_or_default())
             }
             Self::Connection(_) => Some(Duration::ZERO),
-            Self::Tls(_) | Self::Timeout | Self::Nonsense(_) | Self::Encode(_) | Self::Compress(_) => None,
+            Self::Tls(_) | Self::NoTls(_) | Self::Timeout | Self::Nonsense(_) | Self::Encode(_) | Self::Compress(_) => {
+                None
+            }
         }
     }
 }
@@ -102,12 +149,12 @@ mod tests {
 
     use super::*;
 
-    fn answer(status: u16, retry_after: Option<&str>) -> Failure {
+    fn answer(status: u16, retry_after: Option<&str>) -> ExportFailure {
         let mut headers = HeaderMap::new();
         if let Some(value) = retry_after {
             headers.insert(header::RETRY_AFTER, value.parse().unwrap());
         }
-        Failure::http(StatusCode::from_u16(status).unwrap(), &headers)
+        ExportFailure::http(StatusCode::from_u16(status).unwrap(), &headers)
     }
 
     #[test]
@@ -117,6 +164,48 @@ mod tests {
         }
         for status in [301, 400, 401, 403, 404, 408, 413, 500, 501, 505] {
             assert_eq!(answer(status, Some("1")).retry(), None, "{status}");
+        }
+    }
+
+    #[test]
+    fn of_grpc_only_what_may_pass_is_tried_again() {
+        for code in 0..20 {
+            let failure = |retry_after| ExportFailure::Grpc { code, retry_after };
+            let passes = matches!(code, 1 | 4 | 10 | 11 | 14 | 15);
+            assert_eq!(failure(None).retry(), passes.then_some(Duration::ZERO), "{code}");
+            let asked = Some(Duration::from_secs(3));
+            assert_eq!(failure(asked).retry(), asked.filter(|_| passes || code == 8), "{code}");
+        }
+    }
+
+    #[test]
+    fn no_connection_is_tried_again_and_nonsense_is_not() {
+        assert_eq!(ExportFailure::from(ConnectionFault::NoAddress).retry(), Some(Duration::ZERO));
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(ExportFailure::from(reset).retry(), Some(Duration::ZERO));
+        let tls = io::Error::other(rustls::Error::InvalidCertificate(rustls::CertificateError::Expired));
+        for failure in [tls.into(), ExportFailure::Timeout, ExportFailure::Nonsense("x"), TlsError::Pair.into()] {
+            assert_eq!(ExportFailure::retry(&failure), None, "{failure}");
+        }
+    }
+
+    #[test]
+    fn every_failure_is_said_in_a_few_words() {
+        let unavailable = ExportFailure::Grpc { code: 14, retry_after: None };
+        let unknown = ExportFailure::Grpc { code: 17, retry_after: None };
+        let expired = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
+        for (failure, words) in [
+            (answer(503, None), "HTTP 503 Service Unavailable"),
+            (unavailable, "gRPC 14 UNAVAILABLE"),
+            (unknown, "gRPC 17 (unknown)"),
+            (io::Error::other(expired).into(), "TLS: its certificate has expired"),
+            (io::Error::from(io::ErrorKind::ConnectionReset).into(), "connection reset"),
+            (
+                ConnectionFault::Http2(h2::Reason::ENHANCE_YOUR_CALM).into(),
+                "HTTP/2: detected excessive load generating behavior",
+            ),
+        ] {
+            assert_eq!(failure.to_string(), words);
         }
     }
 

@@ -5,27 +5,28 @@
 
 mod status;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
-use h2::{RecvStream, client};
-use rustls::pki_types::ServerName;
+use h2::{Reason, RecvStream, client};
+use oz_worker_net::tls::{Tls, TlsFault};
+use oz_worker_net::url::{Url, UrlHost};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use ureq::http::uri::Scheme;
 use ureq::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 
 use crate::otlp::answer::{MAX_ANSWER, PartialSuccess};
 use crate::otlp::body::{self, Encoding};
-use crate::otlp::failure::Failure;
-use crate::otlp::{USER_AGENT, tls};
-use crate::settings::{Otlp, Signal};
+use crate::otlp::failure::{ConnectionFault, ExportFailure};
+use crate::otlp::headers::headers;
+use crate::otlp::tls::server_name;
+use crate::settings::Otlp;
+use crate::signal::OtelSignal;
 
 /// Flag and length before a message.
 const PREFIX: usize = 5;
@@ -34,95 +35,94 @@ const PREFIX: usize = 5;
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Sends one request.
-type Sender = client::SendRequest<Bytes>;
+type CallSender = client::SendRequest<Bytes>;
 
 /// One collector.
 pub(super) struct Grpc {
-    /// Without brackets, if it is an address.
-    host: String,
-    port: u16,
-    tls: Option<TlsConnector>,
+    endpoint: Url,
+    tls: Arc<Tls>,
     /// The method's, without credentials.
     url: String,
     headers: HeaderMap,
 }
 
 impl Grpc {
-    /// # Errors
-    /// The certificates cannot be used.
-    pub(super) fn new(otlp: &Otlp) -> Result<Self, rustls::Error> {
-        let secure = otlp.endpoint.scheme() == Some(&Scheme::HTTPS);
-        let bracketed = otlp.endpoint.host().unwrap_or_default();
-        let host = bracketed.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = otlp.endpoint.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    pub(super) fn new(otlp: &Otlp, encoding: Encoding) -> Self {
+        let endpoint = otlp.endpoint.clone();
         let service = match otlp.signal {
-            Signal::Metrics => "metrics.v1.MetricsService",
-            Signal::Traces => "trace.v1.TraceService",
+            OtelSignal::Metrics => "metrics.v1.MetricsService",
+            OtelSignal::Traces => "trace.v1.TraceService",
         };
-        let scheme = if secure { "https" } else { "http" };
-        let url = format!("{scheme}://{bracketed}:{port}/opentelemetry.proto.collector.{service}/Export");
-        let tls = if secure { Some(Arc::new(tls::for_http2(&otlp.tls)?).into()) } else { None };
-        Ok(Self { host, port, tls, url, headers: otlp.headers.0.clone() })
+        let (scheme, authority) = (endpoint.scheme(), endpoint.authority());
+        let url = format!("{scheme}://{authority}/opentelemetry.proto.collector.{service}/Export");
+        let mut headers = headers(&endpoint, &otlp.headers, encoding);
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        if let Some(packed) = encoding.content_encoding() {
+            headers.insert("grpc-encoding", HeaderValue::from_static(packed));
+        }
+        Self { endpoint, tls: Arc::clone(&otlp.tls), url, headers }
     }
 
     /// Sends `body` and reads the answer, within `time`.
     ///
     /// # Errors
     /// No connection, no answer, or an answer that says no.
-    pub(super) fn post(&self, encoding: Encoding, body: Bytes, time: Duration) -> Result<PartialSuccess, Failure> {
+    pub(super) fn post(&self, body: Bytes, time: Duration) -> Result<PartialSuccess, ExportFailure> {
         let runtime = Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(1).build()?;
-        let answer = runtime.block_on(async { timeout(time, self.call(encoding, body)).await });
+        let answer = runtime.block_on(async { timeout(time, self.call(body)).await });
         // A name that is still being looked up cannot be called off; its thread ends by itself.
         runtime.shutdown_background();
-        answer.unwrap_or(Err(Failure::Timeout))
+        answer.unwrap_or(Err(ExportFailure::Timeout))
     }
 
-    async fn call(&self, encoding: Encoding, body: Bytes) -> Result<PartialSuccess, Failure> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
-        let Some(tls) = &self.tls else { return self.exchange(stream, encoding, body).await };
-        let name = ServerName::try_from(self.host.clone()).map_err(io::Error::other)?;
-        self.exchange(tls.connect(name, stream).await?, encoding, body).await
+    async fn call(&self, body: Bytes) -> Result<PartialSuccess, ExportFailure> {
+        let port = self.endpoint.port();
+        let stream = match self.endpoint.host() {
+            UrlHost::Name(name) => TcpStream::connect((name.as_str(), port)).await?,
+            UrlHost::Address(address) => TcpStream::connect((*address, port)).await?,
+        };
+        if !self.endpoint.is_secure() {
+            return self.exchange(stream, body).await;
+        }
+        let mut tls = self.tls.client_config()?;
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let name = server_name(self.endpoint.host()).ok_or(ConnectionFault::NoAddress)?;
+        let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await?;
+        self.exchange(stream, body).await
     }
 
-    async fn exchange<S>(&self, stream: S, encoding: Encoding, body: Bytes) -> Result<PartialSuccess, Failure>
+    async fn exchange<S>(&self, stream: S, body: Bytes) -> Result<PartialSuccess, ExportFailure>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (sender, connection) = client::handshake(stream).await?;
         let driver = tokio::spawn(connection);
-        let answer = self.ask(sender, encoding, body).await;
+        let answer = self.ask(sender, body).await;
         match (answer, timeout(GOODBYE, driver).await) {
             // Why the connection ended is known to it only: to the call it is a broken pipe, whatever the collector said.
-            (Err(Failure::Connection(_)), Ok(Ok(Err(error)))) => Err(error.into()),
+            (Err(ExportFailure::Connection(_)), Ok(Ok(Err(error)))) => Err(error.into()),
             (answer, _) => answer,
         }
     }
 
-    async fn ask(&self, sender: Sender, encoding: Encoding, body: Bytes) -> Result<PartialSuccess, Failure> {
-        let (answer, mut request) = sender.ready().await?.send_request(self.request(encoding)?, false)?;
+    async fn ask(&self, sender: CallSender, body: Bytes) -> Result<PartialSuccess, ExportFailure> {
+        let (answer, mut request) = sender.ready().await?.send_request(self.request()?, false)?;
         request.send_data(body, true)?;
         read(answer).await
     }
 
-    fn request(&self, encoding: Encoding) -> Result<Request<()>, Failure> {
+    fn request(&self) -> Result<Request<()>, ExportFailure> {
         let request = Request::post(&self.url).body(());
-        let mut request = request.map_err(|_| Failure::Connection("the URL cannot be used".to_owned()))?;
-        let headers = request.headers_mut();
-        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-        headers.extend(self.headers.clone());
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(encoding.content_type()));
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        if let Some(packed) = encoding.content_encoding() {
-            headers.insert("grpc-encoding", HeaderValue::from_static(packed));
-        }
+        let mut request = request.map_err(|_| ConnectionFault::Url)?;
+        request.headers_mut().clone_from(&self.headers);
         Ok(request)
     }
 }
 
-async fn read(answer: ResponseFuture) -> Result<PartialSuccess, Failure> {
+async fn read(answer: ResponseFuture) -> Result<PartialSuccess, ExportFailure> {
     let (head, mut stream) = answer.await?.into_parts();
     if head.status != StatusCode::OK {
-        return Err(Failure::http(head.status, &head.headers));
+        return Err(ExportFailure::http(head.status, &head.headers));
     }
     // A call that fails at once has its status in the head.
     if let Some(status) = status::of(&head.headers) {
@@ -130,38 +130,42 @@ async fn read(answer: ResponseFuture) -> Result<PartialSuccess, Failure> {
     }
     let message = read_message(&mut stream).await?;
     let trailers = stream.trailers().await?.unwrap_or_default();
-    status::of(&trailers).unwrap_or(Err(Failure::Nonsense("an answer without a gRPC status")))?;
+    status::of(&trailers).unwrap_or(Err(ExportFailure::Nonsense("an answer without a gRPC status")))?;
     let packed = message.first() == Some(&1);
     let message = message.get(PREFIX..).unwrap_or_default();
     if packed {
         // Nobody asked for it, but the Collector answers in the way that it was asked.
         let encoding = head.headers.get("grpc-encoding").and_then(|encoding| encoding.to_str().ok());
         let message = body::unpack(encoding.unwrap_or_default(), message);
-        return PartialSuccess::from_protobuf(&message.ok_or(Failure::Nonsense("an answer in an unknown encoding"))?);
+        return PartialSuccess::from_protobuf(
+            &message.ok_or(ExportFailure::Nonsense("an answer in an unknown encoding"))?,
+        );
     }
     PartialSuccess::from_protobuf(message)
 }
 
 /// The message with its prefix.
-async fn read_message(body: &mut RecvStream) -> Result<Vec<u8>, Failure> {
+async fn read_message(body: &mut RecvStream) -> Result<Vec<u8>, ExportFailure> {
     let mut message = Vec::new();
     while let Some(chunk) = body.data().await {
         let chunk = chunk?;
         body.flow_control().release_capacity(chunk.len())?;
         message.extend_from_slice(&chunk);
         if message.len() > MAX_ANSWER {
-            return Err(Failure::Nonsense("an answer that is far too long"));
+            return Err(ExportFailure::Nonsense("an answer that is far too long"));
         }
     }
     Ok(message)
 }
 
-impl From<h2::Error> for Failure {
+impl From<h2::Error> for ExportFailure {
     fn from(error: h2::Error) -> Self {
-        let text = format!("HTTP/2: {error}");
-        match error.into_io().map(Self::from) {
-            Some(Self::Tls(cause)) => Self::Tls(cause),
-            _ => Self::Connection(text),
+        // Its own words may repeat what the other side wrote.
+        let reason = error.reason();
+        match error.into_io().as_ref().map(TlsFault::from) {
+            Some(TlsFault::Io(error)) => ConnectionFault::Http2Io(error).into(),
+            Some(fault) => Self::Tls(fault),
+            None => ConnectionFault::Http2(reason.unwrap_or(Reason::PROTOCOL_ERROR)).into(),
         }
     }
 }

@@ -1,15 +1,20 @@
 //! OTLP over HTTP/1.1.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use oz_worker_net::proxy::Proxy;
+use oz_worker_net::tls::TlsError;
 use ureq::http::{HeaderMap, HeaderValue, Uri, header};
-use ureq::tls::TlsConfig;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
+use ureq::{Agent, ProxyProtocol};
 
 use crate::otlp::answer::{MAX_ANSWER, PartialSuccess};
 use crate::otlp::body::Encoding;
-use crate::otlp::failure::Failure;
-use crate::otlp::{USER_AGENT, tls};
+use crate::otlp::failure::{ConnectionFault, ExportFailure};
+use crate::otlp::headers::headers;
+use crate::otlp::tls::{TlsConnector, server_name};
 use crate::settings::Otlp;
 
 /// Buffer per direction of a connection, in bytes; an export is about 20 KiB, and ureq's own default 128 KiB.
@@ -17,36 +22,42 @@ const BUFFER: usize = 16 * 1024;
 
 /// One collector.
 pub(super) struct Http {
-    agent: ureq::Agent,
+    agent: Agent,
+    /// Without user and password, which are among the headers.
     endpoint: Uri,
     headers: HeaderMap,
 }
 
 impl Http {
     /// # Errors
-    /// The certificates cannot be used.
-    pub(super) fn new(otlp: &Otlp) -> Result<Self, rustls::Error> {
-        let agent = agent(&otlp.endpoint, tls::for_http1(&otlp.tls)?);
-        Ok(Self { agent, endpoint: otlp.endpoint.clone(), headers: otlp.headers.0.clone() })
+    /// The URL or the proxy cannot be used; cannot happen, since both have been read.
+    pub(super) fn new(otlp: &Otlp, encoding: Encoding) -> Result<Self, ConnectionFault> {
+        let url = &otlp.endpoint;
+        let endpoint = Uri::builder()
+            .scheme(url.scheme())
+            .authority(url.authority().clone())
+            .path_and_query(url.path_and_query().as_str())
+            .build()
+            .map_err(|_| ConnectionFault::Url)?;
+        let mut headers = headers(url, &otlp.headers, encoding);
+        if let Some(packed) = encoding.content_encoding() {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(packed));
+        }
+        Ok(Self { agent: agent(otlp)?, endpoint, headers })
     }
 
     /// Sends `body` and reads the answer, within `time`.
     ///
     /// # Errors
     /// No connection, no answer, or an answer that says no.
-    pub(super) fn post(&self, encoding: Encoding, body: &[u8], time: Duration) -> Result<PartialSuccess, Failure> {
+    pub(super) fn post(&self, body: &[u8], time: Duration) -> Result<PartialSuccess, ExportFailure> {
         let mut request = self.agent.post(&self.endpoint).config().timeout_global(Some(time)).build();
         if let Some(headers) = request.headers_mut() {
-            headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
             headers.extend(self.headers.clone());
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(encoding.content_type()));
-            if let Some(packed) = encoding.content_encoding() {
-                headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(packed));
-            }
         }
         let (answer, body) = request.send(body).map_err(failure)?.into_parts();
         if !answer.status.is_success() {
-            return Err(Failure::http(answer.status, &answer.headers));
+            return Err(ExportFailure::http(answer.status, &answer.headers));
         }
         let bytes = body.into_with_config().limit(MAX_ANSWER as u64).read_to_vec().map_err(failure)?;
         let kind = answer.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -60,8 +71,8 @@ impl Http {
     }
 }
 
-fn agent(endpoint: &Uri, tls: TlsConfig) -> ureq::Agent {
-    let mut config = ureq::Agent::config_builder()
+fn agent(otlp: &Otlp) -> Result<Agent, ConnectionFault> {
+    let config = Agent::config_builder()
         .http_status_as_error(false)
         // A redirect would take the headers, and the credentials in them, to somebody else.
         .max_redirects(0)
@@ -69,44 +80,74 @@ fn agent(endpoint: &Uri, tls: TlsConfig) -> ureq::Agent {
         .max_idle_connections(1)
         .input_buffer_size(BUFFER)
         .output_buffer_size(BUFFER)
-        .tls_config(tls);
-    if endpoint.host().is_some_and(is_this_machine) {
-        config = config.proxy(None);
+        // Nothing of the environment is read a second time.
+        .proxy(otlp.proxy.as_ref().map(through).transpose()?)
+        .build();
+    let tls = TlsConnector { tls: Arc::clone(&otlp.tls), name: server_name(otlp.endpoint.host()) };
+    let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(tls);
+    Ok(Agent::with_parts(config, connector, DefaultResolver::default()))
+}
+
+fn through(proxy: &Proxy) -> Result<ureq::Proxy, ConnectionFault> {
+    let mut builder = ureq::Proxy::builder(ProxyProtocol::Http).host(&proxy.host.to_string()).port(proxy.port);
+    if let Some(user) = &proxy.user_info {
+        builder = builder.username(user.user.expose()).password(user.password.expose());
     }
-    config.build().new_agent()
+    builder.build().map_err(|_| ConnectionFault::Proxy)
 }
 
-/// Whether `host` is a name or an address of this machine itself, which no proxy can reach for us.
-fn is_this_machine(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|address: IpAddr| address.is_loopback())
-}
-
-fn failure(error: ureq::Error) -> Failure {
+/// Facts only: much of what ureq says quotes a URL, or what the other side wrote.
+fn failure(error: ureq::Error) -> ExportFailure {
     match error {
-        ureq::Error::Timeout(_) => Failure::Timeout,
-        ureq::Error::BodyExceedsLimit(_) => Failure::Nonsense("an answer that is far too long"),
+        ureq::Error::Timeout(_) => ExportFailure::Timeout,
+        ureq::Error::BodyExceedsLimit(_) => ExportFailure::Nonsense("an answer that is far too long"),
         ureq::Error::Io(error) => error.into(),
-        ureq::Error::Rustls(error) => Failure::Tls(error.to_string()),
-        // Both would quote the URL.
-        ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) => {
-            Failure::Connection("the URL cannot be used".to_owned())
+        ureq::Error::HostNotFound => ConnectionFault::NoAddress.into(),
+        ureq::Error::InvalidProxyUrl | ureq::Error::ConnectProxyFailed(_) => ConnectionFault::Proxy.into(),
+        ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) => ConnectionFault::Url.into(),
+        ureq::Error::Http(_) | ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => {
+            ConnectionFault::NotHttp.into()
         }
-        error => Failure::Connection(error.to_string()),
+        ureq::Error::Other(error) => match error.downcast::<TlsError>() {
+            Ok(error) => (*error).into(),
+            Err(_) => ConnectionFault::Broken.into(),
+        },
+        _ => ConnectionFault::Broken.into(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
-    fn no_proxy_is_asked_for_this_machine() {
-        for host in ["localhost", "LOCALHOST", "127.0.0.1", "127.8.8.8", "[::1]"] {
-            assert!(is_this_machine(host), "{host}");
+    fn nothing_that_ureq_quotes_is_shown() {
+        let canary = || "http://user:canary@h/canary".to_owned();
+        for error in [
+            ureq::Error::BadUri(canary()),
+            ureq::Error::RequireHttpsOnly(canary()),
+            ureq::Error::ConnectProxyFailed(canary()),
+            ureq::Error::Other(canary().into()),
+        ] {
+            let failure = failure(error);
+            assert!(matches!(failure, ExportFailure::Connection(_)), "{failure}");
+            assert!(!failure.to_string().contains("canary"), "{failure}");
         }
-        for host in ["collector", "10.0.0.1", "[2001:db8::1]"] {
-            assert!(!is_this_machine(host), "{host}");
+    }
+
+    #[test]
+    fn what_is_known_about_a_failure_is_said() {
+        for (error, words) in [
+            (ureq::Error::HostNotFound, "the host has no address"),
+            (ureq::Error::InvalidProxyUrl, "the proxy does not connect the worker"),
+            (ureq::Error::BodyExceedsLimit(1), "an answer that is far too long; is the endpoint an OTLP receiver?"),
+            (ureq::Error::LargeResponseHeader(2, 1), "what answers does not speak HTTP"),
+            (ureq::Error::ConnectionFailed, "the connection failed"),
+            (ureq::Error::Other(TlsError::Pair.into()), "the private key does not belong to the client certificate"),
+        ] {
+            assert_eq!(failure(error).to_string(), words);
         }
     }
 }

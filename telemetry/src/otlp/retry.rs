@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
 use crate::otlp::closing::Closing;
-use crate::otlp::failure::Failure;
+use crate::otlp::failure::ExportFailure;
 
 /// The longest wait before the second attempt; it doubles with each further one.
 const FIRST: Duration = Duration::from_secs(1);
@@ -20,8 +20,8 @@ pub(super) fn until_answered<T>(
     timeout: Duration,
     closing: &Closing,
     once: bool,
-    mut attempt: impl FnMut(Duration) -> Result<T, Failure>,
-) -> Result<T, Failure> {
+    mut attempt: impl FnMut(Duration) -> Result<T, ExportFailure>,
+) -> Result<T, ExportFailure> {
     let leaving = closing.is_closing();
     let end = closing.earlier(Instant::now() + timeout);
     let mut backoff = FIRST;
@@ -35,8 +35,12 @@ pub(super) fn until_answered<T>(
         if wait >= end.saturating_duration_since(Instant::now()) || !closing.wait(wait, leaving) {
             return Err(failure);
         }
-        backoff = (backoff * 2).min(LONGEST);
+        backoff = next(backoff);
     }
+}
+
+fn next(backoff: Duration) -> Duration {
+    (backoff * 2).min(LONGEST)
 }
 
 /// Between half of `wait` and all of it, so that a fleet does not come back in lockstep.
@@ -52,12 +56,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::otlp::failure::ConnectionFault;
 
     /// Longer than any attempt takes, shorter than half of [`FIRST`].
     const SHORT: Duration = Duration::from_millis(400);
 
-    fn unreachable() -> Failure {
-        Failure::Connection("refused".to_owned())
+    fn unreachable() -> ExportFailure {
+        ConnectionFault::Broken.into()
     }
 
     #[test]
@@ -68,13 +73,36 @@ mod tests {
     }
 
     #[test]
+    fn the_backoff_doubles_up_to_the_longest() {
+        let waits: Vec<_> = std::iter::successors(Some(FIRST), |wait| Some(next(*wait))).take(5).collect();
+        assert_eq!(waits, [1, 2, 4, 5, 5].map(Duration::from_secs));
+    }
+
+    #[test]
+    fn who_leaves_already_tries_again_within_what_is_left_and_once_is_once() {
+        let closing = Closing::default();
+        closing.begin(Instant::now() + Duration::from_secs(3));
+        let attempts = |once| {
+            let mut attempts = 0;
+            let outcome = until_answered(Duration::from_secs(3600), &closing, once, |time| {
+                assert!(time <= Duration::from_secs(3));
+                attempts += 1;
+                if attempts < 2 { Err(unreachable()) } else { Ok(()) }
+            });
+            (attempts, outcome.is_ok())
+        };
+        assert_eq!(attempts(true), (1, false));
+        assert_eq!(attempts(false), (2, true));
+    }
+
+    #[test]
     fn what_fails_for_good_is_not_tried_again() {
         let mut attempts = 0;
         let outcome = until_answered(Duration::from_secs(3600), &Closing::default(), false, |_| {
             attempts += 1;
-            Err::<(), _>(Failure::Nonsense("nonsense"))
+            Err::<(), _>(ExportFailure::Nonsense("nonsense"))
         });
-        assert!(matches!(outcome, Err(Failure::Nonsense(_))));
+        assert!(matches!(outcome, Err(ExportFailure::Nonsense(_))));
         assert_eq!(attempts, 1);
     }
 
@@ -105,7 +133,7 @@ mod tests {
             // As another thread would, between the attempt and the wait at the earliest.
             let closing = closing.clone();
             std::thread::spawn(move || closing.begin(Instant::now() + far));
-            Failure::Http { status: ureq::http::StatusCode::SERVICE_UNAVAILABLE, retry_after: Some(far / 2) }
+            ExportFailure::Http { status: ureq::http::StatusCode::SERVICE_UNAVAILABLE, retry_after: Some(far / 2) }
         };
         let begin = Instant::now();
         let outcome = until_answered(far, &closing, false, |_| {

@@ -1,57 +1,90 @@
-//! TLS to a collector, for each of the two HTTP stacks.
+//! TLS under `ureq`: its last connector, with the configuration that every other connection of the worker has.
+//!
+//! `ureq`'s own would make a configuration from certificates of its own type, and keep it for as long as it lives. This one
+//! is made for each connection, so that an authority that changed needs no restart.
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_platform_verifier::Verifier;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use oz_worker_net::tls::Tls;
+use oz_worker_net::url::UrlHost;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
+use ureq::Error;
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
+};
 
-use crate::settings::Tls;
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-/// # Errors
-/// The certificates cannot be used: a key that does not belong to its certificate, for one.
-pub(super) fn for_http2(tls: &Tls) -> Result<ClientConfig, rustls::Error> {
-    let provider = provider();
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-    let builder = match &tls.roots {
-        Some(roots) => {
-            let mut store = RootCertStore::empty();
-            for root in roots {
-                store.add(der(root))?;
-            }
-            builder.with_root_certificates(store)
-        }
-        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier::new(provider)?)),
-    };
-    let mut config = match &tls.client {
-        Some(client) => {
-            let key = PrivateKeyDer::try_from(client.private_key().der().to_vec());
-            let key = key.map_err(|error| rustls::Error::General(error.to_owned()))?;
-            builder.with_client_auth_cert(client.certs().iter().map(der).collect(), key)?
-        }
-        None => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(config)
-}
-
-/// # Errors
-/// As above. ureq would find out at the first export.
-pub(super) fn for_http1(tls: &Tls) -> Result<TlsConfig, rustls::Error> {
-    if tls.roots.is_some() || tls.client.is_some() {
-        for_http2(tls)?;
+/// Whom a certificate must be for; `None` when the host's name cannot be in one.
+pub(super) fn server_name(host: &UrlHost) -> Option<ServerName<'static>> {
+    match host {
+        UrlHost::Name(name) => ServerName::try_from(name.clone()).ok(),
+        UrlHost::Address(address) => Some(ServerName::from(*address)),
     }
-    let roots = tls.roots.as_ref().map_or(RootCerts::PlatformVerifier, |roots| RootCerts::new_with_certs(roots));
-    let config = TlsConfig::builder().root_certs(roots).client_cert(tls.client.clone());
-    Ok(config.unversioned_rustls_crypto_provider(provider()).build())
 }
 
-fn der(certificate: &Certificate<'static>) -> CertificateDer<'static> {
-    certificate.der().to_vec().into()
+/// Speaks TLS over what the connectors before it have connected, when the URL asks for that.
+#[derive(Debug)]
+pub(super) struct TlsConnector {
+    pub(super) tls: Arc<Tls>,
+    pub(super) name: Option<ServerName<'static>>,
+}
+
+impl<In: Transport> Connector<In> for TlsConnector {
+    type Out = Either<In, TlsTransport>;
+
+    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
+        let Some(transport) = chained else { return Ok(None) };
+        if !details.needs_tls() {
+            return Ok(Some(Either::A(transport)));
+        }
+        let config = self.tls.client_config().map_err(|error| Error::Other(error.into()))?;
+        let name = self.name.clone().ok_or(Error::HostNotFound)?;
+        let mut session = ClientConnection::new(Arc::new(config), name).map_err(std::io::Error::other)?;
+        let mut socket = TransportAdapter::new(transport.boxed(), Arc::clone(&details.current_time));
+        socket.set_timeout(details.timeout);
+        session.complete_io(&mut socket)?;
+        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        Ok(Some(Either::B(TlsTransport { buffers, stream: StreamOwned::new(session, socket) })))
+    }
+}
+
+/// A connection inside TLS.
+pub(super) struct TlsTransport {
+    buffers: LazyBuffers,
+    stream: StreamOwned<ClientConnection, TransportAdapter>,
+}
+
+impl std::fmt::Debug for TlsTransport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsTransport")
+    }
+}
+
+impl Transport for TlsTransport {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.stream.get_mut().set_timeout(timeout);
+        let output = self.buffers.output();
+        self.stream.write_all(output.get(..amount).unwrap_or_default())?;
+        Ok(())
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        self.stream.get_mut().set_timeout(timeout);
+        let read = self.stream.read(self.buffers.input_append_buf())?;
+        self.buffers.input_appended(read);
+        Ok(read > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.stream.get_mut().get_mut().is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        true
+    }
 }

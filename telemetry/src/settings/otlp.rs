@@ -1,53 +1,24 @@
 //! The variables of OTLP: where and how one signal is pushed. The signal's own variable wins over the general one.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::http::uri::Scheme;
-use ureq::http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use oz_worker_net::proxy::{self, Proxy};
+use oz_worker_net::tls::Tls;
+use oz_worker_net::url::Url;
+use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::problem::Problem;
+use crate::settings::problem::VariableProblem;
 use crate::settings::reader::{Reader, key_and_value};
-use crate::settings::tls::Tls;
+use crate::signal::OtelSignal;
 
+/// What the URL of a collector begins with.
+const SCHEMES: &[&str] = &["http", "https"];
 /// Default of `OTEL_EXPORTER_OTLP_TIMEOUT` (OpenTelemetry specification, "OTLP exporter").
 const OTLP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Default of `OTEL_METRIC_EXPORT_TIMEOUT` and `OTEL_BSP_EXPORT_TIMEOUT` (the same, SDK environment variables).
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What is pushed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Signal {
-    Metrics,
-    Traces,
-}
-
-impl fmt::Display for Signal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Metrics => "metrics",
-            Self::Traces => "traces",
-        })
-    }
-}
-
-impl Signal {
-    pub(crate) fn exporter_variable(self) -> &'static str {
-        match self {
-            Self::Metrics => "OTEL_METRICS_EXPORTER",
-            Self::Traces => "OTEL_TRACES_EXPORTER",
-        }
-    }
-
-    /// The signal's own variable of an option, and the general one.
-    pub(super) fn variables(self, option: &str) -> [String; 2] {
-        let own = match self {
-            Self::Metrics => "METRICS",
-            Self::Traces => "TRACES",
-        };
-        [format!("OTEL_EXPORTER_OTLP_{own}_{option}"), format!("OTEL_EXPORTER_OTLP_{option}")]
-    }
-}
 
 /// How a message is written and carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,16 +41,19 @@ pub(crate) enum Compression {
 /// Where and how one signal is pushed.
 #[derive(Debug)]
 pub(crate) struct Otlp {
-    pub(crate) signal: Signal,
+    pub(crate) signal: OtelSignal,
     pub(crate) protocol: Protocol,
-    /// The whole URL; of gRPC, scheme, host and port count.
-    pub(crate) endpoint: Uri,
+    /// The whole URL; of gRPC, scheme, host and port count. Its type shows these only.
+    pub(crate) endpoint: Url,
+    /// What the endpoint is reached through; never with gRPC.
+    pub(crate) proxy: Option<Proxy>,
     /// Secrets, all of them: their type shows their names only.
     pub(crate) headers: Headers,
     /// Bound on one export, its retries included.
     pub(crate) timeout: Duration,
     pub(crate) compression: Compression,
-    pub(crate) tls: Tls,
+    /// The defaults where the endpoint is not secure.
+    pub(crate) tls: Arc<Tls>,
 }
 
 /// Headers that are shown by name only.
@@ -94,7 +68,7 @@ impl fmt::Debug for Headers {
 
 impl Reader<'_> {
     /// `None` when nothing can be pushed the way that is asked for.
-    pub(super) fn otlp(&mut self, signal: Signal) -> Option<Otlp> {
+    pub(super) fn otlp(&mut self, signal: OtelSignal) -> Option<Otlp> {
         let protocols =
             [("http/protobuf", Protocol::HttpProtobuf), ("http/json", Protocol::HttpJson), ("grpc", Protocol::Grpc)];
         let protocol = self.choice(&signal.variables("PROTOCOL"), &protocols);
@@ -102,27 +76,27 @@ impl Reader<'_> {
             Protocol::HttpProtobuf | Protocol::HttpJson => self.http_endpoint(signal),
             Protocol::Grpc => self.grpc_endpoint(signal),
         }?;
-        let secure = endpoint.scheme() == Some(&Scheme::HTTPS);
         let timeout = self.timeout(&signal.variables("TIMEOUT"), OTLP_TIMEOUT);
         let export_timeout = match signal {
-            Signal::Metrics => "OTEL_METRIC_EXPORT_TIMEOUT",
-            Signal::Traces => "OTEL_BSP_EXPORT_TIMEOUT",
+            OtelSignal::Metrics => "OTEL_METRIC_EXPORT_TIMEOUT",
+            OtelSignal::Traces => "OTEL_BSP_EXPORT_TIMEOUT",
         };
         let compressions = [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
         Some(Otlp {
             signal,
             protocol,
-            endpoint,
             headers: self.headers(signal),
             timeout: timeout.min(self.timeout(&[export_timeout], EXPORT_TIMEOUT)),
             compression: self.choice(&signal.variables("COMPRESSION"), &compressions),
             // Nothing of it is read where it is of no use.
-            tls: if secure { self.tls(signal)? } else { Tls::default() },
+            tls: Arc::new(if endpoint.is_secure() { self.tls(signal)? } else { Tls::default() }),
+            proxy: if protocol == Protocol::Grpc { None } else { self.proxy(signal, &endpoint).ok()? },
+            endpoint,
         })
     }
 
     /// The signal's own variable is the whole URL; the general one is a base, to which the signal's path is added.
-    fn http_endpoint(&mut self, signal: Signal) -> Option<Uri> {
+    fn http_endpoint(&mut self, signal: OtelSignal) -> Option<Url> {
         let [own, general] = signal.variables("ENDPOINT");
         let (variable, url) = match (self.get(&own), self.get(&general)) {
             (Some(url), _) => (own, url),
@@ -135,7 +109,7 @@ impl Reader<'_> {
     }
 
     /// No path is added. Without a scheme the connection is secure, unless that is turned off.
-    fn grpc_endpoint(&mut self, signal: Signal) -> Option<Uri> {
+    fn grpc_endpoint(&mut self, signal: OtelSignal) -> Option<Url> {
         let insecure = self.boolean(&signal.variables("INSECURE"));
         let [_, general] = signal.variables("ENDPOINT");
         let set = self.first(&signal.variables("ENDPOINT"));
@@ -146,27 +120,31 @@ impl Reader<'_> {
         self.url(signal, variable, &url)
     }
 
-    fn url(&mut self, signal: Signal, variable: String, url: &str) -> Option<Uri> {
-        let endpoint = url.parse().ok().filter(|uri: &Uri| {
-            matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
-        });
-        if endpoint.is_none() {
-            self.problems.push(Problem::NotAUrl { signal, variable });
-        }
-        endpoint
+    fn url(&mut self, signal: OtelSignal, variable: String, url: &str) -> Option<Url> {
+        let url = Url::parse(url, SCHEMES);
+        url.map_err(|flaw| self.problems.push(VariableProblem::NotAUrl { signal, variable, flaw })).ok()
     }
 
-    fn headers(&mut self, signal: Signal) -> Headers {
+    /// To go without the proxy could lead where the operator does not want it: then nothing is pushed.
+    fn proxy(&mut self, signal: OtelSignal, url: &Url) -> Result<Option<Proxy>, ()> {
+        let proxy = proxy::for_url(self.env, url);
+        proxy.map_err(|source| self.problems.push(VariableProblem::NotAProxy { signal, source }))
+    }
+
+    fn headers(&mut self, signal: OtelSignal) -> Headers {
         let Some((variable, list)) = self.first(&signal.variables("HEADERS")) else { return Headers::default() };
         let mut headers = HeaderMap::new();
         for (index, entry) in list.split(',').enumerate().filter(|(_, entry)| !entry.trim().is_empty()) {
             let header = key_and_value(entry).and_then(|(name, value)| {
-                let value = HeaderValue::from_str(&value).ok()?;
+                let mut value = HeaderValue::from_str(&value).ok()?;
+                value.set_sensitive(true);
                 Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
             });
             match header {
                 Some((name, value)) => drop(headers.insert(name, value)),
-                None => self.problems.push(Problem::NotAHeader { variable: variable.clone(), entry: index + 1 }),
+                None => {
+                    self.problems.push(VariableProblem::NotAHeader { variable: variable.clone(), entry: index + 1 });
+                }
             }
         }
         Headers(headers)

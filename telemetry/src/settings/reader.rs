@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use crate::problem::Problem;
+use crate::settings::problem::VariableProblem;
 
 /// As good as none, and still a time that can be added to another: 49 days.
 const NO_LIMIT: Duration = Duration::from_millis(u32::MAX as u64);
 
 /// The environment, and what was wrong with it so far.
 pub(super) struct Reader<'a> {
-    env: &'a dyn Fn(&str) -> Option<String>,
-    pub(super) problems: Vec<Problem>,
+    pub(super) env: &'a dyn Fn(&str) -> Option<String>,
+    pub(super) problems: Vec<VariableProblem>,
 }
 
 impl<'a> Reader<'a> {
@@ -39,7 +39,7 @@ impl<'a> Reader<'a> {
         let Some((variable, value)) = self.first(names) else { return false };
         let yes = value.eq_ignore_ascii_case("true");
         if !yes && !value.eq_ignore_ascii_case("false") {
-            self.problems.push(Problem::NotABoolean { variable, value });
+            self.problems.push(VariableProblem::NotABoolean { variable, value });
         }
         yes
     }
@@ -52,7 +52,7 @@ impl<'a> Reader<'a> {
         chosen.map_or_else(
             || {
                 let accepted = choices.iter().map(|(word, _)| *word).collect();
-                self.problems.push(Problem::NotAChoice { variable, value, accepted });
+                self.problems.push(VariableProblem::NotAChoice { variable, value, accepted });
                 default
             },
             |(_, choice)| *choice,
@@ -65,7 +65,7 @@ impl<'a> Reader<'a> {
         match value.parse() {
             Ok(milliseconds) if milliseconds > 0 => Duration::from_millis(milliseconds),
             _ => {
-                self.problems.push(Problem::NotMilliseconds { variable, value, instead: default });
+                self.problems.push(VariableProblem::NotMilliseconds { variable, value, instead: default });
                 default
             }
         }
@@ -78,7 +78,7 @@ impl<'a> Reader<'a> {
             Ok(0) => NO_LIMIT,
             Ok(milliseconds) => Duration::from_millis(milliseconds).min(NO_LIMIT),
             Err(_) => {
-                self.problems.push(Problem::NotATimeout { variable, value, instead: default });
+                self.problems.push(VariableProblem::NotATimeout { variable, value, instead: default });
                 default
             }
         }
@@ -86,12 +86,12 @@ impl<'a> Reader<'a> {
 }
 
 /// The value of a variable, `None` when it is unset or blank.
-pub(crate) fn variable(env: &dyn Fn(&str) -> Option<String>, name: &str) -> Option<String> {
+fn variable(env: &dyn Fn(&str) -> Option<String>, name: &str) -> Option<String> {
     env(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
 /// Splits `key=value`, as lists in OpenTelemetry variables have it: blanks trimmed, both sides percent-decoded.
-pub(crate) fn key_and_value(entry: &str) -> Option<(String, String)> {
+pub(super) fn key_and_value(entry: &str) -> Option<(String, String)> {
     let (key, value) = entry.split_once('=')?;
     let decode = |text: &str| percent_decode_str(text.trim()).decode_utf8().ok().map(Cow::into_owned);
     let (key, value) = (decode(key)?, decode(value)?);

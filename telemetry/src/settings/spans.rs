@@ -8,9 +8,10 @@ use opentelemetry_sdk::trace::{
     Sampler,
 };
 
-use super::otlp::{Otlp, Signal};
-use super::reader::Reader;
-use crate::problem::Problem;
+use crate::settings::otlp::Otlp;
+use crate::settings::problem::VariableProblem;
+use crate::settings::reader::Reader;
+use crate::signal::OtelSignal;
 
 /// The most spans that may wait for their export: the queue takes its memory at once, some 400 bytes a span.
 const LARGEST_QUEUE: usize = 65_536;
@@ -19,7 +20,7 @@ const LONGEST_TEXT: usize = 1024;
 
 /// Which spans go where, and how.
 #[derive(Debug)]
-pub(crate) struct Traces {
+pub(crate) struct SpanSettings {
     pub(crate) console: bool,
     pub(crate) otlp: Option<Otlp>,
     pub(crate) sampler: Sampler,
@@ -49,13 +50,13 @@ impl Batches {
 
 impl Reader<'_> {
     /// `None` when spans go nowhere.
-    pub(super) fn traces(&mut self) -> Option<Traces> {
-        let exporters = self.exporters(Signal::Traces, "none");
-        let otlp = if exporters.otlp { self.otlp(Signal::Traces) } else { None };
+    pub(super) fn spans(&mut self) -> Option<SpanSettings> {
+        let exporters = self.exporters(OtelSignal::Traces, "none");
+        let otlp = if exporters.otlp { self.otlp(OtelSignal::Traces) } else { None };
         if otlp.is_none() && !exporters.console {
             return None;
         }
-        Some(Traces {
+        Some(SpanSettings {
             console: exporters.console,
             otlp,
             sampler: self.sampler(),
@@ -87,7 +88,7 @@ impl Reader<'_> {
             "parentbased_always_off" => Sampler::AlwaysOff,
             "parentbased_traceidratio" => Sampler::TraceIdRatioBased(self.ratio()),
             value => {
-                self.problems.push(Problem::UnknownSampler { value: value.to_owned() });
+                self.problems.push(VariableProblem::UnknownSampler { value: value.to_owned() });
                 Sampler::AlwaysOn
             }
         };
@@ -98,7 +99,7 @@ impl Reader<'_> {
     fn ratio(&mut self) -> f64 {
         let Some(value) = self.get("OTEL_TRACES_SAMPLER_ARG") else { return 1.0 };
         value.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio)).unwrap_or_else(|| {
-            self.problems.push(Problem::NotARatio { value });
+            self.problems.push(VariableProblem::NotARatio { value });
             1.0
         })
     }
@@ -107,7 +108,7 @@ impl Reader<'_> {
     fn count(&mut self, names: &[&'static str], most: usize, default: usize) -> usize {
         let Some((variable, value)) = self.first(names) else { return default };
         value.parse().ok().filter(|count| (1..=most).contains(count)).unwrap_or_else(|| {
-            self.problems.push(Problem::NotACount { variable, value, most, instead: default });
+            self.problems.push(VariableProblem::NotACount { variable, value, most, instead: default });
             default
         })
     }

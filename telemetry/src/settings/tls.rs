@@ -1,87 +1,61 @@
 //! The certificates of OTLP: whom to trust, and who the worker is.
 
-use std::fmt;
 use std::fs;
 
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, parse_pem};
+use oz_worker_net::tls::{ClientCertificate, PemError, Tls, certificates};
 
-use crate::problem::Problem;
-use crate::settings::otlp::Signal;
+use crate::settings::problem::VariableProblem;
 use crate::settings::reader::Reader;
+use crate::signal::OtelSignal;
 
-/// Whom to trust, and who the worker is. As the operating system has it and nobody in particular, by default.
-#[derive(Default)]
-pub(crate) struct Tls {
-    /// Trusted instead of the operating system's.
-    pub(crate) roots: Option<Vec<Certificate<'static>>>,
-    /// The worker's own certificate, with those that lead to its issuer, and its key.
-    pub(crate) client: Option<ClientCert>,
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let roots = self.roots.as_ref().map(Vec::len);
-        f.debug_struct("Tls").field("roots", &roots).field("client", &self.client.is_some()).finish()
-    }
+/// A file that a variable names.
+struct NamedFile {
+    variable: String,
+    path: String,
+    bytes: Vec<u8>,
 }
 
 impl Reader<'_> {
     /// `None` when a file that is named cannot be used: to push without it could tell the wrong one, or the right one who
     /// then wonders who that is.
-    pub(super) fn tls(&mut self, signal: Signal) -> Option<Tls> {
-        let roots = self.first(&signal.variables("CERTIFICATE"));
-        let chain = self.first(&signal.variables("CLIENT_CERTIFICATE"));
-        let key = self.first(&signal.variables("CLIENT_KEY"));
+    pub(super) fn tls(&mut self, signal: OtelSignal) -> Option<Tls> {
+        let tls = self.read_tls(signal).and_then(|tls| {
+            // Now rather than at the first export: who asks what is wrong with the variables shall hear of it.
+            tls.client_config().map_err(|source| VariableProblem::Tls { signal, source })?;
+            Ok(tls)
+        });
+        tls.map_err(|problem| self.problems.push(problem)).ok()
+    }
+
+    fn read_tls(&self, signal: OtelSignal) -> Result<Tls, VariableProblem> {
+        let chain = self.file(signal, "CLIENT_CERTIFICATE");
+        let key = self.file(signal, "CLIENT_KEY");
+        let one_of_two = |variable, other| Err(VariableProblem::OneOfTwo { signal, variable, other });
         let client = match (chain, key) {
             (None, None) => None,
             (Some(chain), Some(key)) => {
-                let chain = self.certificates(signal, chain)?;
-                Some(ClientCert::new_with_certs(&chain, self.key(signal, key)?))
+                let (chain, key) = (chain?, key?);
+                let client = ClientCertificate::from_pem(&chain.bytes, &key.bytes);
+                Some(client.map_err(|source| {
+                    let NamedFile { variable, path, .. } = if source == PemError::Key { key } else { chain };
+                    VariableProblem::NotPem { signal, variable, path, source }
+                })?)
             }
-            (Some((variable, _)), None) => {
-                return self.no_tls(Problem::OneOfTwo { signal, variable, other: "CLIENT_KEY" });
-            }
-            (None, Some((variable, _))) => {
-                return self.no_tls(Problem::OneOfTwo { signal, variable, other: "CLIENT_CERTIFICATE" });
-            }
+            (Some(chain), None) => return one_of_two(chain?.variable, "CLIENT_KEY"),
+            (None, Some(key)) => return one_of_two(key?.variable, "CLIENT_CERTIFICATE"),
         };
-        let roots = match roots {
-            Some(roots) => Some(self.certificates(signal, roots)?),
-            None => None,
-        };
-        Some(Tls { roots, client })
+        let roots = self.file(signal, "CERTIFICATE").transpose()?.map(|NamedFile { variable, path, bytes }| {
+            certificates(&bytes).map_err(|source| VariableProblem::NotPem { signal, variable, path, source })
+        });
+        Ok(Tls { roots: roots.transpose()?, client })
     }
 
-    fn certificates(&mut self, signal: Signal, set: (String, String)) -> Option<Vec<Certificate<'static>>> {
-        let (pem, variable, path) = self.file(signal, set)?;
-        let certificate = |item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
-            Ok(_) => None,
-            Err(error) => Some(Err(error)),
-        };
-        let certificates: Result<Vec<_>, _> = parse_pem(&pem).filter_map(certificate).collect();
-        certificates
-            .ok()
-            .filter(|certificates| !certificates.is_empty())
-            .or_else(|| self.no_tls(Problem::NotPem { signal, variable, path, what: "certificates" }))
-    }
-
-    fn key(&mut self, signal: Signal, set: (String, String)) -> Option<PrivateKey<'static>> {
-        let (pem, variable, path) = self.file(signal, set)?;
-        let key = PrivateKey::from_pem(&pem).ok();
-        key.or_else(|| self.no_tls(Problem::NotPem { signal, variable, path, what: "a private key" }))
-    }
-
-    /// What is in the file, with the variable that names it and its path.
-    fn file(&mut self, signal: Signal, (variable, path): (String, String)) -> Option<(Vec<u8>, String, String)> {
-        match fs::read(&path) {
-            Ok(bytes) => Some((bytes, variable, path)),
-            Err(source) => self.no_tls(Problem::NotAFile { signal, variable, path, source }),
-        }
-    }
-
-    fn no_tls<T>(&mut self, problem: Problem) -> Option<T> {
-        self.problems.push(problem);
-        None
+    /// The file that this option names, when it names one.
+    fn file(&self, signal: OtelSignal, option: &str) -> Option<Result<NamedFile, VariableProblem>> {
+        let (variable, path) = self.first(&signal.variables(option))?;
+        Some(match fs::read(&path) {
+            Ok(bytes) => Ok(NamedFile { variable, path, bytes }),
+            Err(source) => Err(VariableProblem::NotAFile { signal, variable, path, source }),
+        })
     }
 }

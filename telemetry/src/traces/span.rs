@@ -8,6 +8,7 @@ use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::Span;
 use oz_worker_core::metrics::{FailurePhase, FailureReason};
+use oz_worker_core::secret::{Secret, Variables};
 
 /// The variables that carry a W3C trace context (OpenTelemetry specification, "Environment Variables as Context
 /// Propagation Carriers").
@@ -81,8 +82,8 @@ impl TaskTrace {
     }
 
     /// The variables that make what a process traces a part of this trace; none when tracing is off.
-    pub fn variables(&self) -> Vec<(String, String)> {
-        let mut variables = Carrier(Vec::new());
+    pub fn variables(&self) -> Variables {
+        let mut variables = EnvInjector(Variables::default());
         if let Some(span) = &self.0 {
             let context = Context::new().with_remote_span_context(span.context.clone());
             TraceContextPropagator::new().inject_context(&context, &mut variables);
@@ -91,11 +92,11 @@ impl TaskTrace {
     }
 
     /// Replaces the trace context in an environment, which stays sorted by name, by this one.
-    pub fn pass_on(&self, env: &mut Vec<(String, String)>) {
+    pub fn pass_on(&self, env: &mut Variables) {
         if self.0.is_some() {
-            env.retain(|(name, _)| !VARIABLES.contains(&name.as_str()));
+            env.retain(|name| !VARIABLES.contains(&name));
             env.extend(self.variables());
-            env.sort_unstable();
+            env.sort();
         }
     }
 
@@ -133,32 +134,32 @@ pub(super) fn cut(text: &str, longest: usize) -> String {
 }
 
 /// The trace context that an environment carries; an empty one when there is none, or it is none.
-pub(super) fn parent_in(env: &[(String, String)]) -> Context {
-    TraceContextPropagator::new().extract_with_context(&Context::new(), &Variables(env))
+pub(super) fn parent_in(env: &Variables) -> Context {
+    TraceContextPropagator::new().extract_with_context(&Context::new(), &EnvExtractor(env))
 }
 
 /// An environment as OpenTelemetry reads a context from it. Its names there are those of HTTP.
-struct Variables<'a>(&'a [(String, String)]);
+pub(super) struct EnvExtractor<'a>(pub(super) &'a Variables);
 
-impl Extractor for Variables<'_> {
+impl Extractor for EnvExtractor<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         let name = VARIABLES.into_iter().find(|name| name.eq_ignore_ascii_case(key))?;
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.0.get(name).map(Secret::expose)
     }
 
     fn keys(&self) -> Vec<&str> {
-        self.0.iter().map(|(name, _)| name.as_str()).collect()
+        self.0.names().collect()
     }
 }
 
 /// The same for writing.
-struct Carrier(Vec<(String, String)>);
+struct EnvInjector(Variables);
 
-impl Injector for Carrier {
+impl Injector for EnvInjector {
     fn set(&mut self, key: &str, value: String) {
         // A trace state is empty more often than not, and is left out then.
         if !value.is_empty() {
-            self.0.push((key.to_ascii_uppercase(), value));
+            self.0.set(key.to_ascii_uppercase(), value);
         }
     }
 }

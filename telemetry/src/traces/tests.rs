@@ -8,7 +8,11 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{Sampler, SpanData, SpanExporter};
 use oz_worker_core::agent::InstanceShape;
 use oz_worker_core::metrics::RejectReason;
+use oz_worker_core::secret::{Secret, Variables};
 
+use opentelemetry::propagation::Extractor;
+
+use super::span::EnvExtractor;
 use super::*;
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -56,12 +60,16 @@ fn task(env: &[(&str, &str)]) -> TaskSpec {
         title: "a title".into(),
         harness: None,
         args: Vec::new(),
-        env: env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+        env: env.iter().copied().collect(),
         image: String::new(),
         sidecars: Vec::new(),
         shape: InstanceShape::default(),
-        task: String::new(),
+        task: Secret::default(),
     }
+}
+
+fn value<'a>(env: &'a Variables, name: &str) -> &'a str {
+    env.get(name).unwrap().expose()
 }
 
 fn ended(result: TaskResult, failure: Option<Failure>) -> Notice {
@@ -209,7 +217,7 @@ fn what_is_no_trace_context_is_replaced_by_one() {
         let trace = TaskTrace(Some(traces.claimed(&spec)));
         trace.pass_on(&mut spec.env);
         assert_eq!(spec.env, trace.variables());
-        assert!(spec.env[0].1.contains(trace.id().unwrap()), "{:?}", spec.env);
+        assert!(value(&spec.env, "TRACEPARENT").contains(trace.id().unwrap()));
     }
 }
 
@@ -217,7 +225,7 @@ fn what_is_no_trace_context_is_replaced_by_one() {
 fn a_trace_that_is_not_sampled_is_passed_on_as_such_and_not_exported() {
     let (traces, kept) = tracing(Sampler::AlwaysOff);
     let trace = TaskTrace(Some(traces.claimed(&task(&[]))));
-    assert!(trace.variables()[0].1.ends_with("-00"), "{:?}", trace.variables());
+    assert!(value(&trace.variables(), "TRACEPARENT").ends_with("-00"));
     assert_eq!(traces.note(&ended(TaskResult::Succeeded, None)).as_deref(), trace.id());
     assert!(kept.spans().is_empty());
 }
@@ -226,7 +234,7 @@ fn a_trace_that_is_not_sampled_is_passed_on_as_such_and_not_exported() {
 fn without_tracing_the_environment_stays_as_it_is() {
     let mut env = task(&[("TRACEPARENT", "theirs")]).env;
     TaskTrace::default().pass_on(&mut env);
-    assert_eq!(env[0].1, "theirs");
+    assert_eq!(value(&env, "TRACEPARENT"), "theirs");
     assert!(TaskTrace::default().variables().is_empty());
 }
 
@@ -238,4 +246,24 @@ fn spans_that_are_open_when_the_worker_leaves_are_ended() {
     let spans = kept.spans();
     assert_eq!(spans.len(), 2);
     assert!(spans.iter().all(|span| span.status == Status::error("the worker left")));
+}
+
+#[test]
+fn the_trace_of_a_task_with_an_endless_id_is_not_remembered() {
+    let (traces, _) = tracing(Sampler::AlwaysOn);
+    for (length, is_remembered) in [(LONGEST_ID, true), (LONGEST_ID + 1, false)] {
+        let task_id = "x".repeat(length);
+        traces.claimed(&TaskSpec { task_id: task_id.clone(), ..task(&[]) });
+        let (result, duration) = (TaskResult::Succeeded, Duration::ZERO);
+        traces.note(&Notice::Ended { task_id: task_id.clone(), result, duration, failure: None, active: 0 });
+        assert_eq!(traces.note(&Notice::CancelUnknown { task_id }).is_some(), is_remembered);
+    }
+}
+
+#[test]
+fn a_context_is_read_from_the_variables_of_its_name_and_written_under_them() {
+    let env: Variables = [("TRACEPARENT", PARENT), ("HOME", "/")].into_iter().collect();
+    let extractor = EnvExtractor(&env);
+    assert_eq!(extractor.keys(), ["TRACEPARENT", "HOME"]);
+    assert_eq!((extractor.get("traceparent"), extractor.get("home")), (Some(PARENT), None));
 }

@@ -53,11 +53,16 @@ impl Authority {
 
     /// A server on `localhost` that asks for a certificate of the same authority.
     pub fn server(&self) -> ServerConfig {
+        self.server_at("localhost")
+    }
+
+    /// The same of another name.
+    pub fn server_at(&self, name: &str) -> ServerConfig {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
-        let files = self.issue("localhost");
+        let files = self.issue(name);
         let chain = vec![CertificateDer::from_pem_file(&files.certificate).unwrap()];
         ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -13,7 +13,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
 
-use oz_worker_telemetry::{Identity, Recorder, Telemetry, start};
+use oz_worker_telemetry::{Identity, Recorder, Telemetry, TelemetrySettings};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// The most any wait takes before a test gives up.
@@ -28,6 +28,11 @@ pub fn identity() -> Identity {
         host_name: "host-1".to_owned(),
         status_page: true,
     }
+}
+
+/// Telemetry as these variables ask for it.
+pub fn start(env: impl Fn(&str) -> Option<String>) -> (Recorder, Telemetry) {
+    Telemetry::builder(identity()).settings(TelemetrySettings::read(env)).start()
 }
 
 /// An environment of these variables and no others.
@@ -139,7 +144,7 @@ impl Endpoint {
             ("OTEL_EXPORTER_PROMETHEUS_HOST", host),
             ("OTEL_EXPORTER_PROMETHEUS_PORT", "0"),
         ];
-        let (recorder, telemetry) = start(&identity(), env(&variables));
+        let (recorder, telemetry) = start(env(&variables));
         let lines = log.lines_with(&format!("metrics endpoint listening address={host}:"));
         assert_eq!(lines.len(), 1, "{lines:?}");
         let address = lines.first().unwrap().rsplit_once("address=").unwrap().1.parse().unwrap();

@@ -49,12 +49,12 @@ pub fn measure(report: &mut Report, effort: Effort) {
         }
     }
     scene.stop(|| ());
-    let (rate, bare_rate) = (median(worker), median(bare));
+    let (rate, bare_rate) = (median(&worker), median(&bare));
     Row::new("rejections", per_second(rate))
         .beside("a peer that only answers", &per_second(bare_rate), rate / bare_rate)
         .at_least(rate, 150_000.0, "/s")
         .print(report);
-    let (cpu, own) = (median(cpu), median(own));
+    let (cpu, own) = (median(&cpu), median(&own));
     report::note(&format!(
         "every one rejected, none lost; a rejection costs the worker {cpu:.0} ns, this bench {own:.0} ns"
     ));

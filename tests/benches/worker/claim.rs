@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -19,33 +20,36 @@ const ECHOED: usize = 512;
 /// Claims and round trips take turns, so that both see the same machine.
 const PER_TURN: usize = 25;
 
-pub fn measure(report: &mut Report, effort: Effort) {
+pub fn measure(report: &mut Report, effort: Effort, workers: &[PathBuf]) {
     report::subject("claim: assignment written, claim read");
     let agents = Agents::new();
-    let mut scene = Launch::new(&agents.exits_at_once(), 0).start();
+    let launch = |worker| Launch::new(&agents.exits_at_once(), 0).of(worker).start();
+    let mut scenes: Vec<Scene> = workers.iter().map(|worker| launch(worker)).collect();
     let mut echo = echo().unwrap();
     let turns = effort.pick(40, 8);
-    let (mut claims, mut trips) = (Vec::new(), Vec::new());
+    let (mut claims, mut trips) = (vec![Vec::new(); scenes.len()], Vec::new());
     for turn in 0..=turns {
-        let new_claims = claim(&mut scene, turn * PER_TURN);
+        let new_claims: Vec<Vec<Duration>> = scenes.iter_mut().map(|scene| claim(scene, turn * PER_TURN)).collect();
         let new_trips = (0..PER_TURN).map(|_| round_trip(&mut echo).unwrap());
         // The first turn warms up.
         if turn > 0 {
-            claims.extend(new_claims);
+            claims.iter_mut().zip(new_claims).for_each(|(claims, new)| claims.extend(new));
             trips.extend(new_trips);
         }
     }
-    scene.stop(|| ());
+    scenes.into_iter().for_each(|scene| _ = scene.stop(|| ()));
 
-    let (claims, trips) = (Samples::new(claims), Samples::new(trips));
+    let (claims, trips) = (claims.into_iter().map(Samples::new).collect::<Vec<_>>(), Samples::new(trips));
     let trip = trips.median();
-    for (percent, limit) in [(50, 3.0), (99, 10.0)] {
-        let claim = claims.percentile(percent);
+    for (percent, limit) in [(50, 1.8), (99, 5.0)] {
+        let claim = claims[0].percentile(percent);
         let ratio = times(claim, trip);
         Row::new(&format!("p{percent}"), micros(claim))
             .beside("p50 of a 512-byte TCP round trip", &micros(trip), ratio)
             .at_most(ratio, limit, " ×")
             .print(report);
+        let figure = |claims: &Samples| claims.percentile(percent).as_secs_f64();
+        report::against(&format!("p{percent}"), &claims, figure, report::in_micros);
     }
     let p99 = trips.percentile(99);
     report::note(&format!("{} samples each; p99 of the round trip {}", turns * PER_TURN, micros(p99)));

@@ -3,7 +3,8 @@
 use std::{hint::black_box, time::Duration};
 
 use oz_worker_core::{
-    Config, Frame, Input, Outcome, Output, RunId, TaskEnd, Worker, agent::AgentSettings, message::decode, time::Instant,
+    AfterKill, Config, Frame, Input, Outcome, Output, RunId, Worker, agent::AgentSettings, message::decode,
+    time::Instant,
 };
 use serde::de::IgnoredAny;
 
@@ -40,6 +41,8 @@ impl Core {
             drain_timeout: Duration::ZERO,
             stop_timeout: Duration::from_secs(10),
             stops_tasks_on_shutdown: true,
+            after_kill: AfterKill::Fails,
+            journal: false,
             agent: AgentSettings::default(),
         };
         let mut core =
@@ -151,8 +154,9 @@ fn whole_tasks(rounds: u32) {
             core.give(Input::Text(text));
             core.give(Input::Written);
             let run = core.started.take().expect("the task was started");
-            let end = TaskEnd { outcome: Outcome::Completed, cleanup: Vec::new() };
-            core.give(Input::TaskEnded { task_id, run, end });
+            core.give(Input::TaskStarted { task_id, run });
+            core.give(Input::TaskFinished { task_id, run, outcome: Outcome::Completed });
+            core.give(Input::TaskEnded { task_id, run, cleanup: Vec::new() });
             core.give(Input::Written);
             core.pong();
         }

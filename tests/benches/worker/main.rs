@@ -1,12 +1,16 @@
 //! How fast and how small the worker is, each figure beside what this machine can do at all, measured in the same run.
 //!
 //! `cargo bench -p oz-worker-tests` builds the release worker and measures everything; `-- --quick` takes fewer samples,
-//! subjects named behind `--` are measured alone, and `--runtime async-std` measures the other build. It reports and never
-//! fails: a clock is no test. Other work on the machine spoils the figures, so the load is printed above them.
+//! subjects named behind `--` are measured alone, and `--runtime async-std` measures the other build. `--against PATH`
+//! measures another worker beside this one: the two take turns, and the ratio of this one's figures to that one's is
+//! printed, which other work on the machine moves least. It reports and never fails: a clock is no test. Other work
+//! spoils the figures, so the load is printed above them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // measures what it started itself
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // figures for people
 
 mod allocations;
+mod alone;
+mod bare;
 mod burst;
 mod claim;
 mod core;
@@ -22,7 +26,7 @@ mod start;
 mod tasks;
 mod wire;
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use argh::FromArgs;
 use oz_worker_tests::binary::{Build, worker_binary};
@@ -40,11 +44,14 @@ struct Flags {
     /// which build of the worker: smol (default) or async-std
     #[argh(option, default = "Build::chosen()", from_str_fn(Build::on))]
     runtime: &'static Build,
+    /// another worker's program to measure beside this one, round by round: claim, alone, tasks, start
+    #[argh(option)]
+    against: Option<PathBuf>,
     /// cargo passes it
     #[argh(switch, hidden_help)]
     #[allow(dead_code)]
     bench: bool,
-    /// what to measure: core, record, claim, tasks, burst, start, scrape, idle, memory, flood, endurance (default:
+    /// what to measure: core, record, claim, alone, tasks, burst, start, scrape, idle, memory, flood, endurance (default:
     /// everything)
     #[argh(positional)]
     subjects: Vec<String>,
@@ -83,18 +90,23 @@ fn main() {
     flags.runtime.choose();
     let worker = worker_binary().unwrap_or_else(|error| panic!("no worker to measure: {error}"));
     println!("\n{}", worker.display());
+    // The figures are the first one's; a second is only there for the ratio.
+    let workers: Vec<PathBuf> = [worker.clone()].into_iter().chain(flags.against).collect();
     proc::raise_file_limit();
     if wanted("claim") {
-        claim::measure(&mut report, effort);
+        claim::measure(&mut report, effort, &workers);
+    }
+    if wanted("alone") {
+        alone::measure(&mut report, effort, &workers);
     }
     if wanted("tasks") {
-        tasks::measure(&mut report, effort);
+        tasks::measure(&mut report, effort, &workers);
     }
     if wanted("burst") {
         burst::measure(&mut report, effort);
     }
     if wanted("start") {
-        start::measure(&mut report, effort);
+        start::measure(&mut report, effort, &workers);
     }
     if wanted("scrape") {
         scrape::measure(&mut report, effort);

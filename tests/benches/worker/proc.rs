@@ -70,7 +70,7 @@ pub fn nanos(rounds: u32, mut run: impl FnMut(u32)) -> f64 {
         run(BATCH);
         clock().saturating_sub(start).as_nanos() as f64 / f64::from(BATCH)
     };
-    median((0..rounds).map(round).collect())
+    median(&(0..rounds).map(round).collect::<Vec<_>>())
 }
 
 /// The first number is nanoseconds on a processor; a thread that has ended has none.

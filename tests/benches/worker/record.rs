@@ -8,7 +8,7 @@ use std::{
 };
 
 use oz_worker_core::metrics::{FailurePhase, FailureReason, MetricEvent, ReconnectReason, RejectReason, TaskResult};
-use oz_worker_telemetry::{Identity, start};
+use oz_worker_telemetry::{Identity, Telemetry, TelemetrySettings};
 
 use crate::{
     Effort, allocations,
@@ -29,13 +29,14 @@ pub fn measure(report: &mut Report, effort: Effort) {
     // Somebody to push to, who is never pushed to: only counting is measured.
     let collector = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", collector.local_addr().unwrap());
-    let (recorder, telemetry) = start(&identity, |name| match name {
+    let settings = TelemetrySettings::read(|name| match name {
         "OTEL_METRICS_EXPORTER" => Some("prometheus,otlp,console".to_owned()),
         "OTEL_EXPORTER_PROMETHEUS_PORT" => Some("0".to_owned()),
         "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(endpoint.clone()),
         "OTEL_METRIC_EXPORT_INTERVAL" => Some("86400000".to_owned()),
         _ => None,
     });
+    let (recorder, telemetry) = Telemetry::builder(identity).settings(settings).start();
 
     let rounds = effort.pick(60, 15);
     let each = |event: MetricEvent| nanos(rounds, |batch| (0..batch).for_each(|_| recorder.record(black_box(event))));

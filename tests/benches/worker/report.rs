@@ -54,13 +54,13 @@ impl Row {
 
     /// The figure must not exceed a limit.
     pub fn at_most(mut self, figure: f64, limit: f64, unit: &str) -> Self {
-        self.target = Some((format!("≤ {}{unit}", thousands(limit)), figure <= limit));
+        self.target = Some((format!("≤ {}{unit}", limit_text(limit)), figure <= limit));
         self
     }
 
     /// The figure must reach a limit.
     pub fn at_least(mut self, figure: f64, limit: f64, unit: &str) -> Self {
-        self.target = Some((format!("≥ {}{unit}", thousands(limit)), figure >= limit));
+        self.target = Some((format!("≥ {}{unit}", limit_text(limit)), figure >= limit));
         self
     }
 
@@ -99,8 +99,22 @@ impl Samples {
     }
 }
 
+/// A figure of the worker beside that of the other one, when two are measured.
+pub fn against<T>(what: &str, workers: &[T], figure: impl Fn(&T) -> f64, show: impl Fn(f64) -> String) {
+    if let [this, other] = workers {
+        let (this, other) = (figure(this), figure(other));
+        println!(
+            "  {what:<44} {:>13}   {:<44} {:>7.2}",
+            show(this),
+            format!("{}  the other worker", show(other)),
+            this / other
+        );
+    }
+}
+
 /// The middle one of some figures.
-pub fn median(mut figures: Vec<f64>) -> f64 {
+pub fn median(figures: &[f64]) -> f64 {
+    let mut figures = figures.to_vec();
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
 }
@@ -111,7 +125,11 @@ pub fn times(this: Duration, that: Duration) -> f64 {
 }
 
 pub fn micros(duration: Duration) -> String {
-    format!("{:.1} µs", duration.as_secs_f64() * 1e6)
+    in_micros(duration.as_secs_f64())
+}
+
+pub fn in_micros(seconds: f64) -> String {
+    format!("{:.1} µs", seconds * 1e6)
 }
 
 pub fn millis(duration: Duration) -> String {
@@ -120,6 +138,11 @@ pub fn millis(duration: Duration) -> String {
 
 pub fn per_second(rate: f64) -> String {
     format!("{}/s", thousands(rate))
+}
+
+/// A limit: a whole number, or one with the places that it needs.
+fn limit_text(limit: f64) -> String {
+    if limit.fract() == 0.0 { thousands(limit) } else { limit.to_string() }
 }
 
 /// A whole number whose thousands are told apart.

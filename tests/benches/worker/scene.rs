@@ -25,6 +25,7 @@ use crate::wire::Peer;
 /// How to start a worker.
 pub struct Launch {
     dir: TempDir,
+    worker: PathBuf,
     oz: PathBuf,
     max_concurrent_tasks: u32,
     env: Vec<(String, String)>,
@@ -35,7 +36,13 @@ impl Launch {
     pub fn new(oz: &Path, max_concurrent_tasks: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("ws")).unwrap();
-        Self { dir, oz: oz.to_owned(), max_concurrent_tasks, env: Vec::new() }
+        Self { dir, worker: worker_binary().unwrap(), oz: oz.to_owned(), max_concurrent_tasks, env: Vec::new() }
+    }
+
+    /// Takes this build of the worker.
+    pub fn of(mut self, worker: &Path) -> Self {
+        worker.clone_into(&mut self.worker);
+        self
     }
 
     /// Sets one more environment variable, or another value of one.
@@ -58,7 +65,7 @@ impl Launch {
         let file = json!({"backend": {"direct": {"workspace_root": dir.join("ws"), "oz_path": self.oz}}});
         fs::write(dir.join("config.yaml"), file.to_string()).unwrap();
         let (host, port) = metrics.split_once(':').unwrap();
-        let mut command = Command::new(worker_binary().unwrap());
+        let mut command = Command::new(&self.worker);
         command
             .args(["--worker-id", "bench", "--web-socket-url", &server.url(), "--config-file"])
             .arg(dir.join("config.yaml"))
@@ -95,13 +102,19 @@ impl Scene {
         self.child.id()
     }
 
-    /// Asks it to stop and waits until it has, its tasks included; calls `at_text` at each text it sends meanwhile.
-    pub fn stop(mut self, at_text: impl FnMut()) {
-        signal(self.child.id().cast_signed(), Signal::TERM);
+    /// Asks it to stop and waits until it has, its tasks included; calls `at_text` at each text it sends meanwhile. Gives
+    /// how long that took.
+    pub fn stop(mut self, at_text: impl FnMut()) -> Duration {
+        let pid = self.child.id().cast_signed();
+        let watch = Watch::new(pid);
+        let start = Instant::now();
+        signal(pid, Signal::TERM);
         self.peer.until_close(at_text);
         self.peer.hang_up();
-        assert!(Watch::new(self.child.id().cast_signed()).ends_within(BOUND), "the worker does not stop");
+        assert!(watch.ends_within(BOUND), "the worker does not stop");
+        let took = start.elapsed();
         self.child.wait().unwrap();
+        took
     }
 }
 

@@ -1,17 +1,16 @@
-//! Tasks whose agent exits at once, eight at a time, beside the bare system calls that each of them needs.
+//! Tasks whose agent exits at once, eight at a time, beside the bare system calls that each of them needs: how many a
+//! second, and how much processor time each.
 
 use std::{
-    ffi::CString,
-    fs, io,
-    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    ptr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::{
-    Effort, proc,
-    report::{self, Report, Row, median, per_second},
+    Effort,
+    bare::{self, Bare},
+    proc,
+    report::{self, Report, Row, median, micros, per_second},
     scene::{Agents, Launch, Scene},
     wire::{assignment_frames, is_claim, is_success},
 };
@@ -19,42 +18,79 @@ use crate::{
 /// Tasks that run at the same time.
 pub const AT_ONCE: usize = 8;
 
-pub fn measure(report: &mut Report, effort: Effort) {
+pub fn measure(report: &mut Report, effort: Effort, workers: &[PathBuf]) {
     report::subject("trivial tasks, 8 at a time");
     let agents = Agents::new();
-    against_bare(report, effort, "agent: /bin/true", &agents.exits_at_once());
+    against_bare(report, effort, workers, "agent: /bin/true", &agents.exits_at_once());
     match agents.least() {
-        Ok(least) => against_bare(report, effort, "agent: the least static program", &least),
+        Ok(least) => against_bare(report, effort, workers, "agent: the least static program", &least),
         Err(error) => report::note(&format!("no static program to try as well: {error}")),
     }
 }
 
-fn against_bare(report: &mut Report, effort: Effort, what: &str, agent: &Path) {
+/// The figures of one worker, or of the bare loop.
+#[derive(Default)]
+struct Figures {
+    /// Tasks a second, per round.
+    rates: Vec<f64>,
+    /// Those by the bare loop's of the same round.
+    shares: Vec<f64>,
+    cpu: Duration,
+}
+
+fn against_bare(report: &mut Report, effort: Effort, workers: &[PathBuf], what: &str, agent: &Path) {
     let (rounds, tasks) = (effort.pick(15, 5), effort.pick(1000, 300));
-    let mut scene = Launch::new(agent, AT_ONCE as u32).start();
-    let root = tempfile::tempdir().unwrap();
-    let (mut worker, mut bare, mut ratios, mut cpu) = (Vec::new(), Vec::new(), Vec::new(), 0.0);
-    // The two take turns, so that both see the same machine; the first round warms up.
+    let launch = |worker| Launch::new(agent, AT_ONCE as u32).of(worker).start();
+    let mut measured: Vec<(Scene, Figures)> =
+        workers.iter().map(|worker| (launch(worker), Figures::default())).collect();
+    let bare = Bare::new(agent);
+    let mut bare_figures = Figures::default();
+    // They take turns, so that all see the same machine; the first round warms up.
     for round in 0..=rounds {
-        let cpu_before = proc::cpu(scene.pid());
-        let worker_rate = run(&mut scene, round * tasks, tasks);
-        let cpu_of_round = proc::cpu(scene.pid()).saturating_sub(cpu_before);
-        let bare_rate = run_bare(root.path(), agent, tasks).unwrap();
+        let took = bare.run(tasks, AT_ONCE).unwrap();
+        let bare_rate = tasks as f64 / took.wall.as_secs_f64();
         if round > 0 {
-            worker.push(worker_rate);
-            bare.push(bare_rate);
-            ratios.push(worker_rate / bare_rate);
-            cpu += cpu_of_round.as_secs_f64();
+            bare_figures.rates.push(bare_rate);
+            bare_figures.cpu += took.cpu;
+        }
+        for (scene, figures) in &mut measured {
+            let cpu_before = proc::cpu(scene.pid());
+            let rate = run(scene, round * tasks, tasks);
+            let cpu = proc::cpu(scene.pid()).saturating_sub(cpu_before);
+            if round > 0 {
+                figures.rates.push(rate);
+                figures.shares.push(rate / bare_rate);
+                figures.cpu += cpu;
+            }
         }
     }
-    scene.stop(|| ());
-    let ratio = median(ratios) * 100.0;
-    Row::new(what, per_second(median(worker)))
-        .beside("mkdir, posix_spawn, wait, rmdir", &per_second(median(bare)), ratio / 100.0)
-        .at_least(ratio, 75.0, " %")
+    let measured: Vec<Figures> = measured.into_iter().map(|(scene, figures)| stopped(scene, figures)).collect();
+
+    let (this, bare_rate) = (&measured[0], median(&bare_figures.rates));
+    let (rate, share) = (median(&this.rates), median(&this.shares));
+    Row::new(what, per_second(rate))
+        .beside(bare::NAME, &per_second(bare_rate), share)
+        .at_least(share * 100.0, 90.0, " %")
         .print(report);
-    let per_task = cpu * 1e6 / (rounds * tasks) as f64;
-    report::note(&format!("{rounds} rounds of {tasks} each; processor time of the worker {per_task:.0} µs a task"));
+    let per_task = |figures: &Figures| figures.cpu / (rounds * tasks) as u32;
+    let ratio = report::times(per_task(this), per_task(&bare_figures));
+    Row::new("its processor time per task", micros(per_task(this)))
+        .beside("the same, what is started not counted", &micros(per_task(&bare_figures)), ratio)
+        .at_most(ratio, 1.6, " ×")
+        .print(report);
+    report::against("tasks a second", &measured, |figures| median(&figures.rates), per_second);
+    report::against(
+        "its processor time per task",
+        &measured,
+        |figures| per_task(figures).as_secs_f64(),
+        report::in_micros,
+    );
+    report::note(&format!("{rounds} rounds of {tasks} each"));
+}
+
+fn stopped(scene: Scene, figures: Figures) -> Figures {
+    scene.stop(|| ());
+    figures
 }
 
 /// Tasks a second through the worker.
@@ -80,49 +116,4 @@ pub fn run(scene: &mut Scene, first: usize, count: usize) -> f64 {
     let rate = count as f64 / start.elapsed().as_secs_f64();
     scene.peer.sync();
     rate
-}
-
-/// Tasks a second when nothing is done but what the operating system has to do for each.
-fn run_bare(root: &Path, agent: &Path, count: usize) -> io::Result<f64> {
-    let program = CString::new(agent.as_os_str().as_bytes())?;
-    let start = Instant::now();
-    let mut running: Vec<(libc::pid_t, PathBuf)> = Vec::with_capacity(AT_ONCE);
-    for number in 0..count {
-        if running.len() == AT_ONCE {
-            end_one(&mut running)?;
-        }
-        let workspace = root.join(number.to_string());
-        fs::create_dir(&workspace)?;
-        running.push((spawn(&program)?, workspace));
-    }
-    while !running.is_empty() {
-        end_one(&mut running)?;
-    }
-    Ok(count as f64 / start.elapsed().as_secs_f64())
-}
-
-fn end_one(running: &mut Vec<(libc::pid_t, PathBuf)>) -> io::Result<()> {
-    let mut status = 0;
-    // SAFETY: `status` lives through the call. The worker is a child too, but one that does not end meanwhile.
-    let pid = unsafe { libc::waitpid(-1, &raw mut status, 0) };
-    let ended = running.iter().position(|(running, _)| *running == pid).ok_or_else(io::Error::last_os_error)?;
-    fs::remove_dir(running.swap_remove(ended).1)
-}
-
-fn spawn(program: &CString) -> io::Result<libc::pid_t> {
-    let arguments = [program.as_ptr().cast_mut(), ptr::null_mut()];
-    let environment = [c"PATH=/usr/bin:/bin".as_ptr().cast_mut(), c"HOME=/".as_ptr().cast_mut(), ptr::null_mut()];
-    let mut pid = 0;
-    // SAFETY: the program and both arrays, each ended by a null pointer, live through the call.
-    let error = unsafe {
-        libc::posix_spawn(
-            &raw mut pid,
-            program.as_ptr(),
-            ptr::null(),
-            ptr::null(),
-            arguments.as_ptr(),
-            environment.as_ptr(),
-        )
-    };
-    if error == 0 { Ok(pid) } else { Err(io::Error::from_raw_os_error(error)) }
 }

@@ -52,7 +52,8 @@ impl Lanes {
         state.busy.insert(lane, vec![until; MOST_THREADS]);
     }
 
-    /// Runs `work` on a thread of `lane`. As on a real one it goes on when nobody waits for it any more.
+    /// Runs `work` on a thread of `lane`. As on a real one it is left undone when nobody waits for it any more by
+    /// the time that its turn is over.
     pub fn run<T: Send + 'static>(
         &self,
         lane: Lane,
@@ -63,7 +64,9 @@ impl Lanes {
         let executor = self.executor.clone();
         self.executor.spawn(self.machine, async move {
             executor.sleep_until(until).await;
-            let _ = done.try_send(work());
+            if !done.is_closed() {
+                let _ = done.try_send(work());
+            }
         });
         async move {
             match result.recv().await {

@@ -134,6 +134,8 @@ impl Ledger {
                     ("worker at maximum concurrency", _) if may_be_full || dispatches => reject(subject),
                     ("worker is shutting down", _) if stopping => reject(subject),
                     ("task is already running on this worker", _) if busy || dispatches => reject(subject),
+                    // Some task that was claimed has not started in time.
+                    ("worker is not ready", _) if active > 0 || dispatches => reject(subject),
                     _ => Err(format!("{task} was rejected ({reason}) with {active} of {limit} slots taken")),
                 }
             }

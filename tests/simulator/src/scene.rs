@@ -1,10 +1,10 @@
 //! One worker on its machine, and the server that it dials.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_channel::Receiver;
-use opentelemetry_sdk::metrics::SdkMeterProvider;
 use oz_worker::link::{Link, Target};
 use oz_worker::run::RunLoop;
 use oz_worker::settings::secret::ApiKey;
@@ -13,9 +13,9 @@ use oz_worker_backends::command::{CommandBackend, CommandSettings};
 use oz_worker_backends::contract::Common;
 use oz_worker_backends::direct::{DirectBackend, Job, Workspaces};
 use oz_worker_core::agent::AgentSettings;
-use oz_worker_core::{Config, Worker};
+use oz_worker_core::{AfterKill, Config, Worker};
 use oz_worker_runtime::{Environment, Owner, Runtime};
-use oz_worker_telemetry::{Identity, Recorder};
+use oz_worker_telemetry::{Identity, Recorder, Telemetry};
 use prometheus::Registry;
 use prometheus::proto::MetricType;
 
@@ -104,7 +104,7 @@ pub struct Scene {
     pub left: Receiver<()>,
     registry: Registry,
     /// The instruments live as long as it does.
-    provider: SdkMeterProvider,
+    telemetry: Arc<Telemetry>,
 }
 
 impl Scene {
@@ -125,14 +125,25 @@ impl Scene {
             .without_units()
             .build()
             .unwrap();
-        let (worker, provider) = worker(&machine, &operator, exporter);
+        let (worker, telemetry) = worker(&machine, &operator, exporter);
         let (leaves, left) = async_channel::bounded(1);
         executor.spawn(MACHINE, async move {
             worker.await;
             leaves.close();
         });
         let executor = executor.clone();
-        Self { executor, journal, watch, network, server, machine, operator, left, registry, provider }
+        Self {
+            executor,
+            journal,
+            watch,
+            network,
+            server,
+            machine,
+            operator,
+            left,
+            registry,
+            telemetry: telemetry.into(),
+        }
     }
 
     /// Sends a signal to the worker.
@@ -173,7 +184,7 @@ impl Scene {
     /// Ends it all.
     pub fn close(self) {
         self.executor.close();
-        let _ = self.provider.shutdown();
+        drop(self.telemetry);
     }
 }
 
@@ -182,7 +193,7 @@ fn worker(
     machine: &Simulated,
     operator: &Operator,
     reader: opentelemetry_prometheus::PrometheusExporter,
-) -> (impl Future<Output = ()> + Send + use<>, SdkMeterProvider) {
+) -> (impl Future<Output = ()> + Send + use<>, Telemetry) {
     let identity = Identity {
         version: "1".into(),
         worker_id: "w1".into(),
@@ -191,9 +202,8 @@ fn worker(
         host_name: "simulated".into(),
         status_page: false,
     };
-    let provider = SdkMeterProvider::builder().with_reader(reader);
-    let (recorder, provider) = oz_worker_telemetry::recorder(provider, &identity);
-    (run_loop(machine, operator, recorder), provider)
+    let (recorder, telemetry) = Telemetry::builder(identity).reader(reader).start();
+    (run_loop(machine, operator, recorder), telemetry)
 }
 
 /// The worker above [`Runtime`], to its end.
@@ -208,6 +218,8 @@ pub(crate) fn run_loop(
         drain_timeout: operator.drain,
         stop_timeout: operator.grace + Duration::from_secs(10),
         stops_tasks_on_shutdown: !operator.dispatches,
+        after_kill: if operator.dispatches { AfterKill::IsCancelled } else { AfterKill::Fails },
+        journal: false,
         agent: AgentSettings::default(),
     };
     let key = ApiKey::from_text("key").unwrap();

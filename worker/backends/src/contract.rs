@@ -13,7 +13,7 @@ use async_channel::Receiver;
 use futures_lite::FutureExt;
 use oz_worker_core::agent::{AgentSettings, TaskSpec};
 use oz_worker_core::metrics::FailureReason;
-use oz_worker_core::{Failure, Outcome};
+use oz_worker_core::{AfterKill, Failure, Outcome};
 use oz_worker_runtime::{Environment, Files, Owner};
 use oz_worker_telemetry::TaskTrace;
 use oz_worker_text::section::{Section, Vocabulary};
@@ -29,6 +29,8 @@ pub trait Configure: Sized {
     const VOCABULARY: &'static Vocabulary;
     /// Whether the worker's end stops its tasks, or leaves them alone where they are.
     const STOPS_TASKS: bool;
+    /// What becomes of a task that ran when the worker was killed.
+    const AFTER_KILL: AfterKill;
 
     /// [`NAME`](Self::NAME).
     fn name(&self) -> &'static str {
@@ -38,6 +40,11 @@ pub trait Configure: Sized {
     /// [`STOPS_TASKS`](Self::STOPS_TASKS).
     fn stops_tasks(&self) -> bool {
         Self::STOPS_TASKS
+    }
+
+    /// [`AFTER_KILL`](Self::AFTER_KILL).
+    fn after_kill(&self) -> AfterKill {
+        Self::AFTER_KILL
     }
 
     /// The settings when the file has none; `None` when it cannot do without.

@@ -18,8 +18,8 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use oz_worker_core::Failure;
 use oz_worker_core::agent::AgentSettings;
+use oz_worker_core::{AfterKill, Failure};
 use oz_worker_runtime::{Files, Host};
 use oz_worker_text::section::{Section, Vocabulary};
 use oz_worker_text::yaml::Position;
@@ -117,6 +117,11 @@ impl BackendSettings {
     /// As [`Configure::STOPS_TASKS`].
     pub fn stops_tasks(&self) -> bool {
         each!(self, own => own.stops_tasks())
+    }
+
+    /// As [`Configure::AFTER_KILL`].
+    pub fn after_kill(&self) -> AfterKill {
+        each!(self, own => own.after_kill())
     }
 
     /// As [`Configure::check`].

@@ -46,17 +46,8 @@ pub(crate) async fn start<R: Host>(
     tree: Option<&Arc<TreeOf<R>>>,
 ) -> io::Result<ProcessOf<R>> {
     let tree = tree.cloned();
-    let wanted = Arc::new(());
-    let still = Arc::downgrade(&wanted);
-    let begin = move |machine: &R::Machine| {
-        if still.strong_count() == 0 {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        machine.start(&command, tree.as_deref()).map(Unclaimed::new)
-    };
-    let started = runtime.on(Lane::Start, begin).await.and_then(Unclaimed::claim);
-    drop(wanted);
-    started
+    let begin = move |machine: &R::Machine| machine.start(&command, tree.as_deref()).map(Unclaimed::new);
+    runtime.on(Lane::Start, begin).await.and_then(Unclaimed::claim)
 }
 
 /// A process on its way to whoever wanted it.

@@ -57,6 +57,8 @@ struct Idle {
 pub(super) struct Cgroup {
     path: PathBuf,
     directory: OwnedFd,
+    /// `cgroup.events`. Kept open: opening it takes several times as long as reading it, and each task is asked twice.
+    events: OwnedFd,
     killed: AtomicBool,
 }
 
@@ -157,7 +159,8 @@ impl Cgroup {
     fn open(path: PathBuf) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(&path, flags, Mode::empty())?;
-        Ok(Self { path, directory, killed: AtomicBool::new(false) })
+        let events = open_file(&directory, "cgroup.events", OFlags::RDONLY)?;
+        Ok(Self { path, directory, events, killed: AtomicBool::new(false) })
     }
 
     /// Whether a living process is in it or below it. What cannot be read counts as alive.
@@ -174,7 +177,8 @@ impl Cgroup {
     pub fn kill(&self) {
         self.killed.store(true, Ordering::SeqCst);
         // An error means that it is gone, and with it what was in it.
-        let _ = self.open_file("cgroup.kill", OFlags::WRONLY).and_then(|file| Ok(rustix::io::write(file, b"1")?));
+        let file = open_file(&self.directory, "cgroup.kill", OFlags::WRONLY);
+        let _ = file.and_then(|file| rustix::io::write(file, b"1"));
     }
 
     /// The processes directly in it.
@@ -192,21 +196,12 @@ impl Cgroup {
 
     fn events(&self) -> Events {
         let mut content = [0; 128];
-        let length = self
-            .open_file("cgroup.events", OFlags::RDONLY)
-            .and_then(|file| Ok(rustix::io::read(file, &mut content[..])?));
-        match length {
+        match rustix::io::pread(&self.events, &mut content[..], 0) {
             Ok(length) => Events::parse(content.get(..length).unwrap_or_default()),
             // It is gone (another worker that starts may clean up at the same time), and nothing is in it.
-            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::NODEV)) => {
-                Events::default()
-            }
+            Err(Errno::NOENT | Errno::NODEV) => Events::default(),
             Err(_) => Events { populated: true, frozen: true },
         }
-    }
-
-    fn open_file(&self, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
-        Ok(rustix::fs::openat(&self.directory, name, flags | OFlags::CLOEXEC, Mode::empty())?)
     }
 
     /// Ends what is left in it, and removes it and the cgroups that tasks made in it.
@@ -220,20 +215,22 @@ impl Cgroup {
     }
 
     fn wait_until_empty(&self) {
-        let Ok(events) = self.open_file("cgroup.events", OFlags::RDONLY) else { return };
         let limit = Instant::now() + WAIT_AFTER_KILL;
+        // Reading the file arms the next announcement of a change.
         while self.is_populated() {
             let left = Timespec::try_from(limit.saturating_duration_since(Instant::now()))
                 .unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
             // The kernel announces every change of the file as an exceptional condition.
-            let mut watched = [PollFd::new(&events, PollFlags::PRI)];
+            let mut watched = [PollFd::new(&self.events, PollFlags::PRI)];
             if rustix::event::poll(&mut watched, Some(&left)).unwrap_or(0) == 0 {
                 return;
             }
-            // Reading through this very descriptor arms the next announcement.
-            let _ = rustix::io::pread(&events, &mut [0; 128][..], 0);
         }
     }
+}
+
+fn open_file(directory: &OwnedFd, name: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(directory, name, flags | OFlags::CLOEXEC, Mode::empty())
 }
 
 impl AsFd for Cgroup {

@@ -10,6 +10,7 @@ use std::ffi::{CString, OsStr, OsString, c_char, c_int};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::{io, ptr};
 
 use rustix::process::Pid;
@@ -157,6 +158,7 @@ pub(super) fn spawn(prepared: &Prepared, setting: Setting<'_>) -> Attempt {
         output: setting.output.as_raw_fd(),
         errors: setting.errors.as_raw_fd(),
         open_files: setting.open_files,
+        ignored: ignored_signals(),
         failed: Stage::None,
         errno: 0,
     };
@@ -199,6 +201,7 @@ struct Plan {
     output: c_int,
     errors: c_int,
     open_files: Option<libc::rlimit>,
+    ignored: &'static [c_int],
     failed: Stage,
     errno: c_int,
 }
@@ -209,6 +212,25 @@ enum Stage {
     Descriptors,
     Directory,
     Program,
+}
+
+/// The signals that we or our own parent ignore (Rust: SIGPIPE; a shell in the background: SIGINT), which is not the task's
+/// wish. Asked for once: nothing here comes to ignore more.
+fn ignored_signals() -> &'static [c_int] {
+    static IGNORED: OnceLock<Vec<c_int>> = OnceLock::new();
+    IGNORED.get_or_init(|| {
+        let is_ignored = |signal: &c_int| {
+            // The kernel's form, which begins with the handler. Not through libc, which keeps two signals to itself.
+            let mut action = [0_u64; 4];
+            // SAFETY: `action` has room for the kernel's `struct sigaction`; no action is set.
+            let asked = unsafe {
+                let (none, found) = (ptr::null::<u64>(), &raw mut action);
+                libc::syscall(libc::SYS_rt_sigaction, *signal, none, found, size_of::<u64>())
+            };
+            asked == 0 && action.first() == Some(&(libc::SIG_IGN as u64))
+        };
+        (1..=64).filter(is_ignored).collect()
+    })
 }
 
 /// The argument of `clone3` (clone(2)), in its first size that knows cgroups.
@@ -349,11 +371,10 @@ unsafe extern "C" fn child(plan: *mut Plan) -> ! {
     unsafe {
         let plan = &mut *plan;
         libc::setpgid(0, 0);
-        // What we or our own parent ignore (Rust: SIGPIPE; a shell in the background: SIGINT) is not the task's wish.
-        // Not through libc, which keeps two signals to itself: all zeros is the kernel's form of SIG_DFL.
+        // All zeros is the kernel's form of SIG_DFL.
         let default = [0_u64; 4];
-        for signal in 1..=64 {
-            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, ptr::null::<u64>(), size_of::<u64>());
+        for signal in plan.ignored {
+            libc::syscall(libc::SYS_rt_sigaction, *signal, &raw const default, ptr::null::<u64>(), size_of::<u64>());
         }
         if let Some(limit) = &plan.open_files {
             libc::setrlimit(libc::RLIMIT_NOFILE, limit);

@@ -51,8 +51,10 @@ impl Lanes {
         self.push(
             lane,
             Box::new(move || {
-                // Nobody may be left to hear of it: then the result is dropped here.
-                let _ = done.try_send(catch_unwind(AssertUnwindSafe(work)));
+                if !done.is_closed() {
+                    // Nobody may be left to hear of it by then: the result is dropped here.
+                    let _ = done.try_send(catch_unwind(AssertUnwindSafe(work)));
+                }
             }),
         );
         async move {

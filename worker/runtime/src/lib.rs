@@ -43,8 +43,8 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static);
 
     /// Runs work that may block on a thread of `lane`. Each lane has few threads and a queue of its own; further work of
-    /// the lane waits, and no other lane does. Work that was begun is never given up: when the future is dropped first, its
-    /// result is dropped on that thread.
+    /// the lane waits, and no other lane does. When the future is dropped before the work was begun it is left undone; once
+    /// begun it goes on, and its result is dropped on that thread.
     fn unblock<T: Send + 'static>(
         &self,
         lane: Lane,

@@ -43,11 +43,32 @@ pub(super) fn log(notice: Notice, trace_id: Option<&str>) {
             info!(task_id, trace_id, "task was assigned again; it is known already and not started a second time");
         }
         Notice::CancelRequested { task_id } => info!(task_id, trace_id, "task cancelled by the user; stopping it"),
+        Notice::CancelTooLate { task_id } => {
+            info!(task_id, trace_id, "task cancelled by the user after it had finished; its result stands");
+        }
         Notice::CancelUnknown { task_id } => {
             warn!(task_id, trace_id, "cannot cancel a task that is not active on this worker");
         }
         Notice::CancelFailed { task_id, problem } => {
             warn!(task_id, trace_id, "cancelling the dispatched task failed: {problem}");
+        }
+        Notice::NotReady { task_id } => {
+            warn!(task_id, trace_id, "not ready: the task was claimed 10 s ago and has not started; no other is taken");
+        }
+        Notice::Ready => info!("ready again: every task that was claimed has started, or has ended"),
+        Notice::Resumed { task_id, execution_id, active } => {
+            let execution_id = execution_id.unwrap_or_default();
+            info!(
+                task_id,
+                trace_id, execution_id, active, "task taken up; it was claimed before the worker was killed"
+            );
+        }
+        Notice::Interrupted { task_id, result } => {
+            warn!(task_id, trace_id, "task {result}: it ran when the worker was killed");
+        }
+        Notice::TooOldToTell { task_id, age } => {
+            let age = rounded(age);
+            error!(task_id, trace_id, %age, "the server is not told how this task ended: that is too long ago");
         }
         Notice::Ended { task_id, result, duration, failure, active } => {
             let duration = rounded(duration);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use oz_worker_backends::BackendSettings;
 use oz_worker_backends::docker::check_volume;
+use oz_worker_core::secret::Variables;
 use oz_worker_text::duration;
 use oz_worker_text::line::quoted;
 use oz_worker_text::suggest::hint;
@@ -16,9 +17,7 @@ use super::file::{self, File};
 use super::flags::{Flags, last};
 use super::secret::ApiKey;
 use super::worker_id::check_worker_id;
-use super::{
-    CANCEL_GRACE_PERIOD, LogFormat, LogLevel, SERVER_ROOT_URL, Settings, Variables, WEB_SOCKET_URL, by_name, url,
-};
+use super::{CANCEL_GRACE_PERIOD, LogFormat, LogLevel, SERVER_ROOT_URL, Settings, WEB_SOCKET_URL, by_name, url};
 
 /// The settings that `flags`, `env` and the file named by a flag, read with `read`, amount to.
 ///

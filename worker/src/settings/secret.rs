@@ -1,4 +1,4 @@
-//! The API key: where it comes from and how it is read.
+//! The API key: where it comes from, and how it is read.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};

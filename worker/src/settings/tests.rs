@@ -92,7 +92,7 @@ fn without_flags_the_defaults_hold() {
     assert!(settings.cleanup);
     assert_eq!((settings.max_concurrent_tasks, settings.idle_on_complete.as_deref()), (0, None));
     assert_eq!((settings.drain_timeout, settings.cancel_grace_period), (Duration::ZERO, Duration::from_secs(10)));
-    assert!(settings.environment.as_slice().is_empty() && settings.warnings.is_empty());
+    assert!(settings.environment.is_empty() && settings.warnings.is_empty());
     assert_eq!(settings.backend.name(), "docker");
 }
 
@@ -159,7 +159,7 @@ fn variables_of_the_flag_win_and_the_host_fills_in_what_has_no_value() {
     let settings =
         run(&["--worker-id=w", "--config-file", &file, "-e", "A=flag", "-e", "B", "-e", "C=1", "-e", "C=2=3"], &env);
     let expected = [("A", "flag"), ("B", "from host"), ("HOST", "from host"), ("GONE", ""), ("C", "2=3")];
-    assert_eq!(settings.environment.as_slice(), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(settings.environment, expected.into_iter().collect());
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn another_backend_than_the_files_runs_with_its_defaults() {
     let file = directory.file("worker_id: w\nbackend: {docker: {environment: [{name: A, value: b}]}}");
     let settings = run(&["--config-file", &file, "--backend", "direct"], &KEY);
     assert_eq!(settings.backend, Backend::Direct(Direct::default()));
-    assert!(settings.environment.as_slice().is_empty());
+    assert!(settings.environment.is_empty());
     assert_eq!(
         settings.warnings,
         [

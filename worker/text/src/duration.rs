@@ -1,6 +1,9 @@
-//! Durations as operators write them: `1h30m`, `45s`, `1.5h`, `500ms`, `0`.
+//! Times in words: as operators write them (`1h30m`, `45s`, `1.5h`, `500ms`, `0`), and as people read them.
+//!
+//! [`parse`] and [`show`] are two sides of one form: what is shown can be written into a file. [`span`], [`took`],
+//! [`in_a_word`] and [`moment`] are only ever read.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Why a text is not a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +54,39 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
 /// Writes a duration the way it is read: `1h 30m`, `45s`, `0s`.
 pub fn show(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
+}
+
+/// A length of time in its two largest units, cut to the second: `45 s`, `2 min 5 s`, `3 h 12 min`, `4 d 3 h`.
+pub fn span(length: Duration) -> String {
+    let seconds = length.as_secs();
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+/// How long something took, cut to three digits when that was short: `12 ms`, `7.4 s`.
+pub fn took(length: Duration) -> String {
+    match length.as_millis() {
+        millis @ 0..1_000 => format!("{millis} ms"),
+        millis @ 1_000..10_000 => format!("{}.{} s", millis / 1_000, millis % 1_000 / 100),
+        _ => span(length),
+    }
+}
+
+/// A duration in one word, as a line of the log has it: `1.2s`, `2h5m10s`.
+pub fn in_a_word(length: Duration) -> String {
+    if length < Duration::from_secs(60) {
+        return format!("{:.1}s", length.as_secs_f64());
+    }
+    show(Duration::from_secs(length.as_secs())).replace(' ', "")
+}
+
+/// A moment as `2026-11-22T19:18:43Z`.
+pub fn moment(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 #[cfg(test)]
@@ -107,5 +143,38 @@ mod tests {
             let duration = Duration::from_secs(seconds);
             assert_eq!(parse(&show(duration)), Ok(duration));
         }
+    }
+
+    #[test]
+    fn a_length_of_time_has_two_units_at_most() {
+        for (seconds, words) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min 0 s"),
+            (125, "2 min 5 s"),
+            (3_600, "1 h 0 min"),
+            (11_520, "3 h 12 min"),
+            (86_400, "1 d 0 h"),
+            (356_400, "4 d 3 h"),
+        ] {
+            assert_eq!(span(Duration::from_secs(seconds)), words);
+        }
+        for (millis, words) in
+            [(12, "12 ms"), (999, "999 ms"), (1_000, "1.0 s"), (7_499, "7.4 s"), (9_999, "9.9 s"), (10_000, "10 s")]
+        {
+            assert_eq!(took(Duration::from_millis(millis)), words);
+        }
+    }
+
+    #[test]
+    fn a_line_of_the_log_has_it_in_one_word() {
+        for (millis, word) in [(0, "0.0s"), (1234, "1.2s"), (59_900, "59.9s"), (60_000, "1m"), (7_510_400, "2h5m10s")] {
+            assert_eq!(in_a_word(Duration::from_millis(millis)), word);
+        }
+    }
+
+    #[test]
+    fn a_moment_is_in_utc() {
+        assert_eq!(moment(SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_375_123_999)), "2026-11-22T19:18:43Z");
     }
 }

@@ -6,18 +6,18 @@ use data_encoding::BASE64_NOPAD;
 use prost::Message;
 use ureq::http::HeaderMap;
 
-use crate::otlp::failure::Failure;
+use crate::otlp::failure::ExportFailure;
 
 /// The type of `RetryInfo` in a status' details.
 const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
 
 /// What `headers` say a call ended with; `None` when they say nothing.
-pub(super) fn of(headers: &HeaderMap) -> Option<Result<(), Failure>> {
+pub(super) fn of(headers: &HeaderMap) -> Option<Result<(), ExportFailure>> {
     let code = headers.get("grpc-status")?.to_str().ok().and_then(|code| code.parse().ok());
     Some(match code {
         Some(0) => Ok(()),
-        Some(code) => Err(Failure::Grpc { code, retry_after: retry_after(headers) }),
-        None => Err(Failure::Nonsense("an answer with a gRPC status that is no number")),
+        Some(code) => Err(ExportFailure::Grpc { code, retry_after: retry_after(headers) }),
+        None => Err(ExportFailure::Nonsense("an answer with a gRPC status that is no number")),
     })
 }
 
@@ -69,7 +69,7 @@ mod tests {
 
     use super::*;
 
-    fn failure(code: u16, details: Option<&str>) -> Failure {
+    fn failure(code: u16, details: Option<&str>) -> ExportFailure {
         let mut headers = HeaderMap::new();
         headers.insert("grpc-status", code.into());
         if let Some(details) = details {
@@ -110,6 +110,6 @@ mod tests {
     fn no_status_is_none_and_a_status_that_is_no_number_is_nonsense() {
         assert!(of(&HeaderMap::new()).is_none());
         let headers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "fine".parse().unwrap())]);
-        assert!(matches!(of(&headers), Some(Err(Failure::Nonsense(_)))));
+        assert!(matches!(of(&headers), Some(Err(ExportFailure::Nonsense(_)))));
     }
 }

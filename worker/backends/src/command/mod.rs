@@ -139,7 +139,7 @@ impl<R: Host> CommandBackend<R> {
         env.set("OZ_RUN_ID", handed.task_id);
         env.set("OZ_EXECUTION_ID", handed.execution_id.unwrap_or_default());
         env.set("OZ_WORKER_BACKEND", "command");
-        env.extend(handed.trace.variables());
+        env.extend(handed.trace.variables().iter().map(|(name, value)| (name, value.expose())));
         Command {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), script.into()],

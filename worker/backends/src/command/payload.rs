@@ -1,6 +1,7 @@
 //! What the dispatch command reads of a task: `docs/backends.md`, command. Pure.
 
 use oz_worker_core::agent::{Sidecar, TaskSpec};
+use oz_worker_core::secret::{Secret, Variables};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -13,9 +14,9 @@ struct Payload<'a> {
     server_root_url: &'a str,
     worker_id: &'a str,
     docker_image: &'a str,
-    base_args: &'a [String],
+    base_args: Vec<&'a str>,
     #[serde(serialize_with = "as_object")]
-    env: &'a [(String, String)],
+    env: &'a Variables,
     sidecars: Vec<PayloadSidecar<'a>>,
     task: &'a RawValue,
 }
@@ -33,8 +34,8 @@ impl<'a> From<&'a Sidecar> for PayloadSidecar<'a> {
     }
 }
 
-fn as_object<S: serde::Serializer>(env: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(env.iter().map(|(name, value)| (name, value)))
+fn as_object<S: serde::Serializer>(env: &Variables, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(env.iter().map(|(name, value)| (name, value.expose())))
 }
 
 /// The JSON that describes a task to the dispatch command.
@@ -49,9 +50,9 @@ pub(super) fn payload(spec: &TaskSpec, server_root_url: &str, worker_id: &str) -
         server_root_url,
         worker_id,
         docker_image: &spec.image,
-        base_args: &spec.args,
+        base_args: spec.args.iter().map(Secret::expose).collect(),
         env: &spec.env,
         sidecars: spec.sidecars.iter().map(Into::into).collect(),
-        task: serde_json::from_str(&spec.task)?,
+        task: serde_json::from_str(spec.task.expose())?,
     })
 }

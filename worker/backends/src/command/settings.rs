@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
+use oz_worker_core::AfterKill;
 use oz_worker_runtime::Files;
 use oz_worker_text::duration;
 use oz_worker_text::section::{Section, Vocabulary};
@@ -31,6 +32,7 @@ impl Configure for CommandSettings {
     const VOCABULARY: &'static Vocabulary =
         &[("backend.command", &["dispatch_command", "cancel_command", "dispatch_timeout", "environment"])];
     const STOPS_TASKS: bool = false;
+    const AFTER_KILL: AfterKill = AfterKill::IsCancelled;
 
     fn unconfigured() -> Option<Self> {
         None

@@ -21,12 +21,12 @@ pub(super) fn agent(
     place: &Place,
 ) -> Command {
     let mut env: Environment = host.iter().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)).collect();
-    env.extend(spec.env.iter().map(|(name, value)| (name, value)));
+    env.extend(spec.env.iter().map(|(name, value)| (name, value.expose())));
     env.extend(from_setup.iter());
     add_own(&mut env, place, spec.harness.as_deref());
     Command {
         program: oz.to_owned(),
-        args: spec.args.iter().map(Into::into).collect(),
+        args: spec.args.iter().map(|arg| arg.expose().into()).collect(),
         env,
         cwd: place.cwd.clone(),
         input: false,
@@ -37,7 +37,7 @@ pub(super) fn agent(
 /// A setup or teardown command: the operator's own, so it gets the worker's environment.
 pub(super) fn script(script: &str, host: &Environment, spec: &TaskSpec, place: &Place) -> Command {
     let mut env = host.clone();
-    env.extend(spec.env.iter().map(|(name, value)| (name, value)));
+    env.extend(spec.env.iter().map(|(name, value)| (name, value.expose())));
     add_own(&mut env, place, spec.harness.as_deref());
     env.set("OZ_WORKSPACE_ROOT", &place.cwd);
     env.set("OZ_WORKER_BACKEND", "direct");

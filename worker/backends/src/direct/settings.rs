@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use oz_worker_core::AfterKill;
 use oz_worker_runtime::{Files, Named};
 use oz_worker_text::section::{Section, Vocabulary};
 use oz_worker_text::yaml::Position;
@@ -44,6 +45,7 @@ impl Configure for DirectSettings {
         &["workspace_root", "target_dir", "oz_path", "setup_command", "teardown_command", "environment"],
     )];
     const STOPS_TASKS: bool = true;
+    const AFTER_KILL: AfterKill = AfterKill::Fails;
 
     fn unconfigured() -> Option<Self> {
         Some(Self::default())

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 
+use oz_worker_core::AfterKill;
 use oz_worker_runtime::Files;
 use oz_worker_text::line::quoted;
 use oz_worker_text::section::{Section, Vocabulary};
@@ -20,6 +21,7 @@ impl Configure for DockerSettings {
     const NAME: &'static str = "docker";
     const VOCABULARY: &'static Vocabulary = &[("backend.docker", &["volumes", "environment"])];
     const STOPS_TASKS: bool = true;
+    const AFTER_KILL: AfterKill = AfterKill::Resumes;
 
     fn unconfigured() -> Option<Self> {
         Some(Self::default())

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use oz_worker_core::AfterKill;
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_runtime::Files;
 use oz_worker_text::duration;
@@ -163,6 +164,7 @@ impl Configure for KubernetesSettings {
         ("preflight_resources[]", &["requests", "limits", "claims"]),
     ];
     const STOPS_TASKS: bool = false;
+    const AFTER_KILL: AfterKill = AfterKill::Resumes;
 
     fn unconfigured() -> Option<Self> {
         Some(Self::default())

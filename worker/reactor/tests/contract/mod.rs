@@ -185,7 +185,7 @@ fn a_lane_has_few_threads_and_whatever_holds_them_up_holds_up_no_other_lane() {
 }
 
 #[test]
-fn work_that_nobody_waits_for_is_done_and_its_result_dropped() {
+fn work_that_was_begun_goes_on_when_nobody_waits_for_it_and_its_result_is_dropped() {
     struct Told(mpsc::Sender<&'static str>);
     impl Drop for Told {
         fn drop(&mut self) {
@@ -193,12 +193,15 @@ fn work_that_nobody_waits_for_is_done_and_its_result_dropped() {
         }
     }
     let runtime = runtime();
-    let (tell, told) = mpsc::channel();
-    drop(runtime.unblock(Lane::Start, move || {
-        tell.send("done").unwrap();
+    let ((tell, told), (open, gate)) = (mpsc::channel(), mpsc::channel());
+    let begun = runtime.unblock(Lane::Start, move || {
+        tell.send("begun").unwrap();
+        gate.recv().unwrap();
         Told(tell)
-    }));
-    assert_eq!(told.recv_timeout(BOUND), Ok("done"));
+    });
+    assert_eq!(told.recv_timeout(BOUND), Ok("begun"));
+    drop(begun);
+    open.send(()).unwrap();
     assert_eq!(told.recv_timeout(BOUND), Ok("dropped"));
 }
 

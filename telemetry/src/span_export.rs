@@ -5,33 +5,34 @@ use std::time::Duration;
 
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SdkTracerProvider, SpanExporter, TracerProviderBuilder};
+use tracing::error;
 
-use super::Traces;
-use crate::Identity;
 use crate::console::SpanConsole;
+use crate::identity::Identity;
 use crate::last_export::LastExport;
 use crate::otlp::{self, Closing};
-use crate::settings;
+use crate::settings::SpanSettings;
+use crate::traces::Traces;
 
-/// Tracing that is on.
+/// Spans that are exported.
 #[derive(Debug)]
-pub(crate) struct Tracing {
+pub(crate) struct SpanExport {
     traces: Arc<Traces>,
     provider: SdkTracerProvider,
 }
 
-impl Tracing {
+impl SpanExport {
     /// Starts what is asked for. `closing` tells the exporters that the worker leaves. `None` when nothing is left to export
     /// to, which is in the log.
     pub(crate) fn start(
-        settings: &settings::Traces,
+        settings: &SpanSettings,
         identity: &Identity,
         resource: &Resource,
         closing: &Closing,
     ) -> Option<Self> {
         let push = settings.otlp.as_ref().map(|otlp| otlp::spans(otlp, closing)).transpose();
         let push = push.unwrap_or_else(|problem| {
-            crate::report(&problem);
+            error!("{problem}");
             None
         });
         if push.is_none() && !settings.console {
@@ -64,7 +65,7 @@ impl Tracing {
 fn add<E: SpanExporter + 'static>(
     provider: TracerProviderBuilder,
     exporter: E,
-    settings: &settings::Traces,
+    settings: &SpanSettings,
 ) -> TracerProviderBuilder {
     let batches = BatchSpanProcessor::builder(exporter).with_batch_config(settings.batches.config()).build();
     provider.with_span_processor(batches)

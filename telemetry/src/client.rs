@@ -5,8 +5,9 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
+use tiny_http::Method;
 
-use crate::http::{self, Head, Method, Request, Response};
+use crate::http::{self, HttpReply, HttpRequest, ParsedHead};
 
 /// How long a request may take to arrive, and its answer to be read: as long as Prometheus waits for a scrape by default.
 const EXCHANGE: Duration = Duration::from_secs(10);
@@ -29,9 +30,9 @@ const MAX_REQUESTS: u32 = 1000;
 
 /// A client.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct EndpointClient {
     stream: TcpStream,
-    state: State,
+    state: Turn,
     /// When [`GRACE`] is over.
     settled: Instant,
     /// When [`expire`](Self::expire) is due.
@@ -42,7 +43,7 @@ pub(crate) struct Connection {
 }
 
 #[derive(Debug)]
-enum State {
+enum Turn {
     /// Nothing of the next request has arrived.
     Idle,
     /// A part of it has.
@@ -64,7 +65,7 @@ pub(crate) enum Progress {
     Done,
 }
 
-impl Connection {
+impl EndpointClient {
     /// Takes over a client that has just connected.
     ///
     /// # Errors
@@ -74,7 +75,7 @@ impl Connection {
         stream.set_nodelay(true)?;
         Ok(Self {
             stream,
-            state: State::Idle,
+            state: Turn::Idle,
             settled: now + GRACE,
             deadline: now + EXCHANGE,
             received: Vec::new(),
@@ -93,8 +94,8 @@ impl Connection {
     /// What to poll the socket for.
     pub(crate) const fn interest(&self) -> PollFlags {
         match self.state {
-            State::Idle | State::Reading | State::Closing => PollFlags::IN,
-            State::Writing { .. } => PollFlags::OUT,
+            Turn::Idle | Turn::Reading | Turn::Closing => PollFlags::IN,
+            Turn::Writing { .. } => PollFlags::OUT,
         }
     }
 
@@ -105,11 +106,11 @@ impl Connection {
 
     /// Whether an answer is on its way, which closing would cut.
     pub(crate) const fn is_answering(&self) -> bool {
-        matches!(self.state, State::Writing { .. })
+        matches!(self.state, Turn::Writing { .. })
     }
 
     /// Reads and writes what is possible now, up to the end of one answer.
-    pub(crate) fn advance(&mut self, now: Instant, answer: &dyn Fn(&Request) -> Response) -> Progress {
+    pub(crate) fn advance(&mut self, now: Instant, answer: &dyn Fn(&HttpRequest) -> HttpReply) -> Progress {
         loop {
             match self.step(now, answer) {
                 Ok(Some(progress)) => return progress,
@@ -123,18 +124,18 @@ impl Connection {
 
     /// The deadline has come. True: there is still something to say, until a new one.
     pub(crate) fn expire(&mut self, now: Instant) -> bool {
-        let is_late = matches!(self.state, State::Reading);
+        let is_late = matches!(self.state, Turn::Reading);
         if is_late {
-            self.answer(Response::text(408, "the request took too long\n").encode(false, false, false), false);
+            self.answer(HttpReply::text(408, "the request took too long\n").encode(false, false, false), false);
             self.deadline = now + CLOSE;
         }
         is_late
     }
 
     /// One read or write. `None`: go on.
-    fn step(&mut self, now: Instant, answer: &dyn Fn(&Request) -> Response) -> io::Result<Option<Progress>> {
+    fn step(&mut self, now: Instant, answer: &dyn Fn(&HttpRequest) -> HttpReply) -> io::Result<Option<Progress>> {
         match &mut self.state {
-            State::Idle | State::Reading => {
+            Turn::Idle | Turn::Reading => {
                 if !self.received.is_empty() && self.take_request(now, answer) {
                     return Ok(None);
                 }
@@ -143,8 +144,8 @@ impl Connection {
                 if read == 0 {
                     return Ok(Some(Progress::Done));
                 }
-                if matches!(self.state, State::Idle) {
-                    self.state = State::Reading;
+                if matches!(self.state, Turn::Idle) {
+                    self.state = Turn::Reading;
                     if self.requests > 0 {
                         self.deadline = now + EXCHANGE;
                     }
@@ -152,22 +153,22 @@ impl Connection {
                 self.received.extend_from_slice(chunk.get(..read).unwrap_or_default());
                 Ok(None)
             }
-            State::Writing { answer, sent, keep_alive } => {
+            Turn::Writing { answer, sent, keep_alive } => {
                 *sent += self.stream.write(answer.get(*sent..).unwrap_or_default())?;
                 if *sent < answer.len() {
                     return Ok(None);
                 }
                 if !*keep_alive {
                     self.stream.shutdown(Shutdown::Write)?;
-                    self.state = State::Closing;
+                    self.state = Turn::Closing;
                     self.deadline = now + CLOSE;
                     return Ok(None);
                 }
-                self.state = if self.received.is_empty() { State::Idle } else { State::Reading };
+                self.state = if self.received.is_empty() { Turn::Idle } else { Turn::Reading };
                 self.deadline = now + if self.received.is_empty() { IDLE } else { EXCHANGE };
                 Ok(Some(if self.received.is_empty() { Progress::Blocked } else { Progress::Ready }))
             }
-            State::Closing => {
+            Turn::Closing => {
                 let read = self.stream.read(&mut [0; CHUNK])?;
                 // Not until there is nothing left: somebody may send faster than this reads.
                 Ok(Some(if read == 0 { Progress::Done } else { Progress::Blocked }))
@@ -176,17 +177,17 @@ impl Connection {
     }
 
     /// Answers the request that has arrived, if one has.
-    fn take_request(&mut self, now: Instant, answer: &dyn Fn(&Request) -> Response) -> bool {
+    fn take_request(&mut self, now: Instant, answer: &dyn Fn(&HttpRequest) -> HttpReply) -> bool {
         let (bytes, keep_alive) = match http::parse(&self.received) {
-            Head::Incomplete => return false,
-            Head::Complete(request, length) => {
+            ParsedHead::Incomplete => return false,
+            ParsedHead::Complete(request, length) => {
                 self.received.drain(..length);
                 self.requests += 1;
                 let keep_alive = request.keep_alive && self.requests < MAX_REQUESTS;
                 let head_only = request.method == Method::Head;
                 (answer(&request).encode(request.accepts_gzip, head_only, keep_alive), keep_alive)
             }
-            Head::Refused(response) => (response.encode(false, false, false), false),
+            ParsedHead::Refused(response) => (response.encode(false, false, false), false),
         };
         if self.received.is_empty() {
             // A connection that is only kept takes no memory of its own.
@@ -198,6 +199,6 @@ impl Connection {
     }
 
     fn answer(&mut self, answer: Vec<u8>, keep_alive: bool) {
-        self.state = State::Writing { answer, sent: 0, keep_alive };
+        self.state = Turn::Writing { answer, sent: 0, keep_alive };
     }
 }

@@ -1,0 +1,116 @@
+//! A worker that goes on where an earlier one was killed.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::Worker;
+use super::io::{AfterKill, Config, Output, RunId};
+use super::task::{StopCause, Task, failure};
+use crate::message::{KILLED, WorkerMessage};
+use crate::metrics::{FailurePhase, FailureReason, MetricEvent, TaskResult};
+use crate::notice::Notice;
+use crate::outbox::Entry;
+use crate::past::{Past, Unended};
+use crate::record::Record;
+use crate::time::Instant;
+
+/// How long after its end a task's end is still told. Messages carry no execution: a later one could end another run.
+const TELL_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Worker {
+    /// A worker that goes on with what an earlier one has recorded: `records` in the order in which they were written, each
+    /// with the time that has passed since. What is to be done at once comes from [`poll_output`](Self::poll_output) before
+    /// anything is handed in.
+    ///
+    /// Every task that was claimed has an end: what ended is told in the old order, what ran ends as
+    /// [`Config::after_kill`] says. No execution that was claimed is started again.
+    pub fn restored(
+        config: Config,
+        seed: u64,
+        now: Instant,
+        records: impl IntoIterator<Item = (Duration, Record)>,
+    ) -> Self {
+        let mut worker = Self::new(config, seed);
+        worker.go_on(now, Past::read(records));
+        worker
+    }
+
+    fn go_on(&mut self, now: Instant, past: Past) {
+        for (task_id, execution_id) in past.dispatched {
+            self.dispatched.insert(&task_id, execution_id);
+        }
+        for told in past.told {
+            self.outbox.remember(told);
+        }
+        let (ends, stale): (Vec<_>, _) = past.ends.into_iter().partition(|ended| ended.age <= TELL_LIMIT);
+        for ended in stale {
+            let (task_id, age) = (ended.end.task_id, ended.age);
+            self.persist(|| Record::Forgotten { task_id: task_id.clone() });
+            self.notice(Notice::TooOldToTell { task_id, age });
+        }
+        // Every claim before every end: which claims the server has heard of is not recorded.
+        let ended = ends.iter().filter(|ended| ended.is_claimed).map(|ended| &ended.end);
+        let ended = ended.map(|end| (&end.task_id, &end.execution_id));
+        let unended = past.unended.iter().map(|task| (&task.task_id, &task.execution_id));
+        for (task_id, execution_id) in ended.chain(unended) {
+            self.post_claim(now, task_id, execution_id.as_deref());
+        }
+        for ended in ends {
+            self.outbox.push(ended.end);
+        }
+        for task in past.unended {
+            if self.config.after_kill == AfterKill::Resumes && !task.is_dispatching {
+                self.resume(now, task);
+            } else {
+                self.interrupted(task);
+            }
+        }
+    }
+
+    /// Hands a task to the backend that may still be there. It holds a slot until the backend says what became of it.
+    fn resume(&mut self, now: Instant, Unended { task_id, execution_id, age, is_cancelled, .. }: Unended) {
+        self.runs += 1;
+        let run = RunId(self.runs);
+        self.tasks.insert(task_id.clone(), Task::resumed(now, run, execution_id.clone(), age));
+        self.readiness.claimed(now, run);
+        self.metric(MetricEvent::TaskResumed);
+        let (task, execution) = (task_id.clone(), execution_id.clone());
+        self.outputs.push_back(Output::ResumeTask { run, task_id: task, execution_id: execution });
+        self.notice(Notice::Resumed { task_id: task_id.clone(), execution_id, active: self.tasks.len() });
+        if is_cancelled {
+            self.ask_to_stop(&task_id, run);
+        }
+    }
+
+    fn ask_to_stop(&mut self, task_id: &str, run: RunId) {
+        if let Some(task) = self.tasks.get_mut(task_id) {
+            task.ask_to_stop(StopCause::User);
+        }
+        self.stop_task(task_id, run);
+    }
+
+    /// Ends a task of which nothing can be taken up.
+    fn interrupted(&mut self, Unended { task_id, execution_id, is_cancelled, is_dispatching, .. }: Unended) {
+        if is_dispatching {
+            let (task_id, execution_id) = (task_id.clone(), execution_id.clone());
+            self.outputs.push_back(Output::CancelDispatched { task_id, execution_id });
+        }
+        let (result, message) = if is_cancelled {
+            (TaskResult::Cancelled, WorkerMessage::cancelled(&task_id))
+        } else {
+            let reason = FailureReason::Unknown;
+            self.metric(MetricEvent::TaskFailure { phase: FailurePhase::Backend, reason });
+            (TaskResult::Failed, WorkerMessage::failed(&task_id, &failure(reason, KILLED)))
+        };
+        let message: String = message.encode();
+        // Nothing waits for this record: without it, the next restart comes to the same.
+        self.persist(|| Record::Finished {
+            task_id: task_id.clone(),
+            execution_id: execution_id.clone(),
+            message: message.clone(),
+        });
+        self.outbox.push(Entry::end(task_id.clone(), execution_id, message));
+        self.notice(Notice::Interrupted { task_id, result });
+    }
+}
