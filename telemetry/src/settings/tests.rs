@@ -279,7 +279,7 @@ fn the_limit_on_texts_can_be_lowered_and_not_raised() {
 }
 
 #[test]
-fn the_environment_adds_attributes_and_names_the_service() {
+fn the_environment_adds_to_the_attributes_and_names_the_service() {
     let list = ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=a%2Cb, service.name=x,,host.name=y");
     let (settings, problems) = read(&[list, ("OTEL_SERVICE_NAME", "my-service")]);
     let attributes: Vec<_> = settings.resource.0.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
