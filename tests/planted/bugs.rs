@@ -181,6 +181,11 @@ planted! {
         "            Output::Metric(event) => self.recorder.record(event),"
         => "            Output::Metric(oz_worker_core::metrics::MetricEvent::TaskFailure { .. }) => {}\n            Output::Metric(event) => self.recorder.record(event),"
     }
+    a_task_is_over_only_when_its_teardown_is {
+        Simulator, "exited 0, and it says", "worker/backends/src/direct/mod.rs",
+        "        report.finished(self.follow(first, &spec, &place, &mut steps).await);\n"
+        => "        let followed = self.follow(first, &spec, &place, &mut steps).await;\n        report.finished(if stop.is_asked() { Outcome::Stopped } else { followed });\n"
+    }
     a_dial_waits_behind_removals {
         Simulator, "was not answered within", "worker/src/link/dial.rs",
         "runtime.unblock(Lane::Dial, "

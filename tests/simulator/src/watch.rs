@@ -43,6 +43,11 @@ struct Facts {
     active: BTreeSet<String>,
     /// Since when each task of them waits to be begun.
     waiting: BTreeMap<String, Duration>,
+    /// The tasks that were asked to stop, and whether all are.
+    asked_to_stop: BTreeSet<String>,
+    all_asked_to_stop: bool,
+    /// The tasks whose agent had exited 0 by then: nothing that follows can change that.
+    succeeded: BTreeSet<String>,
     /// The lanes of which something was ever held up.
     held_up: BTreeSet<Lane>,
     /// The living processes of trees, and their tasks.
@@ -137,6 +142,14 @@ impl Watch {
     /// The machine is asked to start a process of a task, and may refuse.
     pub fn begun(&self, task: &str) {
         self.facts().waiting.remove(task);
+    }
+
+    /// A task's agent has exited 0.
+    pub fn succeeded(&self, task: &str) {
+        let mut facts = self.facts();
+        if !facts.all_asked_to_stop && !facts.asked_to_stop.contains(task) {
+            facts.succeeded.insert(task.to_owned());
+        }
     }
 
     /// A process of a task was started.
@@ -262,11 +275,17 @@ impl Facts {
             "task succeeded" | "task cancelled" | "task dispatched" => {
                 self.count(&ended(message.trim_start_matches("task ")));
                 wrong.extend(self.end(task));
+                if self.succeeded.remove(task) && message != "task succeeded" {
+                    wrong.push(format!("the agent of {task} exited 0, and it says: {message}"));
+                }
             }
             _ if message.starts_with("task failed: ") => {
                 self.count(&ended("failed"));
                 self.failure("backend", line);
                 wrong.extend(self.end(task));
+                if self.succeeded.remove(task) {
+                    wrong.push(format!("the agent of {task} exited 0, and it says: {message}"));
+                }
             }
             _ if message.starts_with("cleanup failed: ") => self.failure("cleanup", line),
             _ if message.starts_with("cancelling the dispatched task failed") => {
@@ -285,7 +304,11 @@ impl Facts {
                 self.count(&reconnect("remote_close"));
             }
             _ if message.starts_with("connected") => (self.connected, self.step) = (true, FIRST_STEP),
-            _ if message.starts_with("stopping") || message.starts_with("draining") => self.stopping = true,
+            _ if message.starts_with("task cancelled by the user") => drop(self.asked_to_stop.insert(task.to_owned())),
+            _ if message.starts_with("stopping") || message.starts_with("drain timed out") => {
+                (self.stopping, self.all_asked_to_stop) = (true, true);
+            }
+            _ if message.starts_with("draining") => self.stopping = true,
             _ if message.contains("did not die of SIGKILL") => drop(self.immortal.insert(task.to_owned())),
             _ => {}
         }
@@ -295,6 +318,7 @@ impl Facts {
     fn end(&mut self, task: &str) -> Vec<String> {
         let mut wrong = Vec::new();
         self.waiting.remove(task);
+        self.asked_to_stop.remove(task);
         if !self.active.remove(task) {
             wrong.push(format!("{task} ended without being active"));
         }
