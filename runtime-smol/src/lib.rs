@@ -1,22 +1,28 @@
 //! [`Tasks`] on smol: the default build of the worker.
 //!
-//! The run loop has the calling thread for itself and waits on the reactor there ([`Smol::drive`]), so that a frame from
-//! the server reaches it without a change of threads. Tasks run on two threads of their own, whatever their number.
+//! The run loop has the calling thread for itself and waits for its connection there ([`Smol::drive`]), so that a frame
+//! from the server reaches it without a change of threads. Tasks run on two threads of their own, whatever their number;
+//! the reactor, with their processes, has one too.
 
-mod relay;
+mod blocking;
+mod run_loop;
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use atomic_waker::AtomicWaker;
+use blocking::Blocking;
+
 use futures_lite::future::block_on;
 use oz_worker::reactor::Tasks;
-use relay::Relayed;
-use smol::{Async, Executor};
+use run_loop::RunLoop;
+pub use run_loop::Stream;
+use smol::Executor;
 
 /// The threads that run tasks: one that is busy starting a process must not hold up all others.
 const THREADS: usize = 2;
@@ -28,9 +34,22 @@ const STACK: usize = 512 << 10;
 /// Tasks on smol's executor. A clone is another handle to the same.
 #[derive(Debug, Clone)]
 pub struct Smol {
-    executor: Arc<Executor<'static>>,
-    blocking: Arc<Executor<'static>>,
-    run_loop: Arc<AtomicWaker>,
+    tasks: Arc<TaskThreads>,
+    blocking: Blocking,
+    run_loop: Arc<RunLoop>,
+}
+
+/// The threads that run tasks. Each has an executor of its own, because one that is shared wakes all its threads at every
+/// step of every task, in case there is more to do. A task stays with its thread, and what it spawns too.
+#[derive(Debug)]
+struct TaskThreads {
+    executors: [Executor<'static>; THREADS],
+    next: AtomicUsize,
+}
+
+thread_local! {
+    /// Which of the threads that run tasks this one is, if any.
+    static HOME: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 impl Smol {
@@ -39,48 +58,58 @@ impl Smol {
     /// # Errors
     /// When the operating system gives no thread.
     pub fn new() -> io::Result<Self> {
-        let (executor, blocking) = (start_threads("oz-tasks", THREADS)?, start_threads("oz-blocking", BLOCKING)?);
-        Ok(Self { executor, blocking, run_loop: Arc::default() })
+        let (tasks, blocking) = (TaskThreads::start()?, Blocking::start(BLOCKING, STACK)?);
+        Ok(Self { tasks, blocking, run_loop: Arc::new(RunLoop::new()?) })
     }
 }
 
 impl Tasks for Smol {
-    type Stream = Async<TcpStream>;
+    type Stream = Stream;
 
-    /// The calling thread waits on the reactor for everybody meanwhile.
     fn drive<T>(&self, future: impl Future<Output = T>) -> T {
-        relay::block_on(&self.run_loop, future)
+        self.run_loop.block_on(future)
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.executor.spawn(Relayed::new(Box::pin(task), Arc::clone(&self.run_loop))).detach();
+        self.tasks.executor().spawn(task).detach();
     }
 
     fn unblock<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = T> + Send + 'static {
-        self.blocking.spawn(async move { work() })
+        self.blocking.run(work)
     }
 
-    async fn connect(&self, address: SocketAddr) -> io::Result<Self::Stream> {
-        let stream = Async::<TcpStream>::connect(address).await?;
+    async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
+        let stream = Stream::connect(address).await?;
         stream.get_ref().set_nodelay(true)?;
         Ok(stream)
     }
 }
 
-/// An executor, and the threads that run it.
-fn start_threads(name: &str, count: usize) -> io::Result<Arc<Executor<'static>>> {
-    let executor = Arc::new(Executor::new());
-    for number in 1..=count {
-        let executor = Arc::clone(&executor);
-        // Parks instead of waiting on the reactor: that is the calling thread's, see `Smol::drive`. A task that panics
-        // takes no other with it.
-        let run = move || {
-            while catch_unwind(AssertUnwindSafe(|| block_on(executor.run(std::future::pending::<()>())))).is_err() {}
-        };
-        thread::Builder::new().name(format!("{name}-{number}")).stack_size(STACK).spawn(run)?;
+impl TaskThreads {
+    fn start() -> io::Result<Arc<Self>> {
+        let threads = Arc::new(Self { executors: Default::default(), next: AtomicUsize::new(0) });
+        for home in 0..THREADS {
+            let threads = Arc::clone(&threads);
+            let name = format!("oz-tasks-{}", home + 1);
+            thread::Builder::new().name(name).stack_size(STACK).spawn(move || threads.run(home))?;
+        }
+        Ok(threads)
     }
-    Ok(executor)
+
+    /// Parks instead of waiting on the reactor, which has a thread of its own. A task that panics takes no other with it.
+    fn run(&self, home: usize) {
+        HOME.set(Some(home));
+        let run = || block_on(self.executor().run(std::future::pending::<()>()));
+        while catch_unwind(AssertUnwindSafe(run)).is_err() {}
+    }
+
+    /// Where a task that is spawned here belongs.
+    fn executor(&self) -> &Executor<'static> {
+        let [first, others @ ..] = &self.executors;
+        let home = HOME.get().unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed) % THREADS);
+        home.checked_sub(1).and_then(|other| others.get(other)).unwrap_or(first)
+    }
 }

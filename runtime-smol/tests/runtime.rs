@@ -4,15 +4,13 @@
 #[path = "../../worker/tests/contract/mod.rs"]
 mod contract;
 
-use std::net::TcpStream;
-
 use oz_worker::reactor::OnReactor;
-use oz_worker_runtime_smol::Smol;
+use oz_worker_runtime_smol::{Smol, Stream};
 
 fn runtime() -> OnReactor<Smol> {
     OnReactor::new(Smol::new().unwrap())
 }
 
-fn has_nodelay(stream: &smol::Async<TcpStream>) -> bool {
+fn has_nodelay(stream: &Stream) -> bool {
     stream.get_ref().nodelay().unwrap()
 }
