@@ -10,6 +10,11 @@ pub const CAPACITY: usize = 1024 * 1024;
 const OUTPUT_CAPACITY: usize = CAPACITY / 4 * 3;
 /// What one task's output may take of that, in bytes: half of it waiting and half of it being written.
 pub const TASK_SHARE: u32 = 64 * 1024;
+/// How long lines may gather after a batch before they are written. A write for every line takes longer than all else that
+/// is done for the line, and so does waking the thread that writes.
+const GATHER: Duration = Duration::from_millis(1);
+/// How many bytes are worth a write at once: half of what a task may have waiting before it is held up.
+const GATHERED: usize = TASK_SHARE as usize / 16;
 /// Buffers above this size are given back once they are written.
 const KEPT: usize = 16 * 1024;
 
@@ -48,7 +53,7 @@ impl OutputBudget {
 #[derive(Default)]
 pub struct Queue {
     state: Mutex<State>,
-    /// Something is waiting.
+    /// Something is waiting, or somebody is.
     filled: Condvar,
     /// Nothing is waiting, and nothing is being written.
     drained: Condvar,
@@ -59,6 +64,12 @@ struct State {
     waiting: Vec<u8>,
     /// Bytes that are being written.
     writing: usize,
+    /// The writer sleeps until something waits.
+    sleeps: bool,
+    /// The writer lets lines gather.
+    gathers: bool,
+    /// Somebody waits for everything to be written.
+    hurries: bool,
     /// Which batch is waiting.
     batch: u64,
     /// Lines dropped since this was last logged; those of tasks are counted by their budgets.
@@ -83,7 +94,7 @@ impl Queue {
             state.waiting.truncate(before);
             state.dropped += 1;
         }
-        self.wake(before, state);
+        self.wake(state);
     }
 
     /// Adds what `format` writes for a task, or drops it when the task's share or the tasks' part is used up. `format` is
@@ -101,7 +112,7 @@ impl Queue {
             let used = share.used.saturating_add(added);
             if used <= TASK_SHARE / 2 && state.held() < OUTPUT_CAPACITY {
                 (share.used, share.dropped) = (used, 0);
-                self.wake(before, state);
+                self.wake(state);
                 return;
             }
             state.waiting.truncate(before);
@@ -125,6 +136,8 @@ impl Queue {
         let deadline = Instant::now() + timeout;
         let mut state = self.lock();
         while state.held() > 0 {
+            state.hurries = true;
+            self.filled.notify_one();
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -140,8 +153,10 @@ impl Queue {
         loop {
             let mut state = self.lock();
             while state.waiting.is_empty() {
+                state.sleeps = true;
                 state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
+            state.sleeps = false;
             std::mem::swap(&mut batch, &mut state.waiting);
             state.batch += 1;
             state.writing = batch.len();
@@ -160,9 +175,15 @@ impl Queue {
 
             let mut state = self.lock();
             state.writing = 0;
-            if state.waiting.is_empty() {
+            if state.hurries && state.waiting.is_empty() {
+                state.hurries = false;
                 self.drained.notify_all();
             }
+            state.gathers = state.waiting.len() < GATHERED;
+            let gathers = |state: &mut State| state.gathers && !state.hurries;
+            let (mut state, _) =
+                self.filled.wait_timeout_while(state, GATHER, gathers).unwrap_or_else(PoisonError::into_inner);
+            state.gathers = false;
         }
     }
 
@@ -170,10 +191,15 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The writer sleeps only when nothing waits. Woken with the lock held it would at once wait for that, and whoever logs
-    /// would wait for the processor.
-    fn wake(&self, before: usize, state: MutexGuard<'_, State>) {
-        let due = before == 0 && !state.waiting.is_empty();
+    /// Wakes the writer when it sleeps, or has let enough gather. Woken with the lock held it would at once wait for that,
+    /// and whoever logs would wait for the processor.
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        let waiting = state.waiting.len();
+        let due = (state.sleeps && waiting > 0) || (state.gathers && waiting >= GATHERED);
+        if due {
+            // Once is enough.
+            (state.sleeps, state.gathers) = (false, false);
+        }
         drop(state);
         if due {
             self.filled.notify_one();
