@@ -138,6 +138,7 @@ mod tests {
     fn debug_shows_names_and_no_value() {
         let variables: Variables = [("NAME", "canary")].into_iter().collect();
         assert_eq!(format!("{variables:?} {:?}", Secret::from("canary")), r#"["NAME"] Secret(not shown)"#);
+        assert_eq!(Secret::from(String::from("canary")).expose(), "canary");
     }
 
     #[test]

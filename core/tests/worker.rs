@@ -1254,3 +1254,14 @@ fn records_that_do_not_fit_together_are_read_all_the_same() {
     let mut driver = Driver::restored(journal(), Duration::ZERO, &records);
     assert_eq!(driver.sent(), ["task_claimed T", "task_failed T unknown"]);
 }
+
+#[test]
+fn a_record_about_one_end_leaves_every_other_alone() {
+    let told = |execution_id: &str| Record::Told { task_id: "T".into(), execution_id: Some(execution_id.into()) };
+    let forgotten = |task_id: &str| Record::Forgotten { task_id: task_id.into() };
+    for (record, is_sent) in [(told("e1"), false), (told("e2"), true), (forgotten("T"), false), (forgotten("U"), true)]
+    {
+        let mut driver = Driver::restored(journal(), Duration::ZERO, &[finished(), record.clone()]);
+        assert_eq!(driver.sent().len(), usize::from(is_sent), "{record:?}");
+    }
+}

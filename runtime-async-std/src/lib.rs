@@ -4,6 +4,8 @@
 //! calling thread; which thread waits on the reactor is async-std's affair, so a frame from the server may take a change
 //! of threads to reach the run loop.
 
+#![forbid(unsafe_code)]
+
 use std::future::Future;
 use std::io;
 

@@ -332,6 +332,7 @@ mod tests {
             connected.contains("<strong>Connected</strong>") && connected.contains("<title>1 running · w1</title>")
         );
         assert!(connected.contains("for <time datetime=\"2026-11-22T19:16:38Z\">2 min 5 s</time>"));
+        assert!(connected.contains("direct backend on node-7, up for 2 min 5 s</p>"), "{connected}");
         let (cause, retry_in) = (Cause::Outside("connection refused".into()), Duration::ZERO);
         let lost = page(4, &[CONNECTED, Notice::Disconnected { cause, retry_in }]);
         assert!(lost.contains("<strong>Not connected</strong>") && lost.contains("<title>Not connected · w1</title>"));

@@ -71,7 +71,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_given_adds_to_the_attributes_and_wins_over_each_of_them() {
+    fn every_attribute_of_the_worker_can_be_set_from_outside() {
         let given = [
             ("deployment.environment", "z"),
             ("service.name", "a"),

@@ -38,7 +38,7 @@ impl TelemetrySettings {
     pub fn read(env: impl Fn(&str) -> Option<String>) -> Self {
         let mut reader = Reader::new(&env);
         if reader.sdk_disabled() {
-            return Self { problems: reader.problems, ..Self::default() };
+            return Self::default();
         }
         let (metrics, spans) = (reader.metrics(), reader.spans());
         let exports = metrics.exports() || spans.is_some();

@@ -52,7 +52,7 @@ fn the_first_scrape_has_every_series_of_the_catalogue_at_zero() {
 
     let count = |name: &str| scrape.values.keys().filter(|(series, _)| series == name).count();
     assert_eq!(count("oz_worker_task_failures_total"), 87);
-    assert_eq!(count("oz_worker_tasks_rejected_total"), 3);
+    assert_eq!(count("oz_worker_tasks_rejected_total"), 4);
     assert_eq!(count("oz_worker_task_duration_seconds_bucket"), 4 * 17);
     for result in TaskResult::ALL {
         let result = ("result", result.as_str());

@@ -97,12 +97,12 @@ planted! {
         => "} else if false {"
     }
     a_task_is_started_before_its_claim_is_on_record {
-        Properties, "a claim is safe before its task starts", "core/src/worker/journal.rs",
+        Restarts, "a claim is safe before its task starts", "core/src/worker/journal.rs",
         "        if !self.is_on {\n            return Some(step);\n        }\n"
         => "        if matches!(step, Step::Start { .. }) || !self.is_on {\n            return Some(step);\n        }\n"
     }
     an_end_that_was_told_is_forgotten_with_the_worker {
-        Properties, "a claimed task is never started again", "core/src/worker/restored.rs",
+        Restarts, "a claimed task is never started again", "core/src/worker/restored.rs",
         "            self.outbox.remember(told);\n"
         => "            drop(told);\n"
     }
@@ -153,22 +153,22 @@ planted! {
     }
     the_end_of_a_task_is_lost_when_the_channel_is_busy {
         Simulator, "did not end within", "worker/src/run.rs",
-        "            let _ = events.send(Event::TaskEnded { task_id, run, cleanup }).await;"
-        => "            if events.len() < 2 {\n                let _ = events.send(Event::TaskEnded { task_id, run, cleanup }).await;\n            }"
+        "            let _ = events.try_send(Event::Ended { task_id, run, cleanup });"
+        => "            if events.len() < 2 {\n                let _ = events.try_send(Event::Ended { task_id, run, cleanup });\n            }"
     }
     a_request_to_stop_does_not_reach_its_task {
         Simulator, "did not end within", "worker/src/run.rs",
-        "self.tasks.get(&task_id).filter(|(known, _)| *known == run)"
-        => "self.tasks.get(&task_id).filter(|(known, _)| *known != run)"
+        "self.tasks.get(&task_id).filter(|running| running.run == run)"
+        => "self.tasks.get(&task_id).filter(|running| running.run != run)"
     }
     processes_are_not_killed_when_their_task_is_over {
-        Simulator, "processes are alive after the worker left", "worker/src/backend/step.rs",
-        "            self.tree.kill();\n"
+        Simulator, "processes are alive after the worker left", "worker/backends/src/direct/ending.rs",
+        "            tree.kill();\n"
         => ""
     }
     a_workspace_is_left_behind {
-        Simulator, "are left of tasks that have ended", "worker/src/backend/direct.rs",
-        "} else if place.own.remove_if_empty() {"
+        Simulator, "are left of tasks that have ended", "worker/backends/src/direct/ending.rs",
+        "} else if own.remove_if_empty(files) {"
         => "} else if true {"
     }
     a_timer_is_later_than_the_next_thing_due {
@@ -180,6 +180,21 @@ planted! {
         Simulator, "and the log tells", "worker/src/run.rs",
         "            Output::Metric(event) => self.recorder.record(event),"
         => "            Output::Metric(oz_worker_core::metrics::MetricEvent::TaskFailure { .. }) => {}\n            Output::Metric(event) => self.recorder.record(event),"
+    }
+    a_task_is_over_only_when_its_teardown_is {
+        Simulator, "exited 0, and it says", "worker/backends/src/direct/mod.rs",
+        "        report.finished(self.follow(first, &spec, &place, &mut steps).await);\n"
+        => "        let followed = self.follow(first, &spec, &place, &mut steps).await;\n        report.finished(if stop.is_asked() { Outcome::Stopped } else { followed });\n"
+    }
+    a_dial_waits_behind_removals {
+        Simulator, "was not answered within", "worker/src/link/dial.rs",
+        "runtime.unblock(Lane::Dial, "
+        => "runtime.unblock(Lane::Remove, "
+    }
+    a_task_that_cannot_begin_hears_no_cancellation {
+        Simulator, "did not end within", "worker/backends/src/direct/mod.rs",
+        "match begun.or(stopped).await {\n            Some(Ok(parts))"
+        => "let _ = stopped;\n        match begun.await {\n            Some(Ok(parts))"
     }
     frames_that_wait_are_sent_in_the_wrong_order {
         Simulator, "ended without having been claimed", "worker/src/link.rs",

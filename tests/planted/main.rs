@@ -22,6 +22,8 @@ const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 enum Finder {
     /// Core's property tests.
     Properties,
+    /// Those of a worker that is killed and restored.
+    Restarts,
     /// The simulator.
     Simulator,
 }
@@ -30,7 +32,8 @@ impl Finder {
     /// What cargo is told, so that it asks this one.
     const fn command(self) -> &'static str {
         match self {
-            Self::Properties => "test --package oz-worker-core --test session",
+            Self::Properties => "test --package oz-worker-core --test session -- a_fleet whatever_happens",
+            Self::Restarts => "test --package oz-worker-core --test session -- that_is_killed",
             Self::Simulator => "run --package oz-worker-simulator -- --from 0 --count 300",
         }
     }
@@ -38,7 +41,7 @@ impl Finder {
     /// What stands before a broken law in what it says.
     const fn verdict(self) -> &'static str {
         match self {
-            Self::Properties => "broken law: ",
+            Self::Properties | Self::Restarts => "broken law: ",
             Self::Simulator => "violated: ",
         }
     }
@@ -157,7 +160,7 @@ fn every_bug_can_still_be_planted() {
 #[ignore = "builds the workspace once more; .ci/run asks for it"]
 fn without_a_bug_there_is_nothing_to_find() {
     let copy = Copy::new();
-    for finder in [Finder::Properties, Finder::Simulator] {
+    for finder in [Finder::Properties, Finder::Restarts, Finder::Simulator] {
         let (content, said) = copy.ask(finder);
         assert!(content, "{finder:?}: {said}");
     }

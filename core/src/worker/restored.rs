@@ -79,15 +79,8 @@ impl Worker {
         self.outputs.push_back(Output::ResumeTask { run, task_id: task, execution_id: execution });
         self.notice(Notice::Resumed { task_id: task_id.clone(), execution_id, active: self.tasks.len() });
         if is_cancelled {
-            self.ask_to_stop(&task_id, run);
+            self.ask_to_stop(&task_id, run, StopCause::User);
         }
-    }
-
-    fn ask_to_stop(&mut self, task_id: &str, run: RunId) {
-        if let Some(task) = self.tasks.get_mut(task_id) {
-            task.ask_to_stop(StopCause::User);
-        }
-        self.stop_task(task_id, run);
     }
 
     /// Ends a task of which nothing can be taken up.

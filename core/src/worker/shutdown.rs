@@ -70,20 +70,19 @@ impl Worker {
     pub(super) fn stop_tasks(&mut self, now: Instant) {
         self.phase = Phase::Stopping(now.plus(self.config.stop_timeout));
         for (task_id, run) in self.runs() {
-            if self.config.stops_tasks_on_shutdown
-                && let Some(task) = self.tasks.get_mut(&task_id)
-            {
-                task.ask_to_stop(StopCause::Shutdown);
-                self.stop_task(&task_id, run);
+            if self.config.stops_tasks_on_shutdown {
+                self.ask_to_stop(&task_id, run, StopCause::Shutdown);
             }
             self.tell_if_due(now, &task_id);
         }
     }
 
-    /// Reports every task that has not stopped in time as stopped: [`Output::Exit`] will end it. Nothing that follows a task
-    /// is waited for any longer, and no record of an end.
+    /// Reports every task that has not stopped in time as stopped: [`Output::Exit`] will end it. One that nobody has asked to
+    /// stop is asked now, so that nothing of it begins after that. Nothing that follows a task is waited for any longer, and
+    /// no record of an end.
     pub(super) fn give_up_tasks(&mut self, now: Instant) {
         for (task_id, run) in self.runs() {
+            self.ask_to_stop(&task_id, run, StopCause::Shutdown);
             self.on_task_finished(now, &task_id, run, Outcome::Stopped);
             self.tell(now, &task_id);
         }

@@ -94,6 +94,14 @@ impl Worker {
         }
     }
 
+    /// Wants a task to stop, and asks the backend to.
+    pub(super) fn ask_to_stop(&mut self, task_id: &str, run: RunId, cause: StopCause) {
+        if let Some(task) = self.tasks.get_mut(task_id) {
+            task.ask_to_stop(cause);
+        }
+        self.stop_task(task_id, run);
+    }
+
     /// Asks the backend to stop a task, unless that is done or too late.
     pub(super) fn stop_task(&mut self, task_id: &str, run: RunId) {
         if self.task(task_id, run).is_some_and(Task::give_stop) {

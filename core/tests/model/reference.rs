@@ -449,6 +449,10 @@ impl Reference {
 
     fn give_up(&mut self) {
         for task in self.tasks.keys().cloned().collect::<Vec<_>>() {
+            let active = self.tasks.get_mut(&task).unwrap();
+            if active.end.is_none() && !std::mem::replace(&mut active.stopping, true) {
+                self.acts.push(Act::Stop(task.clone()));
+            }
             self.finished(&task, Outcome::Stopped);
             self.told(&task, false);
         }

@@ -106,6 +106,13 @@ mod tests {
     }
 
     #[test]
+    fn in_protobuf_the_number_and_the_words_are_those_of_the_collector() {
+        // Field 1: a message of field 1, the number 7, and field 2, two letters.
+        let partial = PartialSuccess::from_protobuf(&[0x0a, 6, 0x08, 7, 0x12, 2, b'n', b'o']).unwrap();
+        assert_eq!((partial.rejected, partial.message.as_str()), (7, "no"));
+    }
+
+    #[test]
     fn what_a_collector_says_is_one_short_line() {
         let partial = PartialSuccess::new(1, &format!("a\nb\u{1b}[31m{}", "x".repeat(1000)));
         assert!(

@@ -123,6 +123,7 @@ fn whatever_the_server_sends_takes_little_memory() {
     }
     let state = status.state(7);
     assert_eq!((state.active, state.running.len()), (MAX_RUNNING + 5, 7));
+    assert_eq!(status.state(usize::MAX).running.len(), MAX_RUNNING);
     assert!(state.running.iter().all(|task| task.title.len() <= 2 * MAX_TEXT + "…".len()));
     for active in (0..MAX_RUNNING + 5).rev() {
         status.note(now, &ended(&format!("{} {long}", active + 1), TaskResult::Failed, active));

@@ -34,7 +34,9 @@ pub fn measure(report: &mut Report, effort: Effort, workers: &[PathBuf]) {
             samples.iter_mut().zip(new).for_each(|(samples, new)| samples.extend(new));
         }
     }
-    scenes.into_iter().for_each(|scene| _ = scene.stop(|| ()));
+    for scene in scenes {
+        scene.stop(|| ());
+    }
 
     let samples: Vec<Samples> = samples.into_iter().map(Samples::new).collect();
     let (one, bare) = (samples[0].median(), Samples::new(bare_samples).median());

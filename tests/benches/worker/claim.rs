@@ -27,17 +27,24 @@ pub fn measure(report: &mut Report, effort: Effort, workers: &[PathBuf]) {
     let mut scenes: Vec<Scene> = workers.iter().map(|worker| launch(worker)).collect();
     let mut echo = echo().unwrap();
     let turns = effort.pick(40, 8);
-    let (mut claims, mut trips) = (vec![Vec::new(); scenes.len()], Vec::new());
+    let (mut claims, mut trips, mut cold) = (vec![Vec::new(); scenes.len()], Vec::new(), Vec::new());
     for turn in 0..=turns {
-        let new_claims: Vec<Vec<Duration>> = scenes.iter_mut().map(|scene| claim(scene, turn * PER_TURN)).collect();
+        let mut new_cold = Vec::new();
+        let new_claims: Vec<Vec<Duration>> = scenes
+            .iter_mut()
+            .map(|scene| claim(scene, turn * PER_TURN, || new_cold.push(round_trip(&mut echo).unwrap())))
+            .collect();
         let new_trips = (0..PER_TURN).map(|_| round_trip(&mut echo).unwrap());
         // The first turn warms up.
         if turn > 0 {
             claims.iter_mut().zip(new_claims).for_each(|(claims, new)| claims.extend(new));
             trips.extend(new_trips);
+            cold.extend(new_cold);
         }
     }
-    scenes.into_iter().for_each(|scene| _ = scene.stop(|| ()));
+    for scene in scenes {
+        scene.stop(|| ());
+    }
 
     let (claims, trips) = (claims.into_iter().map(Samples::new).collect::<Vec<_>>(), Samples::new(trips));
     let trip = trips.median();
@@ -51,12 +58,17 @@ pub fn measure(report: &mut Report, effort: Effort, workers: &[PathBuf]) {
         let figure = |claims: &Samples| claims.percentile(percent).as_secs_f64();
         report::against(&format!("p{percent}"), &claims, figure, report::in_micros);
     }
-    let p99 = trips.percentile(99);
+    let (p99, cold) = (trips.percentile(99), Samples::new(cold));
     report::note(&format!("{} samples each; p99 of the round trip {}", turns * PER_TURN, micros(p99)));
+    report::note(&format!(
+        "a round trip that comes, as a claim does, after a task: p50 {}, p99 {}",
+        micros(cold.median()),
+        micros(cold.percentile(99))
+    ));
 }
 
-/// Times some claims, each when nothing is left to do for the task before.
-fn claim(scene: &mut Scene, first: usize) -> Vec<Duration> {
+/// Times some claims, each when nothing is left to do for the task before. `afterwards` is called after each task.
+fn claim(scene: &mut Scene, first: usize, mut afterwards: impl FnMut()) -> Vec<Duration> {
     let one = |frame: Vec<u8>| {
         let start = Instant::now();
         scene.peer.write(&frame);
@@ -64,6 +76,7 @@ fn claim(scene: &mut Scene, first: usize) -> Vec<Duration> {
         let took = start.elapsed();
         assert!(is_success(scene.peer.text()), "the task did not end well");
         scene.peer.settle();
+        afterwards();
         took
     };
     assignment_frames(first..first + PER_TURN).into_iter().map(one).collect()

@@ -28,6 +28,7 @@ pub fn measure(report: &mut Report, effort: Effort, worker: &Path) {
     scene.peer.idle(over);
     let cpu = proc::cpu(pid).saturating_sub(before).as_secs_f64() * 1e3 / over.as_secs_f64();
     let memory = proc::memory(pid);
+    let (code, resident_code) = proc::code(pid);
     let least_memory = proc::resident(least.0.id());
     let threads = proc::threads(pid);
     scene.stop(|| ());
@@ -38,6 +39,9 @@ pub fn measure(report: &mut Report, effort: Effort, worker: &Path) {
         .print(report);
     let (anonymous, proportional) = (mebibytes(memory.anonymous), mebibytes(memory.proportional));
     report::note(&format!("not backed by a file: {anonymous}; shared pages counted in part (Pss): {proportional}"));
+    // The worker gives its code back once it has started; what is resident here has been needed since.
+    let (code, resident_code) = (mebibytes(code), mebibytes(resident_code));
+    report::note(&format!("of its {code} of code, {resident_code} resident"));
     Row::new("processor time per second", format!("{cpu:.3} ms")).at_most(cpu, 1.0, " ms").print(report);
     Row::new("threads", threads.to_string()).at_most(threads as f64, 12.0, "").print(report);
     let size = fs::metadata(worker).unwrap().len() as f64;

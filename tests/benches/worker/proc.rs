@@ -40,6 +40,16 @@ pub fn memory(pid: u32) -> Memory {
     Memory { rss: kibibytes("VmRSS:"), anonymous: kibibytes("RssAnon:"), proportional }
 }
 
+/// How much of a process's own program is code, and how much of that is resident, in bytes.
+pub fn code(pid: u32) -> (f64, f64) {
+    let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let smaps = read(pid, "smaps");
+    let start = smaps.lines().position(|line| line.contains(" r-xp ") && line.ends_with(&*program.to_string_lossy()));
+    let of_code: Vec<&str> = smaps.lines().skip(start.map_or(usize::MAX, |line| line + 1)).take(4).collect();
+    let of_code = of_code.join("\n");
+    (field(&of_code, "Size:") * 1024.0, field(&of_code, "Rss:") * 1024.0)
+}
+
 /// Resident memory alone, which is cheap to read.
 pub fn resident(pid: u32) -> f64 {
     field(&read(pid, "status"), "VmRSS:") * 1024.0

@@ -1,4 +1,4 @@
-//! The threads of a machine for work that may block: as few as the real ones, and some of the work takes its time.
+//! The threads of a machine for work that may block: as few as the real ones, and held up by chance.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -10,12 +10,17 @@ use oz_worker_runtime::Lane;
 
 use crate::executor::{Executor, Machine};
 use crate::journal::Journal;
+use crate::watch::Watch;
+
+/// What takes longer than this is held up; a disk that is well does everything in time.
+const USUAL: Duration = Duration::from_millis(50);
 
 /// The lanes of one machine. A clone is another handle to the same.
 #[derive(Clone)]
 pub struct Lanes {
     executor: Executor,
     journal: Journal,
+    watch: Watch,
     machine: Machine,
     state: Arc<Mutex<State>>,
 }
@@ -23,33 +28,28 @@ pub struct Lanes {
 #[derive(Default)]
 struct State {
     faulty: bool,
-    /// Whether anything was ever held up for long.
-    held_up: bool,
     /// Until when each thread of a lane is busy.
     busy: BTreeMap<Lane, Vec<Duration>>,
 }
 
 impl Lanes {
     /// The idle threads of a machine.
-    pub fn new(executor: &Executor, journal: &Journal, machine: Machine) -> Self {
-        Self { executor: executor.clone(), journal: journal.clone(), machine, state: Arc::default() }
+    pub fn new(executor: &Executor, journal: &Journal, watch: &Watch, machine: Machine) -> Self {
+        let (executor, journal, watch) = (executor.clone(), journal.clone(), watch.clone());
+        Self { executor, journal, watch, machine, state: Arc::default() }
     }
 
-    /// Whether work is held up for long by chance from now on.
+    /// Whether work is held up by chance from now on.
     pub fn set_faulty(&self, faulty: bool) {
         self.lock().faulty = faulty;
     }
 
-    /// Whether any work was ever held up for longer than a machine usually takes.
-    pub fn were_held_up(&self) -> bool {
-        self.lock().held_up
-    }
-
-    /// Holds up every thread of a lane, until this time.
-    pub fn hold_up(&self, lane: Lane, until: Duration) {
-        let mut state = self.lock();
-        state.held_up = true;
-        state.busy.insert(lane, vec![until; MOST_THREADS]);
+    /// Holds up every thread of a lane for so long, as a file system does that does not answer.
+    pub fn hold_up(&self, lane: Lane, length: Duration) {
+        self.journal.note(|| format!("lanes: all of {} is held up for {length:?}", lane.name()));
+        self.watch.held_up(lane);
+        let until = self.executor.now() + length;
+        self.lock().busy.insert(lane, vec![until; MOST_THREADS]);
     }
 
     /// Runs `work` on a thread of `lane`. As on a real one it is left undone when nobody waits for it any more by
@@ -81,12 +81,13 @@ impl Lanes {
     fn book(&self, lane: Lane) -> Duration {
         let now = self.executor.now();
         let mut state = self.lock();
-        let hangs = state.faulty && self.executor.chance(2);
-        let longest = if hangs { Duration::from_secs(90) } else { Duration::from_millis(50) };
+        // A dial that hangs has a limit of its own, which other faults try.
+        let hangs = state.faulty && lane != Lane::Dial && self.executor.chance(2);
+        let longest = if hangs { Duration::from_secs(90) } else { USUAL };
         let takes = self.executor.duration(Duration::from_micros(1), longest);
-        if takes > Duration::from_secs(1) {
-            state.held_up = true;
+        if takes > USUAL {
             self.journal.note(|| format!("lanes: something on {} takes {takes:?}", lane.name()));
+            self.watch.held_up(lane);
         }
         let threads = state.busy.entry(lane).or_insert_with(|| vec![Duration::ZERO; MOST_THREADS]);
         let mut ends = now + takes;

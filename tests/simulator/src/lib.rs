@@ -52,6 +52,8 @@ pub struct Options {
     pub processes: bool,
     /// Calls of the file system fail.
     pub disk: bool,
+    /// Whatever may block does.
+    pub blocking: bool,
     /// The worker's machine is suspended.
     pub suspend: bool,
 }
@@ -59,7 +61,7 @@ pub struct Options {
 impl Default for Options {
     /// Everything.
     fn default() -> Self {
-        Self { network: true, server: true, processes: true, disk: true, suspend: true }
+        Self { network: true, server: true, processes: true, disk: true, blocking: true, suspend: true }
     }
 }
 

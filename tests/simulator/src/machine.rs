@@ -52,7 +52,7 @@ impl Simulated {
         let executor = network.executor().clone();
         Self {
             processes: Processes::new(&executor, journal, watch, machine),
-            lanes: Lanes::new(&executor, journal, machine),
+            lanes: Lanes::new(&executor, journal, watch, machine),
             disk: Disk::new(&executor, journal),
             executor,
             machine,

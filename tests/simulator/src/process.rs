@@ -55,6 +55,8 @@ struct State {
 struct Entry {
     tree: Option<u64>,
     group: u64,
+    /// The task whose agent it is.
+    agent_of: Option<String>,
     /// The process whose output it holds open.
     output: u64,
     exit: Option<Exit>,
@@ -101,6 +103,7 @@ impl Processes {
     /// By chance.
     pub fn start(&self, command: &Command, tree: Option<&Tree>) -> io::Result<Process> {
         let what = What::of(command);
+        self.watch.begun(&what.task);
         let faulty = self.lock().faulty;
         if faulty && self.executor.chance(4) {
             let error = self.executor.random(|random| {
@@ -112,6 +115,11 @@ impl Processes {
         let tree = tree.map(|tree| tree.number);
         self.watch.started(what.kind, &what.task, &what.execution);
         let leader = self.enter(tree, &what.task, None, None, faulty);
+        if what.kind == Kind::Agent
+            && let Some(entry) = self.lock().processes.get_mut(&leader)
+        {
+            entry.agent_of = Some(what.task.clone());
+        }
         let length = self.draw_length(what.kind, faulty);
         let exit = self.draw_exit(faulty);
         let shown = length.map_or_else(|| "never ends".to_owned(), |length| format!("runs {length:?}, {exit:?}"));
@@ -136,8 +144,18 @@ impl Processes {
         state.next += 1;
         let number = state.next;
         let (group, output) = (group.unwrap_or(number), output.unwrap_or(number));
-        let entry =
-            Entry { tree, group, output, exit: None, heeds, unread: 0, waiter: None, reader: None, writer: None };
+        let entry = Entry {
+            tree,
+            group,
+            agent_of: None,
+            output,
+            exit: None,
+            heeds,
+            unread: 0,
+            waiter: None,
+            reader: None,
+            writer: None,
+        };
         state.processes.insert(number, entry);
         drop(state);
         if tree.is_some() {
@@ -225,11 +243,14 @@ impl Processes {
         let mut state = self.lock();
         let Some(entry) = state.processes.get_mut(&number).filter(|entry| entry.exit.is_none()) else { return };
         entry.exit = Some(exit);
-        let output = entry.output;
+        let (output, agent_of) = (entry.output, entry.agent_of.take());
         let mut woken: Vec<_> = entry.waiter.take().into_iter().chain(entry.writer.take()).collect();
         woken.extend(state.processes.get_mut(&output).and_then(|entry| entry.reader.take()));
         drop(state);
         self.watch.left(number);
+        if let Some(task) = agent_of.filter(|_| exit == Exit::Code(0)) {
+            self.watch.succeeded(&task);
+        }
         self.journal.note(|| format!("host: {number} ended: {exit:?}"));
         woken.into_iter().for_each(Waker::wake);
     }

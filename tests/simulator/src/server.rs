@@ -219,7 +219,7 @@ impl Server {
         let Some(mut stream) = tunnel else { return };
         let cutter = stream.cutter();
         let Some((request, rest)) = read_head(&mut stream).await else { return };
-        if !request.contains("worker_id=w1") || !request.contains("Authorization: Bearer key\r\n") {
+        if !request.contains("worker_id=w1") || header(&request, "authorization") != Some("Bearer key") {
             self.watch.violate(format!("not a worker's dial: {request}"));
         }
         let (upgrade, accept) = upgrade(&request);
@@ -247,7 +247,7 @@ impl Server {
     async fn open_tunnel(&self, mut stream: Stream) -> Option<Stream> {
         let (request, rest) = read_head(&mut stream).await?;
         let is_asked = request.starts_with("CONNECT oz.example:80 HTTP/1.1\r\n");
-        if !is_asked || !request.contains("Proxy-Authorization: Basic dTpw\r\n") || !rest.is_empty() {
+        if !is_asked || header(&request, "proxy-authorization") != Some("Basic dTpw") || !rest.is_empty() {
             self.watch.violate(format!("not what a proxy is asked: {request}"));
         }
         let bad = match self.draw() {
@@ -420,13 +420,19 @@ fn refusal(status: &str) -> String {
 
 /// The answer that completes the handshake of `request`, and the value in it that proves that it was read.
 pub(crate) fn upgrade(request: &str) -> (String, String) {
-    let key = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap_or_default();
+    let key = header(request, "sec-websocket-key").unwrap_or_default();
     let accept = derive_accept_key(key.as_bytes());
     let upgrade = format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Accept: {accept}\r\n\r\n"
     );
     (upgrade, accept)
+}
+
+/// The value of a header; its name is written anyhow.
+fn header<'a>(request: &'a str, name: &str) -> Option<&'a str> {
+    let mut headers = request.lines().filter_map(|line| line.split_once(": "));
+    headers.find_map(|(known, value)| known.eq_ignore_ascii_case(name).then_some(value))
 }
 
 /// The head of the worker's request, and what came behind it.

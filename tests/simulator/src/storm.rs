@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_lite::FutureExt;
+use oz_worker_runtime::Lane;
 use tungstenite::Message;
 
 use crate::Options;
@@ -45,6 +46,7 @@ impl Storm {
         server.set_faulty(drawn(options.server));
         machine.processes.set_faulty(drawn(options.processes));
         machine.disk.set_faulty(drawn(options.disk));
+        machine.lanes.set_faulty(drawn(options.blocking));
         let steps = executor.random(|random| random.u32(5..=60));
         for _ in 0..steps {
             executor.sleep(executor.duration(Duration::from_micros(10), Duration::from_secs(600))).await;
@@ -82,6 +84,7 @@ impl Storm {
             }
             92..96 if options.network => self.outage(),
             96..98 if options.suspend => self.suspend(),
+            98.. if options.blocking => self.hold_up(),
             _ => {}
         }
     }
@@ -170,6 +173,18 @@ impl Storm {
         });
     }
 
+    /// A file system that does not answer, also when everything else is well again: nothing but what needs it may suffer.
+    fn hold_up(&self) {
+        let Scene { executor, machine, .. } = &self.scene;
+        let seconds = |longest| executor.duration(Duration::from_secs(1), Duration::from_secs(longest));
+        let (lane, length) = match executor.random(|random| random.u32(..3)) {
+            0 => (Lane::Start, seconds(3 * 3600)),
+            1 => (Lane::Finish, seconds(60)),
+            _ => (Lane::Remove, seconds(30 * 24 * 3600)),
+        };
+        machine.lanes.hold_up(lane, length);
+    }
+
     fn suspend(&self) {
         let length = self.scene.executor.duration(Duration::from_secs(1), Duration::from_secs(6 * 3600));
         self.scene.journal.note(|| format!("host: suspended for {length:?}"));
@@ -190,6 +205,7 @@ impl Storm {
         server.heal();
         machine.processes.set_faulty(false);
         machine.disk.set_faulty(false);
+        machine.lanes.set_faulty(false);
     }
 
     /// Liveness: the next assignment is answered soon. (Whether it may be rejected is for the ledger to say.)
@@ -239,7 +255,8 @@ impl Storm {
             executor.sleep(Duration::from_secs(20)).await;
         }
         let left = machine.disk.own_below(ROOT);
-        if (operator.cleanup || operator.shares_directory) && !left.is_empty() {
+        let removes = operator.cleanup || operator.shares_directory;
+        if removes && !left.is_empty() && !watch.was_held_up(Lane::Remove) && !watch.was_held_up(Lane::Finish) {
             watch.violate(format!("{left:?} are left of tasks that have ended"));
         }
         self.scene.check_metrics();
@@ -307,7 +324,7 @@ impl Storm {
         executor.sleep(Duration::from_secs(10)).await;
         if !amid_faults && !operator.dispatches {
             let alive = machine.processes.alive();
-            if alive > 0 {
+            if alive > 0 && !watch.was_held_up(Lane::Finish) {
                 watch.violate(format!("{alive} processes are alive after the worker left"));
             }
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_channel::Sender;
+use oz_worker_runtime::Lane;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -17,6 +18,8 @@ use crate::process::Kind;
 /// `docs/protocol.md`: the first step of the backoff, and the last.
 const FIRST_STEP: Duration = Duration::from_secs(1);
 const LAST_STEP: Duration = Duration::from_secs(60);
+/// `docs/protocol.md`: how long a task may wait to be begun before the worker takes no other, by a clock that is a little wrong.
+const UNREADY: Duration = Duration::from_secs(11);
 
 /// Collects what is wrong. A clone is another handle to the same.
 #[derive(Clone)]
@@ -38,6 +41,15 @@ struct Facts {
     started: BTreeSet<String>,
     /// The tasks between claim and end.
     active: BTreeSet<String>,
+    /// Since when each task of them waits to be begun.
+    waiting: BTreeMap<String, Duration>,
+    /// The tasks that were asked to stop, and whether all are.
+    asked_to_stop: BTreeSet<String>,
+    all_asked_to_stop: bool,
+    /// The tasks whose agent had exited 0 by then: nothing that follows can change that.
+    succeeded: BTreeSet<String>,
+    /// The lanes of which something was ever held up.
+    held_up: BTreeSet<Lane>,
     /// The living processes of trees, and their tasks.
     alive: BTreeMap<u64, String>,
     /// The tasks whose processes did not die, as the log says.
@@ -114,6 +126,29 @@ impl Watch {
         let (shortest, longest) = (step.mul_f64(0.499), step.mul_f64(1.001) + Duration::from_millis(60));
         if !is_exempt && !(shortest..=longest).contains(&waited) {
             self.violate(format!("dialled after {waited:?}, at a step of {step:?}"));
+        }
+    }
+
+    /// Something on a lane is held up for longer than usual.
+    pub fn held_up(&self, lane: Lane) {
+        self.facts().held_up.insert(lane);
+    }
+
+    /// Whether anything on a lane ever was.
+    pub fn was_held_up(&self, lane: Lane) -> bool {
+        self.facts().held_up.contains(&lane)
+    }
+
+    /// The machine is asked to start a process of a task, and may refuse.
+    pub fn begun(&self, task: &str) {
+        self.facts().waiting.remove(task);
+    }
+
+    /// A task's agent has exited 0.
+    pub fn succeeded(&self, task: &str) {
+        let mut facts = self.facts();
+        if !facts.all_asked_to_stop && !facts.asked_to_stop.contains(task) {
+            facts.succeeded.insert(task.to_owned());
         }
     }
 
@@ -231,15 +266,26 @@ impl Facts {
                     wrong.push(format!("{} tasks are active, and at most {} may be", self.active.len(), self.limit));
                 }
                 self.claimed.insert(task.to_owned(), execution.to_owned());
+                let stuck = self.waiting.iter().find(|(_, since)| now.saturating_sub(**since) > UNREADY);
+                if let Some((stuck, since)) = stuck {
+                    wrong.push(format!("{task} was claimed although {stuck} waits to be begun since {since:?}"));
+                }
+                self.waiting.insert(task.to_owned(), now);
             }
             "task succeeded" | "task cancelled" | "task dispatched" => {
                 self.count(&ended(message.trim_start_matches("task ")));
                 wrong.extend(self.end(task));
+                if self.succeeded.remove(task) && message != "task succeeded" {
+                    wrong.push(format!("the agent of {task} exited 0, and it says: {message}"));
+                }
             }
             _ if message.starts_with("task failed: ") => {
                 self.count(&ended("failed"));
                 self.failure("backend", line);
                 wrong.extend(self.end(task));
+                if self.succeeded.remove(task) {
+                    wrong.push(format!("the agent of {task} exited 0, and it says: {message}"));
+                }
             }
             _ if message.starts_with("cleanup failed: ") => self.failure("cleanup", line),
             _ if message.starts_with("cancelling the dispatched task failed") => {
@@ -258,7 +304,11 @@ impl Facts {
                 self.count(&reconnect("remote_close"));
             }
             _ if message.starts_with("connected") => (self.connected, self.step) = (true, FIRST_STEP),
-            _ if message.starts_with("stopping") || message.starts_with("draining") => self.stopping = true,
+            _ if message.starts_with("task cancelled by the user") => drop(self.asked_to_stop.insert(task.to_owned())),
+            _ if message.starts_with("stopping") || message.starts_with("drain timed out") => {
+                (self.stopping, self.all_asked_to_stop) = (true, true);
+            }
+            _ if message.starts_with("draining") => self.stopping = true,
             _ if message.contains("did not die of SIGKILL") => drop(self.immortal.insert(task.to_owned())),
             _ => {}
         }
@@ -267,11 +317,13 @@ impl Facts {
 
     fn end(&mut self, task: &str) -> Vec<String> {
         let mut wrong = Vec::new();
+        self.waiting.remove(task);
+        self.asked_to_stop.remove(task);
         if !self.active.remove(task) {
             wrong.push(format!("{task} ended without being active"));
         }
         // A worker that leaves reports first and kills then.
-        if !self.stopping && !self.immortal.contains(task) {
+        if !self.stopping && !self.immortal.contains(task) && !self.held_up.contains(&Lane::Finish) {
             let left = self.alive.iter().filter(|(_, owner)| *owner == task).map(|(number, _)| number);
             wrong.extend(left.map(|number| format!("process {number} of {task} is alive after the task's end")));
         }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use futures_lite::FutureExt;
+use oz_worker_runtime::Lane;
 use oz_worker_simulator::fleet::drop_all;
 use oz_worker_simulator::network::Cut;
 use oz_worker_simulator::scene::{MACHINE, Operator, Scene};
@@ -128,6 +129,65 @@ fn a_write_that_takes_10_s_ends_the_session() {
         }
     }
     on_seeds(drive);
+}
+
+/// As [`on_seeds`], with the direct backend.
+fn on_seeds_direct<F: Future<Output = ()> + Send + 'static>(drive: fn(Scene) -> F) {
+    let stage = |executor: &_| {
+        let operator = Operator { limit: 4, dispatches: false, drain: Duration::ZERO, ..Operator::draw(executor) };
+        Scene::new(executor, operator)
+    };
+    for seed in 0..20 {
+        let report = run(seed, 1000 * HOUR, stage, drive);
+        assert!(report.violations.is_empty(), "{report}");
+    }
+}
+
+#[test]
+fn a_worker_whose_tasks_do_not_begin_takes_no_other_and_hears_a_cancellation_and_sigterm() {
+    async fn drive(scene: Scene) {
+        let (soon, reject) = (Duration::from_secs(10), "not ready: ");
+        answer_to(&scene, "T1", soon).await;
+        scene.server.cancel("T1");
+        scene.machine.lanes.hold_up(Lane::Start, 100 * HOUR);
+        answer_to(&scene, "T2", soon).await;
+        expect(&scene, "noticing that it does not begin", line(&scene, reject).await, Duration::from_secs(10));
+        answer_to(&scene, "T3", soon).await;
+        if scene.server.ledger(|ledger| ledger.is_claimed("T3", "T3")) {
+            scene.watch.violate("a worker that cannot begin a task claimed another".to_owned());
+        }
+        scene.server.cancel("T2");
+        expect(&scene, "the cancellation", line(&scene, "task cancelled").await, Duration::ZERO);
+        answer_to(&scene, "T4", soon).await;
+        if !scene.server.ledger(|ledger| ledger.is_claimed("T4", "T4")) {
+            scene.watch.violate("nothing is stuck any more, and T4 was not claimed".to_owned());
+        }
+        let asked = scene.executor.now();
+        scene.signal("SIGTERM");
+        let _ = scene.left.recv().await;
+        expect(&scene, "leaving", since(&scene, asked), Duration::ZERO);
+    }
+    on_seeds_direct(drive);
+}
+
+#[test]
+fn a_removal_that_hangs_holds_up_neither_the_end_of_its_task_nor_the_next_dial() {
+    async fn drive(scene: Scene) {
+        for lane in [Lane::Finish, Lane::Remove] {
+            scene.machine.lanes.hold_up(lane, 100 * HOUR);
+        }
+        answer_to(&scene, "T1", Duration::from_secs(10)).await;
+        scene.server.cancel("T1");
+        // The grace period, and how long a task waits for the end of what it leaves behind; setup and teardown.
+        let longest = scene.operator.grace + Duration::from_secs(10 + 6 + 2 * 3);
+        scene.executor.sleep(longest).await;
+        if scene.server.ledger(|ledger| ledger.active().count()) > 0 {
+            scene.watch.violate(format!("the end of T1 was not told within {longest:?}"));
+        }
+        scene.server.cut(Cut::Reset);
+        answer_to(&scene, "T2", Duration::from_secs(10)).await;
+    }
+    on_seeds_direct(drive);
 }
 
 /// The most dials in any 100 ms.
