@@ -30,6 +30,8 @@ use oz_worker_telemetry::Recorder;
 use crate::link::{Link, LinkEvent};
 use crate::logs;
 
+/// How many tasks may wait to be started while more can be read.
+const MOST_STARTING: usize = 64;
 /// How long tasks that are killed when the worker leaves may take to be cleaned up.
 const LEAVE_LIMIT: Duration = Duration::from_secs(6);
 
@@ -87,6 +89,8 @@ pub struct RunLoop<R: Host> {
     events: (Sender<Event>, Pin<Box<Receiver<Event>>>),
     told: Arc<Told>,
     is_stopping: bool,
+    /// Tasks that are started as soon as nothing is there to be read: a cancellation may be.
+    starting: Vec<(RunId, Box<TaskSpec>)>,
     timer: Option<Timer>,
 }
 
@@ -94,7 +98,7 @@ pub struct RunLoop<R: Host> {
 struct Running {
     run: RunId,
     /// Closing it asks the task to stop.
-    stop: Sender<()>,
+    stop: (Sender<()>, Receiver<()>),
 }
 
 struct Timer {
@@ -117,6 +121,7 @@ impl<R: Host> RunLoop<R> {
             events: (sender, Box::pin(receiver)),
             told: Arc::default(),
             is_stopping: false,
+            starting: Vec::new(),
             timer: None,
         }
     }
@@ -176,10 +181,14 @@ impl<R: Host> RunLoop<R> {
             Output::Drop => self.link.drop_connection(),
             Output::Send(frame) => self.link.send(frame),
             Output::Close => self.link.close(),
-            Output::StartTask { run, spec } => self.start_task(run, spec),
+            Output::StartTask { run, spec } => {
+                let stop = async_channel::bounded(1);
+                self.tasks.insert(spec.task_id.clone(), Running { run, stop });
+                self.starting.push((run, spec));
+            }
             Output::StopTask { task_id, run } => {
                 if let Some(running) = self.tasks.get(&task_id).filter(|running| running.run == run) {
-                    running.stop.close();
+                    running.stop.0.close();
                 }
             }
             Output::CancelDispatched { task_id, execution_id } => self.cancel_dispatched(task_id, execution_id),
@@ -198,14 +207,19 @@ impl<R: Host> RunLoop<R> {
         }
     }
 
-    fn start_task(&mut self, run: RunId, mut spec: Box<TaskSpec>) {
-        // The claim first: starting a process takes far longer than a write.
+    fn start_tasks(&mut self) {
+        // The claims first: starting a process takes far longer than a write.
         self.link.write_now();
+        for (run, spec) in std::mem::take(&mut self.starting) {
+            self.start_task(run, spec);
+        }
+    }
+
+    fn start_task(&mut self, run: RunId, mut spec: Box<TaskSpec>) {
+        let task_id = spec.task_id.clone();
+        let Some(asked) = self.tasks.get(&task_id).map(|running| running.stop.1.clone()) else { return };
         let trace = self.recorder.claimed(&spec);
         trace.pass_on(&mut spec.env);
-        let (stop, asked) = async_channel::bounded(1);
-        let task_id = spec.task_id.clone();
-        self.tasks.insert(task_id.clone(), Running { run, stop });
         let (backend, events) = (Arc::clone(&self.backend), self.events.0.clone());
         let (told, hears, of) = (Arc::clone(&self.told), self.events.0.clone(), task_id.clone());
         let report = Report::new(move |event| {
@@ -253,8 +267,16 @@ impl<R: Host> RunLoop<R> {
             if let Poll::Ready(Some(event)) = self.events.1.as_mut().poll_next(cx) {
                 return Poll::Ready(Happening::Event(event));
             }
-            if let Poll::Ready(event) = self.link.poll(cx) {
+            if self.starting.len() < MOST_STARTING
+                && let Poll::Ready(event) = self.link.poll(cx)
+            {
                 return Poll::Ready(Happening::Link(event));
+            }
+            if !self.starting.is_empty() {
+                self.start_tasks();
+                if let Poll::Ready(event) = self.link.poll(cx) {
+                    return Poll::Ready(Happening::Link(event));
+                }
             }
             self.poll_timer(timeout, cx).map(|()| Happening::Timeout)
         })
