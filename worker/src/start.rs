@@ -159,7 +159,6 @@ async fn work<R: Host>(runtime: R, settings: Settings, recorder: Recorder) -> Re
         None
     };
     runtime.spawn(beat(runtime.clone(), recorder.heartbeat("the thread that runs tasks")));
-    give_back_code();
     let Some(backend) = prepared.or(asked).await else { return Ok(()) };
     RunLoop::new(runtime, link, backend?, recorder, signals).run(worker).await;
     Ok(())
@@ -167,6 +166,10 @@ async fn work<R: Host>(runtime: R, settings: Settings, recorder: Recorder) -> Re
 
 /// Says for as long as the worker lives that tasks run.
 async fn beat<R: Host>(runtime: R, heartbeat: Heartbeat) {
+    heartbeat.alive(BEAT);
+    runtime.sleep_until(runtime.now().plus(BEAT)).await;
+    // By now it is connected, if it can be, and will not need for hours what only the start needs.
+    give_back_code();
     loop {
         heartbeat.alive(BEAT);
         runtime.sleep_until(runtime.now().plus(BEAT)).await;
