@@ -30,7 +30,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 const LOG_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often the thread that runs tasks says that it does.
-const BEAT: Duration = Duration::from_secs(5);
+const BEAT: Duration = Duration::from_secs(10);
 
 /// What the program is to do.
 enum Plan {
