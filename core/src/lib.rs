@@ -81,6 +81,7 @@ extern crate alloc;
 pub mod agent;
 pub mod assignment;
 mod backoff;
+pub mod flaw;
 pub mod message;
 pub mod metrics;
 mod notice;

@@ -2,7 +2,7 @@
 
 use alloc::borrow::Cow;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use core::fmt;
 
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::assignment::{Assignment, Object, Str};
+use crate::flaw::Flaw;
 use crate::metrics::{FailureReason, RejectReason};
 use crate::worker::Failure;
 
@@ -39,8 +40,7 @@ pub enum DecodeError<'a> {
     Malformed {
         /// The message's type.
         message_type: &'static str,
-        /// What is wrong, in words; names fields and types, never values.
-        problem: String,
+        flaw: Flaw,
     },
     /// A `task_assignment` that names its task but cannot otherwise be understood.
     MalformedAssignment {
@@ -48,8 +48,7 @@ pub enum DecodeError<'a> {
         task_id: Cow<'a, str>,
         /// When that much can be read.
         execution_id: Option<Cow<'a, str>>,
-        /// What is wrong, in words; names fields and types, never values.
-        problem: String,
+        flaw: Flaw,
     },
 }
 
@@ -141,10 +140,10 @@ impl WorkerMessage {
     }
 
     /// The answer to an assignment that cannot be understood.
-    pub(crate) fn not_understood(task_id: &str, problem: &str) -> Self {
+    pub(crate) fn not_understood(task_id: &str, flaw: &Flaw) -> Self {
         Self::TaskFailed {
             task_id: task_id.into(),
-            message: format!("The assignment could not be understood: {problem}"),
+            message: format!("The assignment could not be understood: {flaw}"),
             failure_reason: FailureReason::Unknown,
             exit_code: 0,
         }
@@ -277,7 +276,7 @@ fn diagnose(text: &str) -> DecodeError<'_> {
     match message_type.as_deref() {
         Some(ASSIGNMENT) => diagnose_assignment(data),
         Some(CANCELLATION) => {
-            DecodeError::Malformed { message_type: CANCELLATION, problem: problem::<Object<Cancellation<'_>>>(data) }
+            DecodeError::Malformed { message_type: CANCELLATION, flaw: Flaw::of::<Object<Cancellation<'_>>>(data) }
         }
         other => DecodeError::UnknownType { message_type: other.map(|text| text.chars().take(64).collect()) },
     }
@@ -291,31 +290,14 @@ fn diagnose_assignment(data: &str) -> DecodeError<'_> {
         #[serde(borrow, default)]
         execution_id: Option<&'a RawValue>,
     }
-    let problem = problem::<Object<Assignment<'_>>>(data);
+    let flaw = Flaw::of::<Object<Assignment<'_>>>(data);
     match serde_json::from_str::<Object<Ids<'_>>>(data) {
         Ok(Object(ids)) => DecodeError::MalformedAssignment {
             task_id: ids.task_id.0,
             execution_id: ids.execution_id.and_then(|raw| serde_json::from_str::<Str<'_>>(raw.get()).ok()).map(|s| s.0),
-            problem,
+            flaw,
         },
-        Err(_) => DecodeError::Malformed { message_type: ASSIGNMENT, problem },
-    }
-}
-
-/// What keeps `data` from being a `T`, without the value that serde puts into its text.
-fn problem<'a, T: Deserialize<'a>>(data: &'a str) -> String {
-    let Err(error) = serde_json::from_str::<T>(data) else { return "a field stands twice".into() };
-    let text = error.to_string();
-    match (text.strip_prefix("invalid type: "), text.strip_prefix("invalid value: ")) {
-        (None, None) => text,
-        // "invalid type: string \"the value\", expected a map at line 1 column 9": the value may be a secret, and
-        // may itself hold ", expected ", so the kind is cut at the first word and the rest taken from the last.
-        (kind, value) => {
-            let found = kind.or(value).unwrap_or_default();
-            let kind = found.split([' ', ',', '`']).next().unwrap_or_default();
-            let expected = text.rsplit(", expected ").next().unwrap_or_default();
-            format!("invalid type: {kind}, expected {expected}")
-        }
+        Err(_) => DecodeError::Malformed { message_type: ASSIGNMENT, flaw },
     }
 }
 
@@ -323,6 +305,8 @@ fn problem<'a, T: Deserialize<'a>>(data: &'a str) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::flaw::FlawKind::{self, WrongType};
+    use crate::flaw::JsonType;
 
     #[test]
     fn optional_fields_that_are_unset_are_left_out() {
@@ -349,7 +333,10 @@ mod tests {
 
     #[test]
     fn bad_frames_say_what_is_wrong_and_never_what_they_hold() {
-        let cases: &[(&str, DecodeError<'_>)] = &[
+        let wrong = |field: &str, expected, found| Flaw { field: field.into(), kind: WrongType { expected, found } };
+        let malformed = |message_type, flaw| DecodeError::Malformed { message_type, flaw };
+        let of_task = |flaw| DecodeError::MalformedAssignment { task_id: "T".into(), execution_id: None, flaw };
+        for (text, expected) in [
             ("", DecodeError::NotJson),
             ("hello", DecodeError::NotJson),
             ("[]", DecodeError::NotJson),
@@ -359,52 +346,31 @@ mod tests {
             (r#"{"type":"ping","data":{}}"#, DecodeError::UnknownType { message_type: Some("ping".into()) }),
             (
                 r#"{"type":"task_cancellation","data":{"task_id":null}}"#,
-                DecodeError::Malformed {
-                    message_type: CANCELLATION,
-                    problem: "invalid type: null, expected a string at line 1 column 15".into(),
-                },
+                malformed(CANCELLATION, wrong("task_id", JsonType::String, JsonType::Null)),
             ),
+            (r#"{"type":"task_assignment"}"#, malformed(ASSIGNMENT, wrong("", JsonType::Object, JsonType::Null))),
             (
-                r#"{"type":"task_assignment"}"#,
-                DecodeError::Malformed {
-                    message_type: ASSIGNMENT,
-                    problem: "invalid type: null, expected an object at line 1 column 4".into(),
-                },
+                r#"{"type":"task_assignment","data":["T"]}"#,
+                malformed(ASSIGNMENT, wrong("", JsonType::Object, JsonType::List)),
             ),
             (
                 r#"{"type":"task_assignment","data":{"task_id":"T","execution_id":"E","task":"s3cret, expected x"}}"#,
                 DecodeError::MalformedAssignment {
                     task_id: "T".into(),
                     execution_id: Some("E".into()),
-                    problem: "invalid type: string, expected an object at line 1 column 61".into(),
+                    flaw: wrong("task", JsonType::Object, JsonType::String),
                 },
             ),
             (
                 r#"{"type":"task_assignment","data":{"task_id":"T","task":{},"env_vars":7}}"#,
-                DecodeError::MalformedAssignment {
-                    task_id: "T".into(),
-                    execution_id: None,
-                    problem: "invalid type: integer, expected an object at line 1 column 37".into(),
-                },
-            ),
-            (
-                r#"{"type":"task_assignment","data":["T"]}"#,
-                DecodeError::Malformed {
-                    message_type: ASSIGNMENT,
-                    problem: "invalid type: sequence, expected an object at line 1 column 0".into(),
-                },
+                of_task(wrong("env_vars", JsonType::Object, JsonType::Number)),
             ),
             (
                 r#"{"type":"task_assignment","data":{"task_id":"T"}}"#,
-                DecodeError::MalformedAssignment {
-                    task_id: "T".into(),
-                    execution_id: None,
-                    problem: "missing field `task` at line 1 column 15".into(),
-                },
+                of_task(Flaw { field: "task".into(), kind: FlawKind::Missing }),
             ),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(decode(text).unwrap_err(), *expected, "{text}");
+        ] {
+            assert_eq!(decode(text).unwrap_err(), expected, "{text}");
         }
     }
 }

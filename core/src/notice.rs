@@ -4,6 +4,7 @@ use alloc::string::String;
 use core::fmt;
 use core::time::Duration;
 
+use crate::flaw::Flaw;
 use crate::metrics::{RejectReason, TaskResult};
 use crate::worker::Failure;
 
@@ -35,8 +36,7 @@ pub enum Notice {
         task_id: String,
         /// The payload's size in bytes.
         size: usize,
-        /// What is wrong with it; never any of the payload's values.
-        problem: String,
+        flaw: Flaw,
         /// Whether the task was answered as failed. It is not when it is active, or was rejected, or its end is on its way.
         is_answered: bool,
     },
@@ -170,8 +170,8 @@ pub enum Problem {
     NotJson,
     /// The protocol has no such message.
     UnknownType,
-    /// A field is missing or of another type: which, where, and what it should be.
-    Malformed(String),
+    /// A field of it.
+    Malformed(Flaw),
 }
 
 impl fmt::Display for Problem {
@@ -180,7 +180,7 @@ impl fmt::Display for Problem {
             Self::Binary => "it is binary",
             Self::NotJson => "it is not a JSON object",
             Self::UnknownType => "its type is unknown",
-            Self::Malformed(problem) => problem,
+            Self::Malformed(flaw) => return flaw.fmt(f),
         })
     }
 }
@@ -190,6 +190,7 @@ mod tests {
     use alloc::string::ToString;
 
     use super::*;
+    use crate::flaw::FlawKind;
 
     #[test]
     fn each_cause_and_problem_has_its_words() {
@@ -198,8 +199,9 @@ mod tests {
         assert_eq!(Cause::WriteStalled(limit).to_string(), "a write took longer than 45 s");
         assert_eq!(Cause::Silent(limit).to_string(), "nothing was received for 45 s");
         assert_eq!(Cause::Outside("reset".into()).to_string(), "reset");
-        let problems = [Problem::Binary, Problem::NotJson, Problem::UnknownType, Problem::Malformed("no task".into())];
-        let words = ["it is binary", "it is not a JSON object", "its type is unknown", "no task"];
+        let flaw = Flaw { field: "task".into(), kind: FlawKind::Missing };
+        let problems = [Problem::Binary, Problem::NotJson, Problem::UnknownType, Problem::Malformed(flaw)];
+        let words = ["it is binary", "it is not a JSON object", "its type is unknown", "task is missing"];
         assert_eq!(problems.map(|problem| problem.to_string()), words);
     }
 }

@@ -108,9 +108,9 @@ impl Traces {
                     span.end(Status::Ok);
                 }))
             }
-            Notice::MalformedAssignment { task_id, problem, is_answered: true, .. } => {
+            Notice::MalformedAssignment { task_id, flaw, is_answered: true, .. } => {
                 let (phase, reason) = (FailurePhase::Assignment, FailureReason::Unknown);
-                Some(self.never_ran(task_id, "", |span| span.fail("task.failed", phase, reason, problem)))
+                Some(self.never_ran(task_id, "", |span| span.fail("task.failed", phase, reason, &flaw.to_string())))
             }
             Notice::CancelRequested { task_id } => {
                 self.while_active(task_id, |span| span.event("task.cancellation_requested", Vec::new()))

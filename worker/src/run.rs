@@ -256,7 +256,7 @@ fn hand_in(worker: &mut Worker, now: Instant, event: LinkEvent) {
     match event {
         LinkEvent::Connected => worker.handle(now, Input::Connected),
         LinkEvent::DialFailed(error) => worker.handle(now, Input::DialFailed(error.to_string())),
-        LinkEvent::Disconnected(cause) => worker.handle(now, Input::Disconnected(cause)),
+        LinkEvent::Disconnected(end) => worker.handle(now, Input::Disconnected(end.to_string())),
         LinkEvent::Text(text) => worker.handle(now, Input::Text(&text)),
         LinkEvent::Binary(size) => worker.handle(now, Input::Binary(size)),
         LinkEvent::Ping => worker.handle(now, Input::Ping),

@@ -51,7 +51,7 @@ pub fn read(path: &Path, read: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> Result<
 /// # Errors
 /// One line for every problem.
 pub fn parse(path: &Path, source: &str) -> Result<File, Vec<String>> {
-    let root = yaml::parse(source).map_err(|(at, text)| vec![line(path, at, &text)])?;
+    let root = yaml::parse(source).map_err(|error| vec![line(path, error.at, &error.flaw.to_string())])?;
     let vocabularies: Vec<&Vocabulary> = [VOCABULARY].into_iter().chain(BackendSettings::VOCABULARIES).collect();
     let findings = Findings::new(path, source, &vocabularies);
     let file = Section::open(&findings, String::new(), "", &root).map(|section| file(&section)).unwrap_or_default();
