@@ -21,29 +21,25 @@ const LONGEST_NAME: usize = 64;
 
 /// What keeps a message from being read. None of it carries a value of the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub struct Flaw {
     /// The field, as a path below the message's `data`: `task.owner`, `additional_oz_args[1]`. Empty for `data` itself.
     ///
     /// A name that is not made of at most 64 ASCII letters, digits and `_`, as a variable's is, stands there as `?`.
     pub field: String,
-    /// What is wrong with it.
     pub kind: FlawKind,
 }
 
 /// What is wrong with a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub enum FlawKind {
     /// It is required, and not there.
     Missing,
     /// It stands twice in its object.
     Repeated,
     /// It is of another type.
-    WrongType {
-        /// What it should be.
-        expected: JsonType,
-        /// What it is.
-        found: JsonType,
-    },
+    WrongType { expected: JsonType, found: JsonType },
     /// It has an escape in it that stands for no character.
     NotUnicode,
     /// Nothing more precise is known.
@@ -52,20 +48,16 @@ pub enum FlawKind {
 
 /// What a JSON value can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub enum JsonType {
-    /// `null`.
     Null,
-    /// `true` or `false`.
     Boolean,
-    /// Any number.
     Number,
     /// A number without a fraction that 64 bits can hold.
     WholeNumber,
-    /// A string.
     String,
     /// An array.
     List,
-    /// An object.
     Object,
 }
 

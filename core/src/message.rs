@@ -18,16 +18,18 @@ use crate::worker::Failure;
 // Read in place and never stored: boxing the large one would cost an allocation a frame.
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
+#[allow(missing_docs)]
 pub enum ServerMessage<'a> {
-    /// Run this task.
     TaskAssignment(Assignment<'a>),
-    /// Stop this task: the user cancelled it.
-    #[allow(missing_docs)]
-    TaskCancellation { task_id: Cow<'a, str> },
+    /// The user cancelled the task.
+    TaskCancellation {
+        task_id: Cow<'a, str>,
+    },
 }
 
 /// Why a text frame is not a message of the protocol. None of it carries the payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub enum DecodeError<'a> {
     /// The text is not one JSON object.
     NotJson,
@@ -37,14 +39,9 @@ pub enum DecodeError<'a> {
         message_type: Option<String>,
     },
     /// The `data` lacks a required field, or holds one of another type.
-    Malformed {
-        /// The message's type.
-        message_type: &'static str,
-        flaw: Flaw,
-    },
+    Malformed { message_type: &'static str, flaw: Flaw },
     /// A `task_assignment` that names its task but cannot otherwise be understood.
     MalformedAssignment {
-        #[allow(missing_docs)]
         task_id: Cow<'a, str>,
         /// When that much can be read.
         execution_id: Option<Cow<'a, str>>,
@@ -57,8 +54,10 @@ pub enum DecodeError<'a> {
 #[serde(tag = "type", content = "data", rename_all = "snake_case")]
 #[allow(missing_docs)]
 pub enum WorkerMessage {
-    /// The worker runs the task.
-    TaskClaimed { task_id: String, worker_id: String },
+    TaskClaimed {
+        task_id: String,
+        worker_id: String,
+    },
     /// The worker does not take the task.
     TaskRejected {
         task_id: String,
@@ -74,7 +73,6 @@ pub enum WorkerMessage {
         #[serde(skip_serializing_if = "Option::is_none")]
         task_state: Option<&'static str>,
     },
-    /// The task failed.
     TaskFailed {
         task_id: String,
         /// How, in words.

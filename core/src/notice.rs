@@ -17,7 +17,6 @@ pub enum Notice {
         /// The number of ended tasks whose end is sent again on it.
         unproven_ends: usize,
     },
-    /// A dial failed.
     DialFailed {
         cause: Cause,
         /// How long until the next one.
@@ -29,7 +28,6 @@ pub enum Notice {
         /// How long until the next dial.
         retry_in: Duration,
     },
-    /// A frame was ignored.
     BadFrame(BadFrame),
     /// An assignment names its task and cannot be understood otherwise.
     MalformedAssignment {
@@ -60,17 +58,30 @@ pub enum Notice {
         is_repeated: bool,
     },
     /// A task was assigned that the worker has already; it was not started again.
-    AssignedAgain { task_id: String },
+    AssignedAgain {
+        task_id: String,
+    },
     /// The user cancelled a task.
-    CancelRequested { task_id: String },
+    CancelRequested {
+        task_id: String,
+    },
     /// The user cancelled a task that has finished and is being cleaned up after; its result stands.
-    CancelTooLate { task_id: String },
+    CancelTooLate {
+        task_id: String,
+    },
     /// The user cancelled a task that the worker does not have.
-    CancelUnknown { task_id: String },
+    CancelUnknown {
+        task_id: String,
+    },
     /// The cancel command of a dispatched task failed.
-    CancelFailed { task_id: String, problem: String },
+    CancelFailed {
+        task_id: String,
+        problem: String,
+    },
     /// A task that was claimed has not started for too long: until it has, or has ended, no other is claimed.
-    NotReady { task_id: String },
+    NotReady {
+        task_id: String,
+    },
     /// Every task that had not started for too long has started, or has ended.
     Ready,
     /// A task that ran when the worker was killed goes on, and holds a slot again.
@@ -81,7 +92,10 @@ pub enum Notice {
         active: usize,
     },
     /// A task ran when the worker was killed; the server is told that it ended so.
-    Interrupted { task_id: String, result: TaskResult },
+    Interrupted {
+        task_id: String,
+        result: TaskResult,
+    },
     /// A task ended too long ago for the server still to be told.
     TooOldToTell {
         task_id: String,
@@ -94,16 +108,17 @@ pub enum Notice {
         result: TaskResult,
         /// Time since its claim.
         duration: Duration,
-        /// What failed, when it failed.
         failure: Option<Failure>,
         /// The number of tasks that hold a slot now.
         active: usize,
     },
     /// What follows a task failed; its result stands.
-    CleanupFailed { task_id: String, failure: Failure },
+    CleanupFailed {
+        task_id: String,
+        failure: Failure,
+    },
     /// The worker takes no new task and lets the running ones finish.
     Draining {
-        /// The signal that asked for it.
         signal: &'static str,
         /// The number of running tasks.
         active: usize,
@@ -117,13 +132,14 @@ pub enum Notice {
     },
     /// The worker takes no new task and is about to leave.
     Stopping {
-        /// The signal that asked for it.
         signal: &'static str,
         /// The number of running tasks.
         active: usize,
     },
     /// The worker leaves although the server is not known to have the end of this task.
-    LeavingUnproven { task_id: String },
+    LeavingUnproven {
+        task_id: String,
+    },
 }
 
 /// Why there is no connection.

@@ -2,6 +2,8 @@
 //! whatever becomes of one of its fields.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+use std::fmt::Write;
+
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::flaw::{Flaw, FlawKind, JsonType};
 use oz_worker_core::message::{DecodeError, ServerMessage, WorkerMessage, decode};
@@ -303,7 +305,7 @@ fn flaw_of(data: &Value, what: &str) -> Option<Flaw> {
                 sent.push(serde_json::from_str::<Value>(&text).unwrap());
             }
             Output::Notice(notice @ (Notice::MalformedAssignment { .. } | Notice::BadFrame(_))) => {
-                told.push_str(&format!("{notice:?}"));
+                let _ = write!(told, "{notice:?}");
                 match notice {
                     Notice::MalformedAssignment { flaw, .. } => told.push_str(&flaw.to_string()),
                     Notice::BadFrame(BadFrame { problem, .. }) => told.push_str(&problem.to_string()),
@@ -322,7 +324,7 @@ fn flaw_of(data: &Value, what: &str) -> Option<Flaw> {
         Err(error) => error,
         other => panic!("{what}: {other:?}"),
     };
-    told.push_str(&format!("{error:?}"));
+    let _ = write!(told, "{error:?}");
     assert!(!told.contains("s3cret") && !told.contains("918"), "{what}: {told}");
     match error {
         DecodeError::MalformedAssignment { flaw, .. } => {
@@ -347,10 +349,11 @@ fn flaw_of(data: &Value, what: &str) -> Option<Flaw> {
 fn wrong(path: &[String], kind: Kind, found: &Value) -> Flaw {
     let mut field = String::new();
     for name in path {
-        match name.parse::<usize>() {
-            Ok(index) => field.push_str(&format!("[{index}]")),
-            Err(_) if field.is_empty() => field.push_str(name),
-            Err(_) => field.push_str(&format!(".{name}")),
+        if name.parse::<usize>().is_ok() {
+            let _ = write!(field, "[{name}]");
+        } else {
+            field.push_str(if field.is_empty() { "" } else { "." });
+            field.push_str(name);
         }
     }
     let expected = match kind {
