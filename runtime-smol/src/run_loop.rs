@@ -102,7 +102,6 @@ impl Socket {
         Self(Arc::new(socket))
     }
 
-    /// The socket.
     pub fn get_ref(&self) -> &TcpStream {
         (*self.0).as_ref()
     }

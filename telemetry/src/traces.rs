@@ -19,7 +19,6 @@ use crate::identity::Identity;
 pub use span::TaskTrace;
 use span::{TaskSpan, cut, parent_in};
 
-/// The span of a task.
 const TASK: &str = "oz_worker.task";
 /// The span of the cancel command for a task that a remote runtime has: the task's own span ended when it was handed over.
 const CANCELLATION: &str = "oz_worker.task_cancellation";

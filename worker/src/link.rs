@@ -42,22 +42,16 @@ const LINGER: Duration = Duration::from_secs(2);
 type Socket<R> = WebSocketStream<Wire<<R as Runtime>::Stream>>;
 type Dialing<R> = Pin<Box<dyn Future<Output = Result<Socket<R>, LinkError>> + Send>>;
 
-/// What happened on the connection.
 #[derive(Debug)]
 pub enum LinkEvent {
-    /// The dial succeeded.
     Connected,
-    /// The dial failed.
     DialFailed(LinkError),
-    /// The connection ended.
     Disconnected(LinkEnd),
-    /// A text frame.
     Text(Utf8Bytes),
     /// A binary frame of this size.
     Binary(usize),
     /// A Ping; it is answered already.
     Ping,
-    /// A Pong.
     Pong(Bytes),
     /// Everything that was sent is written.
     Written,
@@ -95,7 +89,6 @@ impl<R: Runtime> Link<R> {
         Self { runtime, target: Arc::new(target), state: State::Down }
     }
 
-    /// Begins to dial.
     pub fn dial(&mut self) {
         self.state = State::Dialing(Box::pin(dial::dial(self.runtime.clone(), Arc::clone(&self.target))));
     }

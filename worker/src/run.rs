@@ -32,7 +32,6 @@ use crate::logs;
 /// How long tasks that are killed when the worker leaves may take to be cleaned up.
 const LEAVE_LIMIT: Duration = Duration::from_secs(6);
 
-/// What happened to a task.
 enum Event {
     /// Its backend says something of it.
     Told { task_id: String, run: RunId, event: TaskEvent },
@@ -50,14 +49,12 @@ enum Happening {
     Timeout,
 }
 
-/// Everything the run loop acts on.
 pub struct RunLoop<R: Host> {
     runtime: R,
     link: Link<R>,
     backend: Arc<Backend<R>>,
     recorder: Recorder,
     signals: R::StopSignals,
-    /// The running tasks.
     tasks: BTreeMap<String, Running>,
     /// Closed when the worker leaves: every task still running is to be killed.
     leaving: (Sender<()>, Receiver<()>),

@@ -22,11 +22,8 @@ const VOCABULARY: &Vocabulary = &[
 /// What a file says. Everything may be absent.
 #[derive(Debug, Default)]
 pub struct File {
-    /// `worker_id`.
     pub worker_id: Option<String>,
-    /// `cleanup`.
     pub cleanup: Option<bool>,
-    /// `max_concurrent_tasks`.
     pub max_concurrent_tasks: Option<u32>,
     /// `idle_on_complete`, as written.
     pub idle_on_complete: Option<String>,

@@ -86,7 +86,6 @@ pub struct Flags {
 pub enum Parsed {
     /// The flags, to be looked at further.
     Flags(Box<Flags>),
-    /// `--help`.
     Help,
 }
 
@@ -104,7 +103,6 @@ pub enum FlagError {
     /// The flag stands last, or another flag stands where its value should.
     #[error("{flag} needs a value: {flag} {value}")]
     NoValue {
-        /// The flag.
         flag: String,
         /// The value's name in the help.
         value: String,

@@ -13,7 +13,6 @@ use serde_saphyr::{DuplicateKeyPolicy, Error, Spanned};
 /// A place in the file, both counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// The line.
     pub line: u64,
     /// The column, in characters.
     pub column: u64,
@@ -24,13 +23,11 @@ pub struct Position {
 pub struct Node {
     /// Where the value begins; for an alias, where the alias stands.
     pub at: Position,
-    /// What it is.
     pub value: Value,
     /// Where the value is written, as bytes of the source; behind an alias, its anchor's.
     span: Option<(usize, usize)>,
 }
 
-/// What a node can be.
 #[derive(Debug, Clone)]
 pub enum Value {
     /// Nothing, `null` or `~`.
@@ -41,7 +38,6 @@ pub enum Value {
     Number(serde_json::Number),
     /// Anything quoted, and plain text that is neither of the above.
     Text(String),
-    /// A sequence.
     List(Vec<Node>),
     /// A mapping, in the order of the file, repeated keys included.
     Map(Vec<Entry>),
@@ -54,7 +50,6 @@ pub struct Entry {
     pub key: String,
     /// Where the key stands.
     pub at: Position,
-    /// Its value.
     pub value: Node,
 }
 
@@ -131,7 +126,6 @@ impl Node {
 pub struct SyntaxError {
     /// Where it ceases to make sense.
     pub at: Option<Position>,
-    /// What is wrong there.
     pub flaw: YamlFlaw,
 }
 
@@ -156,7 +150,6 @@ pub enum YamlFlaw {
     /// Deeper, longer or with more aliases than any real file.
     #[error("the file is nested too deep, or its aliases make too much of it")]
     TooLarge,
-    /// The syntax.
     #[error("not valid YAML: {0}")]
     Syntax(ErrorKind),
     /// Something else should stand here, of this kind.

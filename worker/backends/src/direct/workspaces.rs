@@ -70,18 +70,12 @@ pub enum WorkspaceError {
     Taken(PathBuf),
     /// The operating system refused to make anything in the root.
     #[error("cannot create a directory in {}: {source}", root.display())]
-    Root {
-        /// The root.
-        root: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Root { root: PathBuf, source: io::Error },
     /// The operating system refused.
     #[error("cannot create {}: {source}", path.display())]
     Create {
         /// What could not be created.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
     /// Something that is no directory is in the way.
@@ -92,12 +86,7 @@ pub enum WorkspaceError {
         "{} exists and belongs to another user (uid {uid}); remove it, or choose another workspace root",
         path.display()
     )]
-    OtherUser {
-        /// The directory.
-        path: PathBuf,
-        /// Whose it is.
-        uid: u32,
-    },
+    OtherUser { path: PathBuf, uid: u32 },
 }
 
 /// Where a workspace comes from, which decides whether it is ever removed.
@@ -287,12 +276,10 @@ impl Workspaces {
 }
 
 impl Workspace {
-    /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where it comes from.
     pub fn origin(&self) -> Origin {
         self.origin
     }
