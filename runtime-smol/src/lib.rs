@@ -11,7 +11,6 @@ mod run_loop;
 
 use std::future::Future;
 use std::io;
-use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -65,9 +64,9 @@ impl Tasks for Smol {
     async fn connect(&self, address: &Address) -> io::Result<Self::Stream> {
         Ok(match address {
             Address::Tcp(address) => {
-                let stream = Async::<TcpStream>::connect(*address).await?;
-                stream.get_ref().set_nodelay(true)?;
-                Stream::Tcp(Socket::new(stream))
+                let socket = Socket::connect(*address).await?;
+                socket.get_ref().set_nodelay(true)?;
+                Stream::Tcp(socket)
             }
             Address::Unix(path) => Stream::Unix(Async::<UnixStream>::connect(path).await?),
         })

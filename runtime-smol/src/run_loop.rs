@@ -7,15 +7,18 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
+use futures_lite::future::poll_fn;
 use futures_lite::{AsyncRead, AsyncWrite};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use smol::Async;
 
 thread_local! {
@@ -98,8 +101,30 @@ impl Wake for RunLoop {
 pub struct Socket(Arc<Async<TcpStream>>);
 
 impl Socket {
-    pub(crate) fn new(socket: Async<TcpStream>) -> Self {
-        Self(Arc::new(socket))
+    /// A connection to `address`. Begun here and not by smol, which would wait for it on the reactor.
+    pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
+        match net::connect(&socket, &address) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let stream = Self(Arc::new(Async::new_nonblocking(TcpStream::from(socket))?));
+        poll_fn(|cx| stream.poll_connected(cx)).await?;
+        Ok(stream)
+    }
+
+    fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let connected = |socket: &TcpStream| match (socket.take_error()?, socket.peer_addr()) {
+            (Some(error), _) => Err(error),
+            (None, Err(error)) if error.kind() == io::ErrorKind::NotConnected => Err(io::ErrorKind::WouldBlock.into()),
+            (None, peer) => peer.map(drop),
+        };
+        self.attempt(PollFlags::OUT, connected).unwrap_or_else(|| {
+            ready!(self.0.poll_writable(cx))?;
+            Poll::Ready(connected(self.get_ref()))
+        })
     }
 
     pub fn get_ref(&self) -> &TcpStream {

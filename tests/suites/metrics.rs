@@ -23,7 +23,7 @@ fn every_series_is_there_before_the_first_task_and_none_is_added() {
     let mut scene = Scene::with(|launch| launch.with_metrics().flags(["--max-concurrent-tasks", "7"]));
     let first = scene.worker.wait_for_metric("oz_worker_connected", &[], 1.0);
     assert_eq!(first.families["oz_worker_task_failures_total"].samples.len(), 87);
-    assert_eq!(first.families["oz_worker_tasks_rejected_total"].samples.len(), 3);
+    assert_eq!(first.families["oz_worker_tasks_rejected_total"].samples.len(), 4);
     assert_eq!(first.families["oz_worker_tasks_completed_total"].samples.len(), 4);
     assert_eq!(first.value("oz_worker_tasks_max_concurrent", &[]), 7.0);
     assert_eq!(first.families["oz_worker_task_duration_seconds"].kind, "histogram");

@@ -5,12 +5,13 @@
 
 mod notices;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
@@ -22,23 +23,47 @@ use oz_worker_backends::command::Handed;
 use oz_worker_backends::contract::{Report, Stop, Task, TaskEvent};
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::time::Instant;
-use oz_worker_core::{Failure, Input, Output, RunId, Worker};
+use oz_worker_core::{Failure, Input, Notice, Output, RunId, Worker};
 use oz_worker_runtime::{Host, StopSignals};
 use oz_worker_telemetry::Recorder;
 
 use crate::link::{Link, LinkEvent};
 use crate::logs;
 
+/// How many tasks may wait to be started while more can be read.
+const MOST_STARTING: usize = 64;
 /// How long tasks that are killed when the worker leaves may take to be cleaned up.
 const LEAVE_LIMIT: Duration = Duration::from_secs(6);
 
 enum Event {
-    /// Its backend says something of it.
-    Told { task_id: String, run: RunId, event: TaskEvent },
+    /// Its backend says something of it, which is among what was [`Told`].
+    Told,
     /// Its backend is done with it.
     Ended { task_id: String, run: RunId, cleanup: Vec<Failure> },
     /// Its cancel command failed.
     CancelFailed { task_id: String, problem: String },
+}
+
+/// What backends say of tasks that go on. It is heard before anything else that happens, and nothing has to happen for it:
+/// most of it changes nothing that could be seen before the task's end, and each wake costs more than all that is done then.
+#[derive(Default)]
+struct Told {
+    queue: Mutex<VecDeque<(String, RunId, TaskEvent)>>,
+    /// Whether the run loop is to be woken for it.
+    wakes: AtomicBool,
+}
+
+impl Told {
+    fn queue(&self) -> MutexGuard<'_, VecDeque<(String, RunId, TaskEvent)>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what is said; gives whether it must be heard now.
+    fn note(&self, task_id: &str, run: RunId, event: TaskEvent) -> bool {
+        let wakes = matches!(event, TaskEvent::CleanupFailed(_)) || self.wakes.load(Ordering::Relaxed);
+        self.queue().push_back((task_id.to_owned(), run, event));
+        wakes
+    }
 }
 
 /// What the run loop waits for.
@@ -59,6 +84,10 @@ pub struct RunLoop<R: Host> {
     /// Closed when the worker leaves: every task still running is to be killed.
     leaving: (Sender<()>, Receiver<()>),
     events: (Sender<Event>, Pin<Box<Receiver<Event>>>),
+    told: Arc<Told>,
+    is_stopping: bool,
+    /// Tasks that are started as soon as nothing is there to be read: a cancellation may be.
+    starting: Vec<(RunId, Box<TaskSpec>)>,
     timer: Option<Timer>,
 }
 
@@ -66,7 +95,7 @@ pub struct RunLoop<R: Host> {
 struct Running {
     run: RunId,
     /// Closing it asks the task to stop.
-    stop: Sender<()>,
+    stop: (Sender<()>, Receiver<()>),
 }
 
 struct Timer {
@@ -87,6 +116,9 @@ impl<R: Host> RunLoop<R> {
             tasks: BTreeMap::new(),
             leaving: async_channel::bounded(1),
             events: (sender, Box::pin(receiver)),
+            told: Arc::default(),
+            is_stopping: false,
+            starting: Vec::new(),
             timer: None,
         }
     }
@@ -94,6 +126,7 @@ impl<R: Host> RunLoop<R> {
     /// Runs `worker` until it is done.
     pub async fn run(mut self, mut worker: Worker) {
         let mut now = self.runtime.now();
+        let mut happened = None;
         loop {
             while let Some(output) = worker.poll_output() {
                 if matches!(output, Output::Exit) {
@@ -101,33 +134,34 @@ impl<R: Host> RunLoop<R> {
                 }
                 self.act(output);
             }
-            let timeout = worker.poll_timeout();
-            self.recorder.alive(timeout.map_or(Duration::ZERO, |at| at.since(now)));
-            let happening = self.next(timeout).await;
-            self.recorder.alive(Duration::ZERO);
-            now = self.runtime.now();
-            match happening {
-                Happening::Timeout => worker.handle(now, Input::Timeout),
-                Happening::Signal(signal) => worker.handle(now, Input::Stop(signal)),
-                Happening::Link(event) => hand_in(&mut worker, now, event),
-                Happening::Event(event) => self.tell(&mut worker, now, event),
+            let told = self.told.queue().pop_front();
+            if let Some((task_id, run, event)) = told {
+                worker.handle(now, said(&task_id, run, event));
+                continue;
+            }
+            match happened.take() {
+                None => {
+                    let timeout = worker.poll_timeout();
+                    self.recorder.alive(timeout.map_or(Duration::ZERO, |at| at.since(now)));
+                    happened = Some(self.next(timeout).await);
+                    self.recorder.alive(Duration::ZERO);
+                    now = self.runtime.now();
+                }
+                Some(Happening::Timeout) => worker.handle(now, Input::Timeout),
+                Some(Happening::Signal(signal)) => {
+                    self.is_stopping = true;
+                    self.told.wakes.store(true, Ordering::Relaxed);
+                    worker.handle(now, Input::Stop(signal));
+                }
+                Some(Happening::Link(event)) => hand_in(&mut worker, now, event),
+                Some(Happening::Event(event)) => self.tell(&mut worker, now, event),
             }
         }
     }
 
     fn tell(&mut self, worker: &mut Worker, now: Instant, event: Event) {
         match event {
-            Event::Told { task_id, run, event } => {
-                let task_id = &task_id;
-                worker.handle(
-                    now,
-                    match event {
-                        TaskEvent::Started => Input::TaskStarted { task_id, run },
-                        TaskEvent::Finished(outcome) => Input::TaskFinished { task_id, run, outcome },
-                        TaskEvent::CleanupFailed(failure) => Input::CleanupFailed { task_id, failure },
-                    },
-                );
-            }
+            Event::Told => {}
             Event::Ended { task_id, run, cleanup } => {
                 self.tasks.remove(&task_id);
                 worker.handle(now, Input::TaskEnded { task_id: &task_id, run, cleanup });
@@ -144,15 +178,24 @@ impl<R: Host> RunLoop<R> {
             Output::Drop => self.link.drop_connection(),
             Output::Send(frame) => self.link.send(frame),
             Output::Close => self.link.close(),
-            Output::StartTask { run, spec } => self.start_task(run, spec),
+            Output::StartTask { run, spec } => {
+                let stop = async_channel::bounded(1);
+                self.tasks.insert(spec.task_id.clone(), Running { run, stop });
+                self.starting.push((run, spec));
+            }
             Output::StopTask { task_id, run } => {
                 if let Some(running) = self.tasks.get(&task_id).filter(|running| running.run == run) {
-                    running.stop.close();
+                    running.stop.0.close();
                 }
             }
             Output::CancelDispatched { task_id, execution_id } => self.cancel_dispatched(task_id, execution_id),
             Output::Metric(event) => self.recorder.record(event),
             Output::Notice(notice) => {
+                match notice {
+                    Notice::NotReady { .. } => self.told.wakes.store(true, Ordering::Relaxed),
+                    Notice::Ready => self.told.wakes.store(self.is_stopping, Ordering::Relaxed),
+                    _ => {}
+                }
                 let trace_id = self.recorder.note(&notice);
                 notices::log(notice, trace_id.as_deref());
             }
@@ -161,23 +204,29 @@ impl<R: Host> RunLoop<R> {
         }
     }
 
-    fn start_task(&mut self, run: RunId, mut spec: Box<TaskSpec>) {
-        // The claim first: starting a process takes far longer than a write.
+    fn start_tasks(&mut self) {
+        // The claims first: starting a process takes far longer than a write.
         self.link.write_now();
+        for (run, spec) in std::mem::take(&mut self.starting) {
+            self.start_task(run, spec);
+        }
+    }
+
+    fn start_task(&mut self, run: RunId, mut spec: Box<TaskSpec>) {
+        let task_id = spec.task_id.clone();
+        let Some(asked) = self.tasks.get(&task_id).map(|running| running.stop.1.clone()) else { return };
         let trace = self.recorder.claimed(&spec);
         trace.pass_on(&mut spec.env);
-        let (stop, asked) = async_channel::bounded(1);
-        let task_id = spec.task_id.clone();
-        self.tasks.insert(task_id.clone(), Running { run, stop });
         let (backend, events) = (Arc::clone(&self.backend), self.events.0.clone());
-        let told = (self.events.0.clone(), task_id.clone());
+        let (told, hears, of) = (Arc::clone(&self.told), self.events.0.clone(), task_id.clone());
         let report = Report::new(move |event| {
-            let (events, task_id) = &told;
-            let _ = events.try_send(Event::Told { task_id: task_id.clone(), run, event });
+            if told.note(&of, run, event) {
+                let _ = hears.try_send(Event::Told);
+            }
         });
         let stop = Stop::new(asked, self.leaving.1.clone());
         let log = logs::task(&task_id, trace.id());
-        self.runtime.spawn(async move {
+        let mut running = Box::pin(async move {
             trace.started();
             let task = Task { spec: *spec, trace, stop, report, log };
             // A task is never lost, not even to a bug of ours: the core knows what an end means that nothing came before.
@@ -185,6 +234,10 @@ impl<R: Host> RunLoop<R> {
             let cleanup = running.await.unwrap_or_default();
             let _ = events.try_send(Event::Ended { task_id, run, cleanup });
         });
+        // The first step is taken here: what the task asks a lane for is on its way before another thread is awake.
+        if running.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.runtime.spawn(running);
+        }
     }
 
     fn cancel_dispatched(&self, task_id: String, execution_id: Option<String>) {
@@ -211,8 +264,16 @@ impl<R: Host> RunLoop<R> {
             if let Poll::Ready(Some(event)) = self.events.1.as_mut().poll_next(cx) {
                 return Poll::Ready(Happening::Event(event));
             }
-            if let Poll::Ready(event) = self.link.poll(cx) {
+            if self.starting.len() < MOST_STARTING
+                && let Poll::Ready(event) = self.link.poll(cx)
+            {
                 return Poll::Ready(Happening::Link(event));
+            }
+            if !self.starting.is_empty() {
+                self.start_tasks();
+                if let Poll::Ready(event) = self.link.poll(cx) {
+                    return Poll::Ready(Happening::Link(event));
+                }
             }
             self.poll_timer(timeout, cx).map(|()| Happening::Timeout)
         })
@@ -246,6 +307,14 @@ impl<R: Host> RunLoop<R> {
             self.backend.release().await;
         };
         cleaning.or(runtime.sleep_until(runtime.now().plus(LEAVE_LIMIT))).await;
+    }
+}
+
+fn said(task_id: &str, run: RunId, event: TaskEvent) -> Input<'_> {
+    match event {
+        TaskEvent::Started => Input::TaskStarted { task_id, run },
+        TaskEvent::Finished(outcome) => Input::TaskFinished { task_id, run, outcome },
+        TaskEvent::CleanupFailed(failure) => Input::CleanupFailed { task_id, failure },
     }
 }
 

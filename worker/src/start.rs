@@ -10,7 +10,7 @@ use futures_lite::FutureExt;
 use oz_worker_backends::contract::Common;
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::{Config, Worker};
-use oz_worker_host::{HostFiles, owner};
+use oz_worker_host::{HostFiles, give_back_code, owner};
 use oz_worker_runtime::{Host, StopSignals};
 use oz_worker_telemetry::{Heartbeat, Identity, Recorder, Telemetry, TelemetrySettings};
 use tracing::{error, info, warn};
@@ -157,6 +157,7 @@ async fn work<R: Host>(runtime: R, settings: Settings, recorder: Recorder) -> Re
         None
     };
     runtime.spawn(beat(runtime.clone(), recorder.heartbeat("the thread that runs tasks")));
+    give_back_code();
     let Some(backend) = prepared.or(asked).await else { return Ok(()) };
     RunLoop::new(runtime, link, backend?, recorder, signals).run(worker).await;
     Ok(())

@@ -41,7 +41,8 @@ pub fn measure(report: &mut Report, effort: Effort, worker: &Path) {
     report::note(&format!("not backed by a file: {anonymous}; shared pages counted in part (Pss): {proportional}"));
     // The worker gives its code back once it has started; what is resident here has been needed since.
     let (code, resident_code) = (mebibytes(code), mebibytes(resident_code));
-    report::note(&format!("of its {code} of code, {resident_code} resident"));
+    let given_back = mebibytes(memory.peak - memory.rss);
+    report::note(&format!("of its {code} of code, {resident_code} resident; {given_back} given back since its peak"));
     Row::new("processor time per second", format!("{cpu:.3} ms")).at_most(cpu, 1.0, " ms").print(report);
     Row::new("threads", threads.to_string()).at_most(threads as f64, 12.0, "").print(report);
     let size = fs::metadata(worker).unwrap().len() as f64;

@@ -17,6 +17,8 @@ const BATCH: u32 = 10_000;
 pub struct Memory {
     /// Resident in all.
     pub rss: f64,
+    /// The most that ever was.
+    pub peak: f64,
     /// Resident and not backed by a file.
     pub anonymous: f64,
     /// Resident, shared pages counted in part.
@@ -37,7 +39,7 @@ pub fn memory(pid: u32) -> Memory {
     let proportional = field(&read(pid, "smaps_rollup"), "Pss:") * 1024.0;
     let status = read(pid, "status");
     let kibibytes = |name| field(&status, name) * 1024.0;
-    Memory { rss: kibibytes("VmRSS:"), anonymous: kibibytes("RssAnon:"), proportional }
+    Memory { rss: kibibytes("VmRSS:"), peak: kibibytes("VmHWM:"), anonymous: kibibytes("RssAnon:"), proportional }
 }
 
 /// How much of a process's own program is code, and how much of that is resident, in bytes.

@@ -1,15 +1,20 @@
 //! What every backend does whose tasks have processes on this machine.
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_lite::FutureExt;
 use oz_worker_runtime::{Command, Host, Lane, Machine, Owner, Process, Signal};
 use tracing::warn;
 
 pub(crate) type ProcessOf<R> = <<R as Host>::Machine as Machine>::Process;
 /// All processes of a task there.
 pub(crate) type TreeOf<R> = <<R as Host>::Machine as Machine>::Tree;
+
+/// How long whoever is asked to stop waits for what is being begun: it is usually there, and then ended as it should be.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often orphans that ended while no task did are reaped.
 const REAP_INTERVAL: Duration = Duration::from_secs(15);
@@ -27,14 +32,30 @@ pub(crate) async fn adopt<R: Host>(runtime: &R, owner: &Owner) {
     runtime.spawn(async move {
         loop {
             own.sleep_until(own.now().plus(REAP_INTERVAL)).await;
-            own.on(Lane::Finish, |machine| machine.reap()).await;
+            own.on(Lane::Finish, Machine::reap).await;
         }
     });
 }
 
 /// Gives back what was taken from the machine.
 pub(crate) async fn release<R: Host>(runtime: &R) {
-    runtime.on(Lane::Finish, |machine| machine.release()).await;
+    runtime.on(Lane::Finish, Machine::release).await;
+}
+
+/// What `begin` comes to. None when `stop` ended first and it did not come soon after: whatever it comes to then is ended by
+/// its owner.
+pub(crate) async fn begun<R: Host, T>(
+    runtime: &R,
+    begin: impl Future<Output = T>,
+    stop: impl Future<Output = ()>,
+) -> Option<T> {
+    let begin = async { Some(begin.await) };
+    let late = async {
+        stop.await;
+        runtime.sleep_until(runtime.now().plus(PATIENCE)).await;
+        None
+    };
+    begin.or(late).await
 }
 
 /// Starts a process where that may block. When this is given up it is not started any more; one that was being started is

@@ -5,6 +5,7 @@
 //! crate.
 
 mod cgroup;
+mod code;
 mod files;
 mod leftovers;
 mod owner;
@@ -14,6 +15,7 @@ mod removal;
 mod spawn;
 mod tree;
 
+pub use code::give_back_code;
 pub use files::HostFiles;
 pub use owner::owner;
 pub use process::{Child, Options, Processes};

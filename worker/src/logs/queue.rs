@@ -13,6 +13,8 @@ pub const TASK_SHARE: u32 = 64 * 1024;
 /// How long lines may gather after a batch before they are written. A write for every line takes longer than all else that
 /// is done for the line, and so does waking the thread that writes.
 const GATHER: Duration = Duration::from_millis(1);
+/// How many bytes are worth a write at once: half of what a task may have waiting before it is held up.
+const GATHERED: usize = TASK_SHARE as usize / 16;
 /// Buffers above this size are given back once they are written.
 const KEPT: usize = 16 * 1024;
 
@@ -64,6 +66,8 @@ struct State {
     writing: usize,
     /// The writer sleeps until something waits.
     sleeps: bool,
+    /// The writer lets lines gather.
+    gathers: bool,
     /// Somebody waits for everything to be written.
     hurries: bool,
     batch: u64,
@@ -174,8 +178,11 @@ impl Queue {
                 state.hurries = false;
                 self.drained.notify_all();
             }
-            let gathers = |state: &mut State| !state.hurries;
-            drop(self.filled.wait_timeout_while(state, GATHER, gathers).unwrap_or_else(PoisonError::into_inner));
+            state.gathers = state.waiting.len() < GATHERED;
+            let gathers = |state: &mut State| state.gathers && !state.hurries;
+            let (mut state, _) =
+                self.filled.wait_timeout_while(state, GATHER, gathers).unwrap_or_else(PoisonError::into_inner);
+            state.gathers = false;
         }
     }
 
@@ -183,12 +190,15 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the writer when it sleeps. Woken with the lock held it would at once wait for that, and whoever logs would wait
-    /// for the processor.
+    /// Wakes the writer when it sleeps, or has let enough gather. Woken with the lock held it would at once wait for that,
+    /// and whoever logs would wait for the processor.
     fn wake(&self, mut state: MutexGuard<'_, State>) {
-        let due = state.sleeps && !state.waiting.is_empty();
-        // Once is enough.
-        state.sleeps &= !due;
+        let waiting = state.waiting.len();
+        let due = (state.sleeps && waiting > 0) || (state.gathers && waiting >= GATHERED);
+        if due {
+            // Once is enough.
+            (state.sleeps, state.gathers) = (false, false);
+        }
         drop(state);
         if due {
             self.filled.notify_one();

@@ -156,7 +156,7 @@ impl<R: Host> CommandBackend<R> {
     ) -> End {
         let runtime = &self.common.runtime;
         let late = runtime.sleep_until(runtime.now().plus(limit));
-        let given_up = async {
+        let timed_out = async {
             late.await;
             End::TimedOut
         };
@@ -164,12 +164,21 @@ impl<R: Host> CommandBackend<R> {
             stop.await;
             End::Stopped
         };
-        let mut given_up = std::pin::pin!(given_up.or(stopped));
-        let started = async { machine::start(runtime, command, None).await.map_err(End::Error) };
-        let give_up = async { Err((&mut given_up).await) };
-        let mut process = match started.or(give_up).await {
-            Ok(process) => process,
-            Err(end) => return end,
+        let mut given_up = std::pin::pin!(timed_out.or(stopped));
+        let mut early = None;
+        let start = machine::start(runtime, command, None);
+        let begun = machine::begun(runtime, start, async { early = Some((&mut given_up).await) }).await;
+        let mut process = match (begun, early) {
+            (Some(Err(error)), None) => return End::Error(error),
+            (Some(Ok(process)), None) => process,
+            (begun, Some(end)) => {
+                // Not told before it is so: what was started all the same is killed first.
+                if let Some(Ok(process)) = begun {
+                    kill(process).await;
+                }
+                return end;
+            }
+            (None, None) => return End::Stopped,
         };
         let input = process.input();
         forward(runtime, process.output(), Arc::clone(handed.log));
@@ -191,8 +200,7 @@ impl<R: Host> CommandBackend<R> {
         };
         let end = exited.or(given_up).await;
         if matches!(end, End::TimedOut | End::Stopped) {
-            process.signal_group(Signal::Kill);
-            let _ = process.wait().await;
+            kill(process).await;
         }
         end
     }
@@ -201,4 +209,9 @@ impl<R: Host> CommandBackend<R> {
     pub(crate) async fn release(&self) {
         machine::release(&self.common.runtime).await;
     }
+}
+
+async fn kill(mut process: impl Process) {
+    process.signal_group(Signal::Kill);
+    let _ = process.wait().await;
 }

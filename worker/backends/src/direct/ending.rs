@@ -11,6 +11,8 @@ use oz_worker_core::metrics::FailureReason;
 use oz_worker_runtime::{Files, Host, Lane, Machine, Tree};
 use oz_worker_telemetry::TaskTrace;
 
+use tracing::warn;
+
 use super::workspaces::Workspace;
 use super::{Job, Place, steps};
 use crate::contract::Report;
@@ -65,25 +67,25 @@ async fn clear_and_remove<R: Host>(runtime: R, job: Arc<Job>, left: Left<R>) -> 
         let (tree, job) = (Arc::clone(&tree), Arc::clone(&job));
         let look = move |machine: &R::Machine| {
             let is_empty = tree.is_empty();
-            if is_empty || is_last {
-                let (place, over) = held;
-                drop(over);
-                return Ok((is_empty, give_back(machine.files(), &job, place.own)));
+            if !is_empty && !is_last {
+                tree.kill();
+                return Look::<R>::Held(held);
             }
-            tree.kill();
-            Err(held)
+            let (place, over) = held;
+            drop(over);
+            Look::Given(is_empty, give_back(machine.files(), &job, place.own))
         };
         match runtime.on(Lane::Finish, look).await {
-            Ok((true, given)) => break given,
-            Ok((false, given)) => {
-                tracing::warn!(
+            Look::Given(true, given) => break given,
+            Look::Given(false, given) => {
+                let trace_id = trace.id();
+                warn!(
                     task_id,
-                    trace_id = trace.id(),
-                    "a process of the task did not die of SIGKILL within 5 s; going on without it"
+                    trace_id, "a process of the task did not die of SIGKILL within 5 s; going on without it"
                 );
                 break given;
             }
-            Err(back) => held = back,
+            Look::Held(back) => held = back,
         }
         runtime.sleep_until(runtime.now().plus(pause)).await;
         pause = (pause * 2).min(Duration::from_millis(50));
@@ -98,6 +100,14 @@ async fn clear_and_remove<R: Host>(runtime: R, job: Arc<Job>, left: Left<R>) -> 
         exit_code: 0,
         message: format!("cannot remove {}: {error}", path.display()),
     })
+}
+
+/// What a look at a task's processes came to.
+enum Look<R: Host> {
+    /// The place was given back; whether nothing was left of them.
+    Given(bool, Given),
+    /// Something was left, and is killed.
+    Held((Place, Vec<ProcessOf<R>>)),
 }
 
 /// How far a place was given back at once.

@@ -143,13 +143,13 @@ impl<R: Host> DirectBackend<R> {
 
     pub(crate) async fn run(&self, task: Task) -> Vec<Failure> {
         let Task { spec, trace, stop, report, log } = task;
+        if stop.is_asked() {
+            report.finished(Outcome::Stopped);
+            return Vec::new();
+        }
         let spec = Arc::new(spec);
-        let begun = async { Some(self.begin(&spec, &report).await) };
-        let stopped = async {
-            stop.asked().await;
-            None
-        };
-        let Parts { place, tree, first } = match begun.or(stopped).await {
+        let begin = self.begin(&spec, &report);
+        let Parts { place, tree, first } = match machine::begun(&self.runtime, begin, stop.asked()).await {
             Some(Ok(parts)) => parts,
             Some(Err(outcome)) => {
                 report.finished(outcome);

@@ -11,7 +11,7 @@ use oz_worker_runtime::{Command, Exit, Host, Lane, Machine, Process, Signal, Tre
 use oz_worker_telemetry::TaskTrace;
 
 use crate::contract::Stop;
-use crate::machine::{ProcessOf, TreeOf, start};
+use crate::machine::{ProcessOf, TreeOf, begun, start};
 use crate::output::{TaskLog, forward};
 
 /// How long the last output of a task may take to be read after its last process ended.
@@ -56,23 +56,22 @@ pub(super) struct Steps<'a, R: Host> {
 impl<R: Host> Steps<'_, R> {
     /// Runs `command` to its end, or until the task is to stop.
     pub(super) async fn run(&mut self, step: Step, command: Command) -> StepEnd {
-        let started = async { Some(start(self.runtime, command, Some(&self.tree)).await) };
         let given_up = async {
             match step {
-                Step::Setup | Step::Agent => {
-                    self.stop.asked().await;
-                    None
-                }
+                Step::Setup | Step::Agent => self.stop.asked().await,
                 Step::Teardown => {
                     let late = self.runtime.sleep_until(self.runtime.now().plus(TEARDOWN_START_LIMIT));
                     self.stop.abandoned().or(late).await;
-                    Some(Err(io::Error::new(io::ErrorKind::TimedOut, "it was not started within 10 s")))
                 }
             }
         };
-        match started.or(given_up).await {
+        let start = start(self.runtime, command, Some(&self.tree));
+        match begun(self.runtime, start, given_up).await {
             Some(Ok(process)) => self.follow(step, process).await,
             Some(Err(error)) => StepEnd::Error(error),
+            None if step == Step::Teardown => {
+                StepEnd::Error(io::Error::new(io::ErrorKind::TimedOut, "it was not started within 10 s"))
+            }
             None => StepEnd::Stopped,
         }
     }

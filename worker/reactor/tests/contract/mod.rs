@@ -137,7 +137,7 @@ fn tasks_run_beside_the_calling_thread_with_trees_of_their_own() {
             assert_eq!(exit, Exit::Code(number));
             ended += 1;
         }
-        runtime.on(Lane::Finish, |machine| machine.release()).await;
+        runtime.on(Lane::Finish, LocalMachine::release).await;
     });
 }
 
