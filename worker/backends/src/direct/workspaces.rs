@@ -437,8 +437,8 @@ mod tests {
         let mut other = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
         // Field 22 of proc_pid_stat(5); the program's name, in parentheses, is the second.
         let stat = fs::read_to_string(format!("/proc/{}/stat", other.id())).unwrap();
-        let start = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(22 - 3).unwrap();
-        HostFiles.set_mark(&path, &format!("{}.{}.{start}", scratch.0.owner.key(), other.id())).unwrap();
+        let started = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(22 - 3).unwrap();
+        HostFiles.set_mark(&path, &format!("{}.{}.{started}", scratch.0.owner.key(), other.id())).unwrap();
         assert_eq!(scratch.0.create(&HostFiles, "task").unwrap().origin(), Origin::Foreign);
         assert!(scratch.0.clean_leftovers(&HostFiles).removed.is_empty());
         other.kill().unwrap();
