@@ -3,13 +3,12 @@
 use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::String;
-use core::fmt;
 
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::assignment::{Assignment, Object, Str};
+use crate::assignment::{Assignment, FromMap, Object, Str, from_map};
 use crate::flaw::Flaw;
 use crate::metrics::{FailureReason, RejectReason};
 use crate::worker::Failure;
@@ -214,40 +213,34 @@ enum Envelope<'a> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Envelope<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct EnvelopeVisitor;
-        impl<'de> Visitor<'de> for EnvelopeVisitor {
-            type Value = Envelope<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an envelope")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut message_type: Option<Str<'de>> = None;
-                let mut early_data: Option<&'de RawValue> = None;
-                let mut message = None;
-                while let Some(key) = map.next_key::<Str<'de>>()? {
-                    match (key.as_str(), message_type.as_ref().map(Str::as_str)) {
-                        ("type", _) => message_type = Some(map.next_value()?),
-                        ("data", Some(ASSIGNMENT)) => {
-                            message = Some(assignment(map.next_value()?));
-                        }
-                        ("data", Some(CANCELLATION)) => message = Some(cancellation(map.next_value()?)),
-                        ("data", _) => early_data = Some(map.next_value()?),
-                        _ => {
-                            map.next_value::<IgnoredAny>()?;
-                        }
-                    }
+        from_map(deserializer)
+    }
+}
+
+impl<'de: 'a, 'a> FromMap<'de> for Envelope<'a> {
+    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        let mut message_type: Option<Str<'de>> = None;
+        let mut early_data: Option<&'de RawValue> = None;
+        let mut message = None;
+        while let Some(key) = map.next_key::<Str<'de>>()? {
+            match (key.as_str(), message_type.as_ref().map(Str::as_str)) {
+                ("type", _) => message_type = Some(map.next_value()?),
+                ("data", Some(ASSIGNMENT)) => message = Some(assignment(map.next_value()?)),
+                ("data", Some(CANCELLATION)) => message = Some(cancellation(map.next_value()?)),
+                ("data", _) => early_data = Some(map.next_value()?),
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
                 }
-                if let (None, Some(data), Some(message_type)) = (&message, early_data, &message_type) {
-                    message = match message_type.as_str() {
-                        ASSIGNMENT => serde_json::from_str(data.get()).ok().map(assignment),
-                        CANCELLATION => serde_json::from_str(data.get()).ok().map(cancellation),
-                        _ => None,
-                    };
-                }
-                Ok(message.map_or(Envelope::Unknown, Envelope::Known))
             }
         }
-        deserializer.deserialize_map(EnvelopeVisitor)
+        if let (None, Some(data), Some(message_type)) = (&message, early_data, &message_type) {
+            message = match message_type.as_str() {
+                ASSIGNMENT => serde_json::from_str(data.get()).ok().map(assignment),
+                CANCELLATION => serde_json::from_str(data.get()).ok().map(cancellation),
+                _ => None,
+            };
+        }
+        Ok(message.map_or(Envelope::Unknown, Envelope::Known))
     }
 }
 

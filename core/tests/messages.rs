@@ -421,4 +421,5 @@ fn what_is_started_shows_no_value_of_the_assignment_or_the_operator() {
     let shown = format!("{:?} {config:?} {:?}", decode(&text), outputs_with(config.clone(), &text));
     assert!(!shown.contains(canary), "{shown}");
     assert!(shown.contains("NAME") && shown.contains("OTHER"), "{shown}");
+    assert!(shown.starts_with(r#"Ok(TaskAssignment(Assignment { task_id: "T", execution_id: None, .. }))"#), "{shown}");
 }
