@@ -72,15 +72,16 @@
 
 #![no_std]
 #![forbid(unsafe_code)]
-
-// `missing_docs` is off where an enum's fields are: of `task_id` or `execution_id` there is nothing to say that the name does
-// not. What is not clear from its name is documented there too.
+// Off where there is nothing to say that the name does not: of `task_id` or `execution_id`. What is not clear from its name is
+// documented there too.
+#![warn(missing_docs)]
 
 extern crate alloc;
 
 pub mod agent;
 pub mod assignment;
 mod backoff;
+pub mod flaw;
 pub mod message;
 pub mod metrics;
 mod notice;

@@ -2,14 +2,14 @@
 
 use alloc::borrow::Cow;
 use alloc::format;
-use alloc::string::{String, ToString};
-use core::fmt;
+use alloc::string::String;
 
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::assignment::{Assignment, Object, Str};
+use crate::assignment::{Assignment, FromMap, Object, Str, from_map};
+use crate::flaw::Flaw;
 use crate::metrics::{FailureReason, RejectReason};
 use crate::worker::Failure;
 
@@ -17,16 +17,18 @@ use crate::worker::Failure;
 // Read in place and never stored: boxing the large one would cost an allocation a frame.
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
+#[allow(missing_docs)]
 pub enum ServerMessage<'a> {
-    /// Run this task.
     TaskAssignment(Assignment<'a>),
-    /// Stop this task: the user cancelled it.
-    #[allow(missing_docs)]
-    TaskCancellation { task_id: Cow<'a, str> },
+    /// The user cancelled the task.
+    TaskCancellation {
+        task_id: Cow<'a, str>,
+    },
 }
 
 /// Why a text frame is not a message of the protocol. None of it carries the payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub enum DecodeError<'a> {
     /// The text is not one JSON object.
     NotJson,
@@ -36,20 +38,13 @@ pub enum DecodeError<'a> {
         message_type: Option<String>,
     },
     /// The `data` lacks a required field, or holds one of another type.
-    Malformed {
-        /// The message's type.
-        message_type: &'static str,
-        /// What is wrong, in words; names fields and types, never values.
-        problem: String,
-    },
+    Malformed { message_type: &'static str, flaw: Flaw },
     /// A `task_assignment` that names its task but cannot otherwise be understood.
     MalformedAssignment {
-        #[allow(missing_docs)]
         task_id: Cow<'a, str>,
         /// When that much can be read.
         execution_id: Option<Cow<'a, str>>,
-        /// What is wrong, in words; names fields and types, never values.
-        problem: String,
+        flaw: Flaw,
     },
 }
 
@@ -58,8 +53,10 @@ pub enum DecodeError<'a> {
 #[serde(tag = "type", content = "data", rename_all = "snake_case")]
 #[allow(missing_docs)]
 pub enum WorkerMessage {
-    /// The worker runs the task.
-    TaskClaimed { task_id: String, worker_id: String },
+    TaskClaimed {
+        task_id: String,
+        worker_id: String,
+    },
     /// The worker does not take the task.
     TaskRejected {
         task_id: String,
@@ -75,7 +72,6 @@ pub enum WorkerMessage {
         #[serde(skip_serializing_if = "Option::is_none")]
         task_state: Option<&'static str>,
     },
-    /// The task failed.
     TaskFailed {
         task_id: String,
         /// How, in words.
@@ -141,10 +137,10 @@ impl WorkerMessage {
     }
 
     /// The answer to an assignment that cannot be understood.
-    pub(crate) fn not_understood(task_id: &str, problem: &str) -> Self {
+    pub(crate) fn not_understood(task_id: &str, flaw: &Flaw) -> Self {
         Self::TaskFailed {
             task_id: task_id.into(),
-            message: format!("The assignment could not be understood: {problem}"),
+            message: format!("The assignment could not be understood: {flaw}"),
             failure_reason: FailureReason::Unknown,
             exit_code: 0,
         }
@@ -217,40 +213,34 @@ enum Envelope<'a> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Envelope<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct EnvelopeVisitor;
-        impl<'de> Visitor<'de> for EnvelopeVisitor {
-            type Value = Envelope<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an envelope")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut message_type: Option<Str<'de>> = None;
-                let mut early_data: Option<&'de RawValue> = None;
-                let mut message = None;
-                while let Some(key) = map.next_key::<Str<'de>>()? {
-                    match (key.as_str(), message_type.as_ref().map(Str::as_str)) {
-                        ("type", _) => message_type = Some(map.next_value()?),
-                        ("data", Some(ASSIGNMENT)) => {
-                            message = Some(assignment(map.next_value()?));
-                        }
-                        ("data", Some(CANCELLATION)) => message = Some(cancellation(map.next_value()?)),
-                        ("data", _) => early_data = Some(map.next_value()?),
-                        _ => {
-                            map.next_value::<IgnoredAny>()?;
-                        }
-                    }
+        from_map(deserializer)
+    }
+}
+
+impl<'de: 'a, 'a> FromMap<'de> for Envelope<'a> {
+    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        let mut message_type: Option<Str<'de>> = None;
+        let mut early_data: Option<&'de RawValue> = None;
+        let mut message = None;
+        while let Some(key) = map.next_key::<Str<'de>>()? {
+            match (key.as_str(), message_type.as_ref().map(Str::as_str)) {
+                ("type", _) => message_type = Some(map.next_value()?),
+                ("data", Some(ASSIGNMENT)) => message = Some(assignment(map.next_value()?)),
+                ("data", Some(CANCELLATION)) => message = Some(cancellation(map.next_value()?)),
+                ("data", _) => early_data = Some(map.next_value()?),
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
                 }
-                if let (None, Some(data), Some(message_type)) = (&message, early_data, &message_type) {
-                    message = match message_type.as_str() {
-                        ASSIGNMENT => serde_json::from_str(data.get()).ok().map(assignment),
-                        CANCELLATION => serde_json::from_str(data.get()).ok().map(cancellation),
-                        _ => None,
-                    };
-                }
-                Ok(message.map_or(Envelope::Unknown, Envelope::Known))
             }
         }
-        deserializer.deserialize_map(EnvelopeVisitor)
+        if let (None, Some(data), Some(message_type)) = (&message, early_data, &message_type) {
+            message = match message_type.as_str() {
+                ASSIGNMENT => serde_json::from_str(data.get()).ok().map(assignment),
+                CANCELLATION => serde_json::from_str(data.get()).ok().map(cancellation),
+                _ => None,
+            };
+        }
+        Ok(message.map_or(Envelope::Unknown, Envelope::Known))
     }
 }
 
@@ -277,7 +267,7 @@ fn diagnose(text: &str) -> DecodeError<'_> {
     match message_type.as_deref() {
         Some(ASSIGNMENT) => diagnose_assignment(data),
         Some(CANCELLATION) => {
-            DecodeError::Malformed { message_type: CANCELLATION, problem: problem::<Object<Cancellation<'_>>>(data) }
+            DecodeError::Malformed { message_type: CANCELLATION, flaw: Flaw::of::<Object<Cancellation<'_>>>(data) }
         }
         other => DecodeError::UnknownType { message_type: other.map(|text| text.chars().take(64).collect()) },
     }
@@ -291,31 +281,14 @@ fn diagnose_assignment(data: &str) -> DecodeError<'_> {
         #[serde(borrow, default)]
         execution_id: Option<&'a RawValue>,
     }
-    let problem = problem::<Object<Assignment<'_>>>(data);
+    let flaw = Flaw::of::<Object<Assignment<'_>>>(data);
     match serde_json::from_str::<Object<Ids<'_>>>(data) {
         Ok(Object(ids)) => DecodeError::MalformedAssignment {
             task_id: ids.task_id.0,
             execution_id: ids.execution_id.and_then(|raw| serde_json::from_str::<Str<'_>>(raw.get()).ok()).map(|s| s.0),
-            problem,
+            flaw,
         },
-        Err(_) => DecodeError::Malformed { message_type: ASSIGNMENT, problem },
-    }
-}
-
-/// What keeps `data` from being a `T`, without the value that serde puts into its text.
-fn problem<'a, T: Deserialize<'a>>(data: &'a str) -> String {
-    let Err(error) = serde_json::from_str::<T>(data) else { return "a field stands twice".into() };
-    let text = error.to_string();
-    match (text.strip_prefix("invalid type: "), text.strip_prefix("invalid value: ")) {
-        (None, None) => text,
-        // "invalid type: string \"the value\", expected a map at line 1 column 9": the value may be a secret, and
-        // may itself hold ", expected ", so the kind is cut at the first word and the rest taken from the last.
-        (kind, value) => {
-            let found = kind.or(value).unwrap_or_default();
-            let kind = found.split([' ', ',', '`']).next().unwrap_or_default();
-            let expected = text.rsplit(", expected ").next().unwrap_or_default();
-            format!("invalid type: {kind}, expected {expected}")
-        }
+        Err(_) => DecodeError::Malformed { message_type: ASSIGNMENT, flaw },
     }
 }
 
@@ -323,6 +296,8 @@ fn problem<'a, T: Deserialize<'a>>(data: &'a str) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::flaw::FlawKind::{self, WrongType};
+    use crate::flaw::JsonType;
 
     #[test]
     fn optional_fields_that_are_unset_are_left_out() {
@@ -349,7 +324,10 @@ mod tests {
 
     #[test]
     fn bad_frames_say_what_is_wrong_and_never_what_they_hold() {
-        let cases: &[(&str, DecodeError<'_>)] = &[
+        let wrong = |field: &str, expected, found| Flaw { field: field.into(), kind: WrongType { expected, found } };
+        let malformed = |message_type, flaw| DecodeError::Malformed { message_type, flaw };
+        let of_task = |flaw| DecodeError::MalformedAssignment { task_id: "T".into(), execution_id: None, flaw };
+        for (text, expected) in [
             ("", DecodeError::NotJson),
             ("hello", DecodeError::NotJson),
             ("[]", DecodeError::NotJson),
@@ -359,52 +337,31 @@ mod tests {
             (r#"{"type":"ping","data":{}}"#, DecodeError::UnknownType { message_type: Some("ping".into()) }),
             (
                 r#"{"type":"task_cancellation","data":{"task_id":null}}"#,
-                DecodeError::Malformed {
-                    message_type: CANCELLATION,
-                    problem: "invalid type: null, expected a string at line 1 column 15".into(),
-                },
+                malformed(CANCELLATION, wrong("task_id", JsonType::String, JsonType::Null)),
             ),
+            (r#"{"type":"task_assignment"}"#, malformed(ASSIGNMENT, wrong("", JsonType::Object, JsonType::Null))),
             (
-                r#"{"type":"task_assignment"}"#,
-                DecodeError::Malformed {
-                    message_type: ASSIGNMENT,
-                    problem: "invalid type: null, expected an object at line 1 column 4".into(),
-                },
+                r#"{"type":"task_assignment","data":["T"]}"#,
+                malformed(ASSIGNMENT, wrong("", JsonType::Object, JsonType::List)),
             ),
             (
                 r#"{"type":"task_assignment","data":{"task_id":"T","execution_id":"E","task":"s3cret, expected x"}}"#,
                 DecodeError::MalformedAssignment {
                     task_id: "T".into(),
                     execution_id: Some("E".into()),
-                    problem: "invalid type: string, expected an object at line 1 column 61".into(),
+                    flaw: wrong("task", JsonType::Object, JsonType::String),
                 },
             ),
             (
                 r#"{"type":"task_assignment","data":{"task_id":"T","task":{},"env_vars":7}}"#,
-                DecodeError::MalformedAssignment {
-                    task_id: "T".into(),
-                    execution_id: None,
-                    problem: "invalid type: integer, expected an object at line 1 column 37".into(),
-                },
-            ),
-            (
-                r#"{"type":"task_assignment","data":["T"]}"#,
-                DecodeError::Malformed {
-                    message_type: ASSIGNMENT,
-                    problem: "invalid type: sequence, expected an object at line 1 column 0".into(),
-                },
+                of_task(wrong("env_vars", JsonType::Object, JsonType::Number)),
             ),
             (
                 r#"{"type":"task_assignment","data":{"task_id":"T"}}"#,
-                DecodeError::MalformedAssignment {
-                    task_id: "T".into(),
-                    execution_id: None,
-                    problem: "missing field `task` at line 1 column 15".into(),
-                },
+                of_task(Flaw { field: "task".into(), kind: FlawKind::Missing }),
             ),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(decode(text).unwrap_err(), *expected, "{text}");
+        ] {
+            assert_eq!(decode(text).unwrap_err(), expected, "{text}");
         }
     }
 }

@@ -4,6 +4,7 @@ use alloc::string::String;
 use core::fmt;
 use core::time::Duration;
 
+use crate::flaw::Flaw;
 use crate::metrics::{RejectReason, TaskResult};
 use crate::worker::Failure;
 
@@ -16,7 +17,6 @@ pub enum Notice {
         /// The number of ended tasks whose end is sent again on it.
         unproven_ends: usize,
     },
-    /// A dial failed.
     DialFailed {
         cause: Cause,
         /// How long until the next one.
@@ -28,15 +28,13 @@ pub enum Notice {
         /// How long until the next dial.
         retry_in: Duration,
     },
-    /// A frame was ignored.
     BadFrame(BadFrame),
     /// An assignment names its task and cannot be understood otherwise.
     MalformedAssignment {
         task_id: String,
         /// The payload's size in bytes.
         size: usize,
-        /// What is wrong with it; never any of the payload's values.
-        problem: String,
+        flaw: Flaw,
         /// Whether the task was answered as failed. It is not when it is active, or was rejected, or its end is on its way.
         is_answered: bool,
     },
@@ -60,17 +58,30 @@ pub enum Notice {
         is_repeated: bool,
     },
     /// A task was assigned that the worker has already; it was not started again.
-    AssignedAgain { task_id: String },
+    AssignedAgain {
+        task_id: String,
+    },
     /// The user cancelled a task.
-    CancelRequested { task_id: String },
+    CancelRequested {
+        task_id: String,
+    },
     /// The user cancelled a task that has finished and is being cleaned up after; its result stands.
-    CancelTooLate { task_id: String },
+    CancelTooLate {
+        task_id: String,
+    },
     /// The user cancelled a task that the worker does not have.
-    CancelUnknown { task_id: String },
+    CancelUnknown {
+        task_id: String,
+    },
     /// The cancel command of a dispatched task failed.
-    CancelFailed { task_id: String, problem: String },
+    CancelFailed {
+        task_id: String,
+        problem: String,
+    },
     /// A task that was claimed has not started for too long: until it has, or has ended, no other is claimed.
-    NotReady { task_id: String },
+    NotReady {
+        task_id: String,
+    },
     /// Every task that had not started for too long has started, or has ended.
     Ready,
     /// A task that ran when the worker was killed goes on, and holds a slot again.
@@ -81,7 +92,10 @@ pub enum Notice {
         active: usize,
     },
     /// A task ran when the worker was killed; the server is told that it ended so.
-    Interrupted { task_id: String, result: TaskResult },
+    Interrupted {
+        task_id: String,
+        result: TaskResult,
+    },
     /// A task ended too long ago for the server still to be told.
     TooOldToTell {
         task_id: String,
@@ -94,16 +108,17 @@ pub enum Notice {
         result: TaskResult,
         /// Time since its claim.
         duration: Duration,
-        /// What failed, when it failed.
         failure: Option<Failure>,
         /// The number of tasks that hold a slot now.
         active: usize,
     },
     /// What follows a task failed; its result stands.
-    CleanupFailed { task_id: String, failure: Failure },
+    CleanupFailed {
+        task_id: String,
+        failure: Failure,
+    },
     /// The worker takes no new task and lets the running ones finish.
     Draining {
-        /// The signal that asked for it.
         signal: &'static str,
         /// The number of running tasks.
         active: usize,
@@ -117,13 +132,14 @@ pub enum Notice {
     },
     /// The worker takes no new task and is about to leave.
     Stopping {
-        /// The signal that asked for it.
         signal: &'static str,
         /// The number of running tasks.
         active: usize,
     },
     /// The worker leaves although the server is not known to have the end of this task.
-    LeavingUnproven { task_id: String },
+    LeavingUnproven {
+        task_id: String,
+    },
 }
 
 /// Why there is no connection.
@@ -170,8 +186,8 @@ pub enum Problem {
     NotJson,
     /// The protocol has no such message.
     UnknownType,
-    /// A field is missing or of another type: which, where, and what it should be.
-    Malformed(String),
+    /// A field of it.
+    Malformed(Flaw),
 }
 
 impl fmt::Display for Problem {
@@ -180,7 +196,7 @@ impl fmt::Display for Problem {
             Self::Binary => "it is binary",
             Self::NotJson => "it is not a JSON object",
             Self::UnknownType => "its type is unknown",
-            Self::Malformed(problem) => problem,
+            Self::Malformed(flaw) => return flaw.fmt(f),
         })
     }
 }
@@ -190,6 +206,7 @@ mod tests {
     use alloc::string::ToString;
 
     use super::*;
+    use crate::flaw::FlawKind;
 
     #[test]
     fn each_cause_and_problem_has_its_words() {
@@ -198,8 +215,9 @@ mod tests {
         assert_eq!(Cause::WriteStalled(limit).to_string(), "a write took longer than 45 s");
         assert_eq!(Cause::Silent(limit).to_string(), "nothing was received for 45 s");
         assert_eq!(Cause::Outside("reset".into()).to_string(), "reset");
-        let problems = [Problem::Binary, Problem::NotJson, Problem::UnknownType, Problem::Malformed("no task".into())];
-        let words = ["it is binary", "it is not a JSON object", "its type is unknown", "no task"];
+        let flaw = Flaw { field: "task".into(), kind: FlawKind::Missing };
+        let problems = [Problem::Binary, Problem::NotJson, Problem::UnknownType, Problem::Malformed(flaw)];
+        let words = ["it is binary", "it is not a JSON object", "its type is unknown", "task is missing"];
         assert_eq!(problems.map(|problem| problem.to_string()), words);
     }
 }

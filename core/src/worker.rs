@@ -17,6 +17,7 @@ use alloc::string::String;
 use crate::agent::TaskSpec;
 use crate::assignment::Assignment;
 use crate::backoff::Backoff;
+use crate::flaw::Flaw;
 use crate::message::{DecodeError, ServerMessage, WorkerMessage, decode, raw_task};
 use crate::metrics::{FailurePhase, FailureReason, MetricEvent, RejectReason};
 use crate::notice::{BadFrame, Cause, Notice, Problem};
@@ -203,13 +204,13 @@ impl Worker {
         let (message_type, problem) = match decode(text) {
             Ok(ServerMessage::TaskAssignment(assignment)) => return self.on_assignment(now, &assignment, text),
             Ok(ServerMessage::TaskCancellation { task_id }) => return self.on_cancellation(now, &task_id),
-            Err(DecodeError::MalformedAssignment { task_id, execution_id, problem }) => {
-                let is_answered = self.on_malformed_assignment(now, &task_id, execution_id.as_deref(), &problem);
+            Err(DecodeError::MalformedAssignment { task_id, execution_id, flaw }) => {
+                let is_answered = self.on_malformed_assignment(now, &task_id, execution_id.as_deref(), &flaw);
                 let (task_id, size) = (task_id.into_owned(), text.len());
-                return self.notice(Notice::MalformedAssignment { task_id, size, problem, is_answered });
+                return self.notice(Notice::MalformedAssignment { task_id, size, flaw, is_answered });
             }
-            Err(DecodeError::Malformed { message_type, problem }) => {
-                (Some(message_type.to_owned()), Problem::Malformed(problem))
+            Err(DecodeError::Malformed { message_type, flaw }) => {
+                (Some(message_type.to_owned()), Problem::Malformed(flaw))
             }
             Err(DecodeError::NotJson) => (None, Problem::NotJson),
             Err(DecodeError::UnknownType { message_type }) => (message_type, Problem::UnknownType),
@@ -325,7 +326,7 @@ impl Worker {
         now: Instant,
         task_id: &str,
         execution_id: Option<&str>,
-        problem: &str,
+        flaw: &Flaw,
     ) -> bool {
         // An answer would end the run that is active, or the one whose end is on its way.
         if self.tasks.contains_key(task_id) || self.outbox.end_of(task_id).is_some() {
@@ -336,7 +337,7 @@ impl Worker {
             return false;
         }
         self.metric(MetricEvent::TaskFailure { phase: FailurePhase::Assignment, reason: FailureReason::Unknown });
-        let entry = Entry::new(execution_id, &WorkerMessage::not_understood(task_id, problem));
+        let entry = Entry::new(execution_id, &WorkerMessage::not_understood(task_id, flaw));
         // Nothing waits for the record: nothing ran, and without it the server asks once more.
         self.persist(|| Record::Finished {
             task_id: task_id.into(),

@@ -2,11 +2,14 @@
 //! whatever becomes of one of its fields.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+use std::fmt::Write;
+
 use oz_worker_core::agent::AgentSettings;
+use oz_worker_core::flaw::{Flaw, FlawKind, JsonType};
 use oz_worker_core::message::{DecodeError, ServerMessage, WorkerMessage, decode};
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::time::Instant;
-use oz_worker_core::{AfterKill, Config, Frame, Input, Output, Worker};
+use oz_worker_core::{AfterKill, BadFrame, Config, Frame, Input, Notice, Output, Worker};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -290,33 +293,86 @@ fn replacements() -> [Value; 6] {
     [json!(true), json!(918_273_645), json!(-918_273.5), json!("s3cret"), json!([]), json!({})]
 }
 
-/// Whether an assignment is understood; if not, it is answered as far as it names its task, and repeats no value.
-fn is_understood(data: &Value, what: &str) -> bool {
+/// What keeps an assignment from being understood, if anything does. It is answered then as far as it names its task, and
+/// nothing that the server or a person is told repeats a value of it.
+fn flaw_of(data: &Value, what: &str) -> Option<Flaw> {
     let text = json!({"type": "task_assignment", "data": data}).to_string();
-    let sent = outputs(&text).into_iter().filter_map(|output| match output {
-        Output::Send(Frame::Text(text)) => Some(serde_json::from_str::<Value>(&text).unwrap()),
-        _ => None,
-    });
-    let sent: Vec<Value> = sent.collect();
-    let problem = match decode(&text) {
+    let (mut sent, mut told) = (Vec::new(), String::new());
+    for output in outputs(&text) {
+        match output {
+            Output::Send(Frame::Text(text)) => {
+                told.push_str(&text);
+                sent.push(serde_json::from_str::<Value>(&text).unwrap());
+            }
+            Output::Notice(notice @ (Notice::MalformedAssignment { .. } | Notice::BadFrame(_))) => {
+                let _ = write!(told, "{notice:?}");
+                match notice {
+                    Notice::MalformedAssignment { flaw, .. } => told.push_str(&flaw.to_string()),
+                    Notice::BadFrame(BadFrame { problem, .. }) => told.push_str(&problem.to_string()),
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+    let error = match decode(&text) {
         Ok(ServerMessage::TaskAssignment(_)) => {
             assert_eq!(sent.len(), 1, "{what}");
             assert_eq!((&sent[0]["type"], start(&text).is_some()), (&json!("task_claimed"), true), "{what}");
-            return true;
+            return None;
         }
-        Err(DecodeError::MalformedAssignment { problem, .. }) => {
-            assert_eq!(sent.len(), 1, "{what}");
-            assert_eq!((&sent[0]["type"], &sent[0]["data"]["task_id"]), (&json!("task_failed"), &data["task_id"]));
-            problem
-        }
-        Err(DecodeError::Malformed { problem, .. }) => {
-            assert!(sent.is_empty() && !data["task_id"].is_string(), "{what}");
-            problem
-        }
+        Err(error) => error,
         other => panic!("{what}: {other:?}"),
     };
-    assert!(!problem.contains("s3cret") && !problem.contains("918"), "{what}: {problem}");
-    false
+    let _ = write!(told, "{error:?}");
+    assert!(!told.contains("s3cret") && !told.contains("918"), "{what}: {told}");
+    match error {
+        DecodeError::MalformedAssignment { flaw, .. } => {
+            assert_eq!(sent.len(), 1, "{what}");
+            let answer = json!({"type": "task_failed", "data": {
+                "task_id": data["task_id"],
+                "message": format!("The assignment could not be understood: {flaw}"),
+                "failure_reason": "unknown",
+            }});
+            assert_eq!(sent[0], answer, "{what}");
+            Some(flaw)
+        }
+        DecodeError::Malformed { flaw, .. } => {
+            assert!(sent.is_empty() && !data["task_id"].is_string(), "{what}");
+            Some(flaw)
+        }
+        other => panic!("{what}: {other:?}"),
+    }
+}
+
+/// The flaw of a field with a value of another type in it.
+fn wrong(path: &[String], kind: Kind, found: &Value) -> Flaw {
+    let mut field = String::new();
+    for name in path {
+        if name.parse::<usize>().is_ok() {
+            let _ = write!(field, "[{name}]");
+        } else {
+            field.push_str(if field.is_empty() { "" } else { "." });
+            field.push_str(name);
+        }
+    }
+    let expected = match kind {
+        Kind::Text => JsonType::String,
+        Kind::Whole => JsonType::WholeNumber,
+        Kind::Switch => JsonType::Boolean,
+        Kind::List => JsonType::List,
+        Kind::Object => JsonType::Object,
+        Kind::Any => panic!("{path:?} may be anything"),
+    };
+    let found = match found {
+        Value::Null => JsonType::Null,
+        Value::Bool(_) => JsonType::Boolean,
+        Value::Number(_) => JsonType::Number,
+        Value::String(_) => JsonType::String,
+        Value::Array(_) => JsonType::List,
+        Value::Object(_) => JsonType::Object,
+    };
+    Flaw { field, kind: FlawKind::WrongType { expected, found } }
 }
 
 #[test]
@@ -327,21 +383,24 @@ fn every_recorded_assignment_without_one_of_its_fields_or_with_another_type_ther
     for vector in vectors.as_array().unwrap() {
         let assignment = &vector["assignment"];
         let name = vector["name"].as_str().unwrap();
-        assert!(is_understood(assignment, name));
+        assert_eq!(flaw_of(assignment, name), None);
         let mut found = Vec::new();
         places(assignment, &[], &mut found);
         for path in found {
             let required = ["task_id", "task"].contains(&path.join("/").as_str());
             let in_list = path.last().unwrap().parse::<usize>().is_ok();
             let kind = kind_of(&path);
-            let removed = changed(assignment, &path, None);
-            assert_eq!(is_understood(&removed, name), !required, "{name}: {path:?} removed");
-            let null = changed(assignment, &path, Some(&Value::Null));
+            let removed = flaw_of(&changed(assignment, &path, None), name);
+            let missing = || Flaw { field: path.join("."), kind: FlawKind::Missing };
+            assert_eq!(removed, required.then(missing), "{name}: {path:?} removed");
+            let null = flaw_of(&changed(assignment, &path, Some(&Value::Null)), name);
             let may_be_null = !required && (!in_list || kind == Kind::Any);
-            assert_eq!(is_understood(&null, name), may_be_null, "{name}: {path:?} null");
+            let is_null = || wrong(&path, kind, &Value::Null);
+            assert_eq!(null, (!may_be_null).then(is_null), "{name}: {path:?} null");
             for new in replacements() {
-                let replaced = changed(assignment, &path, Some(&new));
-                assert_eq!(is_understood(&replaced, name), kind_is(kind, &new), "{name}: {path:?} {new}");
+                let replaced = flaw_of(&changed(assignment, &path, Some(&new)), name);
+                let is_wrong = || wrong(&path, kind, &new);
+                assert_eq!(replaced, (!kind_is(kind, &new)).then(is_wrong), "{name}: {path:?} {new}");
                 tried += 1;
             }
         }
@@ -362,4 +421,5 @@ fn what_is_started_shows_no_value_of_the_assignment_or_the_operator() {
     let shown = format!("{:?} {config:?} {:?}", decode(&text), outputs_with(config.clone(), &text));
     assert!(!shown.contains(canary), "{shown}");
     assert!(shown.contains("NAME") && shown.contains("OTHER"), "{shown}");
+    assert!(shown.starts_with(r#"Ok(TaskAssignment(Assignment { task_id: "T", execution_id: None, .. }))"#), "{shown}");
 }

@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(data["execution_id"].as_str(), assignment.execution_id());
         assert_eq!(data["task"]["title"].as_str().unwrap_or_default(), assignment.title());
     }
-    // The type is shown, and so are no names but the protocol's: the word may come from a value only.
+    // The type is shown, and the names of fields: the word may come from a value only.
     if !data_first.contains(SECRET) {
         let mut secret = value.clone();
         keep_nothing(&mut secret["data"]);
@@ -53,7 +53,7 @@ fn essence(text: &str) -> String {
     match decode(text) {
         Ok(ServerMessage::TaskAssignment(_)) => "assignment".into(),
         Ok(ServerMessage::TaskCancellation { .. }) => "cancellation".into(),
-        Err(DecodeError::MalformedAssignment { problem, .. } | DecodeError::Malformed { problem, .. }) => problem,
+        Err(DecodeError::MalformedAssignment { flaw, .. } | DecodeError::Malformed { flaw, .. }) => flaw.to_string(),
         Err(error) => format!("{error:?}"),
     }
 }

@@ -1,5 +1,5 @@
 //! The contract of a runtime, kept by async-std.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 #[path = "../../worker/reactor/tests/contract/mod.rs"]
 mod contract;

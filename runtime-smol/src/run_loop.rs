@@ -127,7 +127,6 @@ impl Socket {
         })
     }
 
-    /// The socket.
     pub fn get_ref(&self) -> &TcpStream {
         (*self.0).as_ref()
     }

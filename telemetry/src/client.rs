@@ -28,7 +28,6 @@ const CHUNK: usize = 2048;
 /// The most requests on one connection, so that none is for ever.
 const MAX_REQUESTS: u32 = 1000;
 
-/// A client.
 #[derive(Debug)]
 pub(crate) struct EndpointClient {
     stream: TcpStream,

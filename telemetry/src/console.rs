@@ -20,9 +20,7 @@ pub(crate) struct Console<E> {
     gone: AtomicBool,
 }
 
-/// Metrics on the console.
 pub(crate) type MetricConsole = Console<opentelemetry_stdout::MetricExporter>;
-/// Spans on the console.
 pub(crate) type SpanConsole = Console<opentelemetry_stdout::SpanExporter>;
 
 impl<E> Console<E> {

@@ -17,7 +17,6 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Answers one request.
     pub(crate) fn answer(&self, request: &HttpRequest) -> HttpReply {
         match request.path.as_str() {
             "/metrics" => get(request, || self.scraper.answer()),

@@ -22,7 +22,6 @@ const MAX_HEADERS: usize = 64;
 /// The shortest body that is compressed, in bytes: below that it gains nothing.
 const MIN_GZIP: usize = 512;
 
-/// What a client asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct HttpRequest {
     pub(crate) method: Method,

@@ -100,7 +100,6 @@ impl Instruments {
         }
     }
 
-    /// Counts one event.
     pub(crate) fn record(&self, event: MetricEvent) {
         match event {
             MetricEvent::Connected => self.connected.record(1),

@@ -33,7 +33,6 @@ const HEADERS: &[(&str, &str)] = &[
     ("Cache-Control", "no-store"),
 ];
 
-/// The page as it is now.
 pub(crate) fn answer(status: &Status) -> HttpReply {
     let page = Page { status, state: status.state(MAX_SHOWN), now: Instant::now(), clock: SystemTime::now() };
     HttpReply::new(200, "text/html; charset=utf-8", page.to_string().into_bytes()).with(HEADERS)

@@ -14,7 +14,6 @@ use crate::otlp::{self, Closing};
 use crate::settings::SpanSettings;
 use crate::traces::Traces;
 
-/// Spans that are exported.
 #[derive(Debug)]
 pub(crate) struct SpanExport {
     traces: Arc<Traces>,

@@ -70,7 +70,6 @@ pub(crate) struct RunningTask {
     pub(crate) is_cancelled: bool,
 }
 
-/// A task that ended.
 #[derive(Debug, Clone)]
 pub(crate) struct EndedTask {
     pub(crate) task_id: String,

@@ -19,7 +19,6 @@ use crate::identity::Identity;
 pub use span::TaskTrace;
 use span::{TaskSpan, cut, parent_in};
 
-/// The span of a task.
 const TASK: &str = "oz_worker.task";
 /// The span of the cancel command for a task that a remote runtime has: the task's own span ended when it was handed over.
 const CANCELLATION: &str = "oz_worker.task_cancellation";
@@ -108,9 +107,9 @@ impl Traces {
                     span.end(Status::Ok);
                 }))
             }
-            Notice::MalformedAssignment { task_id, problem, is_answered: true, .. } => {
+            Notice::MalformedAssignment { task_id, flaw, is_answered: true, .. } => {
                 let (phase, reason) = (FailurePhase::Assignment, FailureReason::Unknown);
-                Some(self.never_ran(task_id, "", |span| span.fail("task.failed", phase, reason, problem)))
+                Some(self.never_ran(task_id, "", |span| span.fail("task.failed", phase, reason, &flaw.to_string())))
             }
             Notice::CancelRequested { task_id } => {
                 self.while_active(task_id, |span| span.event("task.cancellation_requested", Vec::new()))

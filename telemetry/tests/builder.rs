@@ -34,7 +34,6 @@ fn health_is_served_without_an_exporter_and_hears_what_the_recorder_is_told() {
     telemetry.shutdown(PATIENCE);
 }
 
-/// A reader that is asked by hand.
 #[derive(Debug, Clone, Default)]
 struct ByHand(Arc<ManualReader>);
 

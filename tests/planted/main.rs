@@ -17,14 +17,12 @@ use bugs::BUGS;
 
 const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// Who finds a bug.
 #[derive(Debug, Clone, Copy)]
 enum Finder {
     /// Core's property tests.
     Properties,
     /// Those of a worker that is killed and restored.
     Restarts,
-    /// The simulator.
     Simulator,
 }
 

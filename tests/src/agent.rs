@@ -88,7 +88,6 @@ record() {{
         agent
     }
 
-    /// The program.
     pub fn program(&self) -> PathBuf {
         self.dir.path().join("oz")
     }
@@ -127,7 +126,6 @@ record() {{
         (&self.gate).write_all(b"\n").expect("room in a FIFO");
     }
 
-    /// What `record` kept of a task.
     pub fn record(&self, task_id: &str) -> Record {
         let read = |name: &str| {
             let path = self.dir.path().join("record").join(task_id).join(name);
@@ -185,7 +183,6 @@ impl Events {
     }
 }
 
-/// Writes an executable file.
 pub fn write_program(path: &Path, text: &str) {
     // A file that this process still holds open for writing cannot be executed, and a child that another thread is
     // just forking holds a copy of every descriptor: so the shell writes it.

@@ -30,24 +30,13 @@ static CHOSEN: OnceLock<&Build> = OnceLock::new();
 pub enum BuildError {
     /// This program does not lie where cargo puts programs, so neither does the worker.
     #[error("{program} is not in a cargo target directory: name the worker with OZ_WORKER_BIN")]
-    NoTarget {
-        /// This program.
-        program: PathBuf,
-    },
+    NoTarget { program: PathBuf },
     /// Cargo could not be started.
     #[error("cannot run {cargo}: {error}")]
-    NoCargo {
-        /// What was tried.
-        cargo: String,
-        /// What the operating system said.
-        error: String,
-    },
+    NoCargo { cargo: String, error: String },
     /// Cargo said why on standard error.
     #[error("cargo build -p {package} failed")]
-    Failed {
-        /// What was built.
-        package: &'static str,
-    },
+    Failed { package: &'static str },
 }
 
 /// The worker to run: `OZ_WORKER_BIN` if set, else [`Build::chosen`], built by cargo, once per process, in the profile of

@@ -17,12 +17,10 @@ use crate::{peers::Peer, process::with_input};
 /// The release's name and namespace in every rendering.
 pub const RELEASE: (&str, &str) = ("r", "ns");
 
-/// The chart's folder.
 pub fn folder() -> PathBuf {
     repository().join("charts/oz-agent-worker")
 }
 
-/// The root of the repository.
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
 }
@@ -32,7 +30,6 @@ pub fn read(path: &str) -> String {
     fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// One YAML document.
 pub fn yaml(text: &str) -> Value {
     serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
@@ -82,7 +79,6 @@ impl Helm {
         Some(Self { program: Peer::Helm.programs()?.first()? })
     }
 
-    /// Its command line.
     pub fn command(self) -> Command {
         Command::new(self.program)
     }
@@ -118,7 +114,6 @@ impl Helm {
     }
 }
 
-/// The objects of one release.
 #[derive(Debug)]
 pub struct Rendering {
     /// One after the other, hooks included.
@@ -147,12 +142,10 @@ impl Rendering {
         &self.the("Deployment")["spec"]["template"]
     }
 
-    /// The worker's container.
     pub fn container(&self) -> &Value {
         &self.pod()["spec"]["containers"][0]
     }
 
-    /// The worker's file.
     pub fn file(&self) -> Value {
         let map = self.objects.iter().find(|object| object["data"]["config.yaml"].is_string());
         yaml(text(&map.expect("the worker's file")["data"]["config.yaml"]))

@@ -86,14 +86,10 @@ impl Write for Stream {
     }
 }
 
-/// What arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Received {
-    /// A text frame.
     Text(String),
-    /// A Ping and its payload.
     Ping(Vec<u8>),
-    /// A Pong and its payload.
     Pong(Vec<u8>),
     /// A Close frame: code (none: an empty frame) and reason.
     Close(Option<u16>, String),
@@ -165,7 +161,6 @@ impl Connection {
         frame["data"].take()
     }
 
-    /// Waits for a Pong with this payload.
     pub fn expect_pong(&mut self, payload: &[u8]) {
         let deadline = Instant::now() + BOUND;
         loop {
@@ -294,7 +289,6 @@ impl Connection {
         self.frame(text.as_bytes().to_vec(), OpCode::Data(Data::Text), true);
     }
 
-    /// Sends a binary frame.
     pub fn binary(&mut self, payload: &[u8]) {
         self.frame(payload.to_vec(), OpCode::Data(Data::Binary), true);
     }
@@ -315,7 +309,6 @@ impl Connection {
         self.try_write(frame).unwrap_or_else(|error| self.fail(&format!("could not write: {error}")));
     }
 
-    /// Sends a Ping.
     pub fn ping(&mut self, payload: &[u8]) {
         self.frame(payload.to_vec(), OpCode::Control(Control::Ping), true);
     }

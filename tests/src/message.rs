@@ -77,7 +77,6 @@ impl From<Assignment> for Value {
     }
 }
 
-/// A `task_cancellation`.
 #[derive(Debug, Clone)]
 pub struct Cancellation(Value);
 

@@ -12,7 +12,6 @@ pub struct Scrape {
     pub families: BTreeMap<String, Family>,
 }
 
-/// One metric family.
 #[derive(Debug, Clone, Default)]
 pub struct Family {
     /// `counter`, `gauge` or `histogram`.

@@ -32,9 +32,7 @@ pub enum Peer {
     Prometheus,
     /// The OpenTelemetry Collector.
     Collector,
-    /// A browser.
     Chromium,
-    /// Helm.
     Helm,
     /// Unit tests of charts.
     HelmUnittest,

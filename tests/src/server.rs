@@ -126,7 +126,6 @@ fn prepare(tcp: &TcpStream) -> io::Result<()> {
 pub struct Request {
     stream: Stream,
     after_head: Vec<u8>,
-    /// Request method.
     pub method: String,
     /// Path and query as they came.
     pub target: String,

@@ -14,10 +14,8 @@ use tiny_http::{Header, Response, Server};
 
 use crate::{BOUND, worker::Launch};
 
-/// One exported span.
 #[derive(Debug, Clone)]
 pub struct Span {
-    /// Its name.
     pub name: String,
     /// 32 hexadecimal digits.
     pub trace_id: String,
@@ -42,7 +40,6 @@ pub struct Span {
 /// Something that happened within a span.
 #[derive(Debug, Clone)]
 pub struct SpanEvent {
-    /// What.
     pub name: String,
     /// Nanoseconds since 1970.
     pub time: u64,
@@ -51,12 +48,10 @@ pub struct SpanEvent {
 }
 
 impl Span {
-    /// The id of the task that it is about.
     pub fn task_id(&self) -> &str {
         self.attributes.get("task.id").map_or("", String::as_str)
     }
 
-    /// The names of its events.
     pub fn event_names(&self) -> Vec<&str> {
         self.events.iter().map(|event| event.name.as_str()).collect()
     }
@@ -156,7 +151,6 @@ impl SpanReceiver {
         self.received.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits for the span of a task.
     pub fn span_of(&self, task_id: &str) -> Span {
         self.wait_for("oz_worker.task", task_id)
     }
@@ -185,7 +179,6 @@ impl Drop for SpanReceiver {
     }
 }
 
-/// The spans of one export.
 pub(crate) fn spans_of(export: &Value) -> Vec<Span> {
     let list = |value: &Value, field: &str| value[field].as_array().cloned().unwrap_or_default();
     let mut spans = Vec::new();

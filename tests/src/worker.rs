@@ -100,7 +100,6 @@ impl Launch {
         Self { worker_id: None, ..self }
     }
 
-    /// Adds a flag.
     #[must_use]
     pub fn flag(self, flag: &str) -> Self {
         self.flags([flag])
@@ -134,7 +133,6 @@ impl Launch {
         self
     }
 
-    /// Chooses the backend and its keys.
     #[must_use]
     pub fn backend(self, name: &str, keys: &Value) -> Self {
         self.top("backend", json!({name: keys}))
@@ -183,7 +181,6 @@ impl Launch {
         self.dir().join("config.yaml")
     }
 
-    /// Starts the worker.
     pub fn start(&self) -> Worker {
         let program = worker_binary().unwrap_or_else(|error| panic!("no worker to test: {error}"));
         let mut command = Command::new(&program);
@@ -225,13 +222,11 @@ pub struct Ended {
     pub code: Option<i32>,
     /// Standard output.
     pub stdout: String,
-    /// Standard error.
     pub stderr: String,
 }
 
 /// A running worker. Dropping it kills it and all it started, and shows its log when the test is failing.
 pub struct Worker {
-    /// How it was started.
     pub launch: Launch,
     child: Child,
     watch: Watch,
@@ -241,7 +236,6 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Its process id.
     pub fn pid(&self) -> i32 {
         self.watch.pid
     }
@@ -278,7 +272,6 @@ impl Worker {
         });
     }
 
-    /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         process::signal(self.pid(), signal);
     }

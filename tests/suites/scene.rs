@@ -9,7 +9,6 @@ use oz_worker_tests::{
 };
 use serde_json::Value;
 
-/// A worker that is connected.
 pub struct Scene {
     /// Declared first: dropped first, so that a failing test shows the worker's log before all else goes.
     pub worker: Worker,

@@ -4,6 +4,7 @@
 //! server that does not read cannot fill the memory.
 
 mod dial;
+mod end;
 mod error;
 mod refusal;
 
@@ -19,16 +20,14 @@ use futures_core::Stream;
 use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt};
 use futures_sink::Sink;
 use oz_worker_core::Frame;
-use oz_worker_net::tls::TlsFault;
 use oz_worker_net::{Duplex, Wire};
 use oz_worker_runtime::Runtime;
-use oz_worker_text::line::one_line;
-use tungstenite::error::{CapacityError, ProtocolError};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Bytes, Error, Message, Utf8Bytes};
 
 pub use dial::{Target, check_handshake};
+pub use end::LinkEnd;
 pub use error::LinkError;
 pub use refusal::refusal;
 
@@ -43,22 +42,16 @@ const LINGER: Duration = Duration::from_secs(2);
 type Socket<R> = WebSocketStream<Wire<<R as Runtime>::Stream>>;
 type Dialing<R> = Pin<Box<dyn Future<Output = Result<Socket<R>, LinkError>> + Send>>;
 
-/// What happened on the connection.
 #[derive(Debug)]
 pub enum LinkEvent {
-    /// The dial succeeded.
     Connected,
-    /// The dial failed.
     DialFailed(LinkError),
-    /// The connection ended, for this reason in words.
-    Disconnected(String),
-    /// A text frame.
+    Disconnected(LinkEnd),
     Text(Utf8Bytes),
     /// A binary frame of this size.
     Binary(usize),
     /// A Ping; it is answered already.
     Ping,
-    /// A Pong.
     Pong(Bytes),
     /// Everything that was sent is written.
     Written,
@@ -96,7 +89,6 @@ impl<R: Runtime> Link<R> {
         Self { runtime, target: Arc::new(target), state: State::Down }
     }
 
-    /// Begins to dial.
     pub fn dial(&mut self) {
         self.state = State::Dialing(Box::pin(dial::dial(self.runtime.clone(), Arc::clone(&self.target))));
     }
@@ -159,14 +151,14 @@ impl<R: Runtime> Link<R> {
     }
 
     /// The connection is over. One that broke the rules hears of it first.
-    fn end(&mut self, end: End) -> LinkEvent {
+    fn end(&mut self, end: LinkEnd) -> LinkEvent {
         let State::Up(up) = std::mem::replace(&mut self.state, State::Down) else { return LinkEvent::Written };
-        if let Some(code) = end.close_with {
+        if let Some(code) = end.answer() {
             let runtime = self.runtime.clone();
             let limit = runtime.sleep_until(runtime.now().plus(LINGER));
             self.runtime.spawn(async move { say_close(up.socket, code).or(limit).await });
         }
-        LinkEvent::Disconnected(end.cause)
+        LinkEvent::Disconnected(end)
     }
 }
 
@@ -183,39 +175,6 @@ async fn say_close<S: Duplex>(mut socket: WebSocketStream<S>, code: CloseCode) {
     while stream.read(&mut scratch).await.is_ok_and(|length| length > 0) {}
 }
 
-/// Why a connection is over.
-struct End {
-    cause: String,
-    /// The code of the Close that the server is to get.
-    close_with: Option<CloseCode>,
-}
-
-impl End {
-    const fn silent(cause: String) -> Self {
-        Self { cause, close_with: None }
-    }
-}
-
-impl From<Error> for End {
-    fn from(error: Error) -> Self {
-        let (cause, close_with) = match error {
-            Error::Capacity(CapacityError::MessageTooLong { size, .. }) => {
-                (format!("the server sent a message of {size} bytes, more than 16 MiB"), Some(CloseCode::Size))
-            }
-            Error::Utf8(_) => ("the server sent text that is not UTF-8".into(), Some(CloseCode::Invalid)),
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-                ("the connection was cut without a Close".into(), None)
-            }
-            Error::Protocol(error) => {
-                (format!("the server broke the WebSocket protocol: {error}"), Some(CloseCode::Protocol))
-            }
-            Error::Io(error) => (TlsFault::from(&error).to_string(), None),
-            _ => ("the connection is of no more use".into(), None),
-        };
-        Self { cause, close_with }
-    }
-}
-
 impl<R: Runtime> Up<R> {
     const fn new(socket: Socket<R>) -> Self {
         let waiting = VecDeque::new();
@@ -227,7 +186,7 @@ impl<R: Runtime> Up<R> {
         self.waiting.push_back(message);
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<LinkEvent, End>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<LinkEvent, LinkEnd>> {
         let blocked = self.poll_write(cx)?.is_pending();
         if blocked && self.backlog > LARGEST_BACKLOG {
             return Poll::Pending;
@@ -246,7 +205,7 @@ impl<R: Runtime> Up<R> {
                 Poll::Ready(self.received(message, cx))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Err(error.into())),
-            Poll::Ready(None) => Poll::Ready(Err(End::silent("the connection is closed".into()))),
+            Poll::Ready(None) => Poll::Ready(Err(LinkEnd::HungUp)),
             Poll::Pending if !blocked && self.unflushed && self.poll_flush(cx)?.is_ready() => {
                 self.read_since_flush = 0;
                 self.owes_written = false;
@@ -278,7 +237,7 @@ impl<R: Runtime> Up<R> {
         flushed.map(Ok)
     }
 
-    fn received(&mut self, message: Message, cx: &mut Context<'_>) -> Result<LinkEvent, End> {
+    fn received(&mut self, message: Message, cx: &mut Context<'_>) -> Result<LinkEvent, LinkEnd> {
         Ok(match message {
             Message::Text(text) => LinkEvent::Text(text),
             Message::Binary(bytes) => LinkEvent::Binary(bytes.len()),
@@ -288,12 +247,7 @@ impl<R: Runtime> Up<R> {
             Message::Close(frame) => {
                 // The answer is queued already. A server that never hangs up is not waited for.
                 let _ = self.poll_flush(cx);
-                let said = match frame {
-                    None => "without a code".to_owned(),
-                    Some(CloseFrame { code, reason }) if reason.is_empty() => format!("with code {code}"),
-                    Some(CloseFrame { code, reason }) => format!("with code {code}: {}", one_line(&reason)),
-                };
-                return Err(End::silent(format!("the server closed the connection {said}")));
+                return Err(LinkEnd::Closed(frame));
             }
         })
     }

@@ -104,7 +104,6 @@ struct Label<'a> {
     trace_id: Option<&'a str>,
 }
 
-/// One running log.
 #[derive(Clone)]
 struct Logger {
     level: LogLevel,

@@ -35,7 +35,6 @@ const MOST_STARTING: usize = 64;
 /// How long tasks that are killed when the worker leaves may take to be cleaned up.
 const LEAVE_LIMIT: Duration = Duration::from_secs(6);
 
-/// What happened to a task.
 enum Event {
     /// Its backend says something of it, which is among what was [`Told`].
     Told,
@@ -75,14 +74,12 @@ enum Happening {
     Timeout,
 }
 
-/// Everything the run loop acts on.
 pub struct RunLoop<R: Host> {
     runtime: R,
     link: Link<R>,
     backend: Arc<Backend<R>>,
     recorder: Recorder,
     signals: R::StopSignals,
-    /// The running tasks.
     tasks: BTreeMap<String, Running>,
     /// Closed when the worker leaves: every task still running is to be killed.
     leaving: (Sender<()>, Receiver<()>),
@@ -321,7 +318,7 @@ fn hand_in(worker: &mut Worker, now: Instant, event: LinkEvent) {
     match event {
         LinkEvent::Connected => worker.handle(now, Input::Connected),
         LinkEvent::DialFailed(error) => worker.handle(now, Input::DialFailed(error.to_string())),
-        LinkEvent::Disconnected(cause) => worker.handle(now, Input::Disconnected(cause)),
+        LinkEvent::Disconnected(end) => worker.handle(now, Input::Disconnected(end.to_string())),
         LinkEvent::Text(text) => worker.handle(now, Input::Text(&text)),
         LinkEvent::Binary(size) => worker.handle(now, Input::Binary(size)),
         LinkEvent::Ping => worker.handle(now, Input::Ping),

@@ -52,7 +52,6 @@ impl fmt::Display for Version {
 /// What a good command line asks for.
 #[derive(Debug)]
 pub enum Invocation {
-    /// Run the worker.
     Run(Box<Settings>),
     /// Say what would run, see [`check::report`].
     Check(Box<Settings>),
@@ -79,7 +78,6 @@ impl Refusal {
 /// Everything the worker is told. `Debug` shows neither the API key nor any variable's value.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How to get the API key.
     pub api_key: ApiKey,
     /// This worker's name; neither blank nor reserved.
     pub worker_id: String,
@@ -91,7 +89,6 @@ pub struct Settings {
     pub session_sharing_server_url: Option<String>,
     /// What is logged at all.
     pub log_level: LogLevel,
-    /// In which form.
     pub log_format: LogFormat,
     /// Whether there is a page for people beside `/metrics`.
     pub status_page: bool,
@@ -109,7 +106,6 @@ pub struct Settings {
     pub cancel_grace_period: Duration,
     /// For every task: the file's, then those of `-e`; each name once.
     pub environment: Variables,
-    /// What runs the tasks.
     pub backend: BackendSettings,
     /// What is legal but probably not meant; one line each, for the log.
     pub warnings: Vec<String>,
@@ -158,7 +154,6 @@ impl LogLevel {
     }
 }
 
-/// `--log-format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// One aligned line per event, for people.

@@ -32,11 +32,9 @@ const LOG_LIMIT: Duration = Duration::from_secs(1);
 /// How often the thread that runs tasks says that it does.
 const BEAT: Duration = Duration::from_secs(10);
 
-/// What the program is to do.
 enum Plan {
     /// Print this and leave.
     Print(String),
-    /// Run the worker.
     Serve(Box<Settings>),
 }
 

@@ -106,19 +106,34 @@ pub enum Output {
     /// Close the connection with code 1000 after what was handed out; answer with [`Input::Disconnected`].
     Close,
     /// Start a task; answer with [`Input::TaskStarted`], [`Input::TaskFinished`] and [`Input::TaskEnded`].
-    StartTask { run: RunId, spec: Box<TaskSpec> },
+    StartTask {
+        run: RunId,
+        spec: Box<TaskSpec>,
+    },
     /// Take up a task that an earlier process started, if it is still there; answer as for
     /// [`StartTask`](Self::StartTask).
-    ResumeTask { run: RunId, task_id: String, execution_id: Option<String> },
+    ResumeTask {
+        run: RunId,
+        task_id: String,
+        execution_id: Option<String>,
+    },
     /// Stop a task, also one that has not really started; [`Input::TaskFinished`] and [`Input::TaskEnded`] follow all the
     /// same.
-    StopTask { task_id: String, run: RunId },
+    StopTask {
+        task_id: String,
+        run: RunId,
+    },
     /// Run the cancel command for a task that was dispatched.
-    CancelDispatched { task_id: String, execution_id: Option<String> },
+    CancelDispatched {
+        task_id: String,
+        execution_id: Option<String>,
+    },
     /// Record this behind everything recorded before; answer with [`Input::Durable`] once it is safe, for one record or for
     /// a whole row.
-    Persist { number: u64, record: Record },
-    /// Count this.
+    Persist {
+        number: u64,
+        record: Record,
+    },
     Metric(MetricEvent),
     /// Tell a person this.
     Notice(Notice),
@@ -151,7 +166,7 @@ pub enum Outcome {
     Completed,
     /// It was handed to a remote runtime, which reports its end.
     Dispatched,
-    /// It failed.
+    /// For this reason.
     Failed(Failure),
     /// It was stopped because [`Output::StopTask`] asked for it.
     Stopped,

@@ -12,11 +12,19 @@ use crate::record::Record;
 #[derive(Debug)]
 pub(super) enum Step {
     /// Claim the task and start it.
-    Start { run: RunId, spec: Box<TaskSpec> },
+    Start {
+        run: RunId,
+        spec: Box<TaskSpec>,
+    },
     /// Stop the task, as the user wants.
-    Stop { task_id: String, run: RunId },
-    /// Tell how the task ended.
-    Tell { task_id: String, run: RunId },
+    Stop {
+        task_id: String,
+        run: RunId,
+    },
+    Tell {
+        task_id: String,
+        run: RunId,
+    },
 }
 
 /// Numbers the records, and keeps what waits for them.

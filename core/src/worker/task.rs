@@ -15,7 +15,6 @@ pub(super) enum StopCause {
     Shutdown,
 }
 
-/// A request to stop.
 #[derive(Debug)]
 struct Stop {
     cause: StopCause,

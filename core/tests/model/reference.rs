@@ -347,11 +347,9 @@ impl Reference {
             return self.reject(task, reason);
         }
         self.failed(FailurePhase::Assignment, FailureReason::Unknown);
-        // Where the data of `step::malformed` ceases to make sense.
-        let at = if execution.is_some() { 46 } else { 26 };
-        let problem = format!("invalid type: string, expected an object at line 1 column {at}");
-        let message = format!("The assignment could not be understood: {problem}");
-        self.post(task, execution, fail(task, &message, FailureReason::Unknown, 0));
+        // The flaw of `step::malformed`.
+        let message = "The assignment could not be understood: task must be an object, not a string";
+        self.post(task, execution, fail(task, message, FailureReason::Unknown, 0));
     }
 
     fn cancel(&mut self, task: &str) {

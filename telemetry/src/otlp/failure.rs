@@ -30,11 +30,11 @@ pub(super) enum ExportFailure {
     #[error("{0}; is the endpoint an OTLP receiver?")]
     Nonsense(&'static str),
 
-    #[error("the message cannot be written as JSON: {0}")]
-    Encode(serde_json::Error),
+    #[error("the message cannot be written as JSON")]
+    Encode,
 
-    #[error("the message cannot be compressed: {0}")]
-    Compress(io::Error),
+    #[error("the message cannot be compressed")]
+    Compress,
 }
 
 /// Why there was no answer to read.
@@ -105,9 +105,7 @@ impl ExportFailure {
                 matches!(code, 1 | 4 | 10 | 11 | 14 | 15).then(|| retry_after.unwrap_or_default())
             }
             Self::Connection(_) => Some(Duration::ZERO),
-            Self::Tls(_) | Self::NoTls(_) | Self::Timeout | Self::Nonsense(_) | Self::Encode(_) | Self::Compress(_) => {
-                None
-            }
+            Self::Tls(_) | Self::NoTls(_) | Self::Timeout | Self::Nonsense(_) | Self::Encode | Self::Compress => None,
         }
     }
 }

@@ -34,10 +34,8 @@ const PREFIX: usize = 5;
 /// How long the collector may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Sends one request.
 type CallSender = client::SendRequest<Bytes>;
 
-/// One collector.
 pub(super) struct Grpc {
     endpoint: Url,
     tls: Arc<Tls>,

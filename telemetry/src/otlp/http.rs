@@ -20,7 +20,6 @@ use crate::settings::Otlp;
 /// Buffer per direction of a connection, in bytes; an export is about 20 KiB, and ureq's own default 128 KiB.
 const BUFFER: usize = 16 * 1024;
 
-/// One collector.
 pub(super) struct Http {
     agent: Agent,
     /// Without user and password, which are among the headers.

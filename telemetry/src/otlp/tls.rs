@@ -49,7 +49,6 @@ impl<In: Transport> Connector<In> for TlsConnector {
     }
 }
 
-/// A connection inside TLS.
 pub(super) struct TlsTransport {
     buffers: LazyBuffers,
     stream: StreamOwned<ClientConnection, TransportAdapter>,

@@ -4,7 +4,6 @@ use crate::settings::problem::VariableProblem;
 use crate::settings::reader::Reader;
 use crate::signal::OtelSignal;
 
-/// What a list of exporters asks for.
 #[derive(Debug, Default)]
 pub(super) struct Exporters {
     pub(super) prometheus: bool,

@@ -15,7 +15,6 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// Default of `OTEL_EXPORTER_PROMETHEUS_PORT` (OpenTelemetry specification, "Prometheus exporter").
 const PROMETHEUS_PORT: u16 = 9464;
 
-/// Which exporters of metrics run, and how.
 #[derive(Debug, Default)]
 pub(crate) struct MetricSettings {
     pub(crate) prometheus: Option<ScrapeAddress>,
@@ -25,7 +24,6 @@ pub(crate) struct MetricSettings {
     pub(crate) interval: Duration,
     /// Of what `otlp` pushes.
     pub(crate) temporality: Temporality,
-    /// The same.
     pub(crate) buckets: Buckets,
 }
 

@@ -29,7 +29,6 @@ pub(crate) enum Protocol {
     Grpc,
 }
 
-/// What a message is packed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Compression {
     #[default]

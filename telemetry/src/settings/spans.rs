@@ -18,7 +18,6 @@ const LARGEST_QUEUE: usize = 65_536;
 /// How many characters of a text are exported at most: titles come from outside.
 const LONGEST_TEXT: usize = 1024;
 
-/// Which spans go where, and how.
 #[derive(Debug)]
 pub(crate) struct SpanSettings {
     pub(crate) console: bool,

@@ -18,7 +18,6 @@ fn read(variables: &[(&str, &str)]) -> (TelemetrySettings, Vec<String>) {
     (settings, problems)
 }
 
-/// A URL as it is used.
 fn shown(url: &Url) -> String {
     format!("{}://{}{}", url.scheme(), url.authority(), url.path_and_query())
 }

@@ -8,7 +8,6 @@ use crate::settings::problem::VariableProblem;
 use crate::settings::reader::Reader;
 use crate::signal::OtelSignal;
 
-/// A file that a variable names.
 struct NamedFile {
     variable: String,
     path: String,

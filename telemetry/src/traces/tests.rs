@@ -7,6 +7,7 @@ use std::time::Duration;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{Sampler, SpanData, SpanExporter};
 use oz_worker_core::agent::InstanceShape;
+use oz_worker_core::flaw::{Flaw, FlawKind};
 use oz_worker_core::metrics::RejectReason;
 use oz_worker_core::secret::{Secret, Variables};
 
@@ -157,14 +158,17 @@ fn a_task_that_never_held_a_slot_has_a_span_too() {
     assert_eq!((events(&span), &span.status), (vec!["task.assigned", "task.rejected"], &Status::Ok));
     assert_eq!(text(&span.events[1].attributes), "reason=at_capacity");
     assert_eq!(span.span_context.trace_id().to_string(), id);
-    let malformed =
-        Notice::MalformedAssignment { task_id: "M".into(), size: 9, problem: "no task".into(), is_answered: true };
+    let flaw = Flaw { field: "task".into(), kind: FlawKind::Missing };
+    let malformed = Notice::MalformedAssignment { task_id: "M".into(), size: 9, flaw, is_answered: true };
     traces.note(&malformed);
     let span = kept.spans().remove(1);
-    assert_eq!((events(&span), &span.status), (vec!["task.assigned", "task.failed"], &Status::error("no task")));
+    assert_eq!(
+        (events(&span), &span.status),
+        (vec!["task.assigned", "task.failed"], &Status::error("task is missing"))
+    );
     assert_eq!(
         text(&span.events[1].attributes),
-        "failure.phase=assignment failure.reason=unknown error.message=no task"
+        "failure.phase=assignment failure.reason=unknown error.message=task is missing"
     );
 }
 

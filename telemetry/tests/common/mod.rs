@@ -62,7 +62,6 @@ impl Log {
         .clone()
     }
 
-    /// The lines that contain `text`.
     pub fn lines_with(&self, text: &str) -> Vec<String> {
         lines_with(&self.0.0.lock().unwrap(), &[text])
     }
@@ -103,7 +102,6 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// One answer of the endpoint.
 pub struct Answer {
     pub head: String,
     pub body: Vec<u8>,

@@ -23,7 +23,6 @@ pub struct Bare {
     program: CString,
 }
 
-/// What a number of tasks took.
 pub struct Took {
     pub wall: Duration,
     /// Processor time of the loop. That of what it starts is not in it, as it is not in the worker's.

@@ -57,7 +57,6 @@ struct Flags {
     subjects: Vec<String>,
 }
 
-/// How much is measured.
 #[derive(Clone, Copy)]
 struct Effort {
     quick: bool,

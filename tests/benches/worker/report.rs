@@ -9,7 +9,6 @@ pub struct Report {
     missed: Vec<String>,
 }
 
-/// One figure.
 pub struct Row {
     what: String,
     worker: String,
@@ -64,7 +63,6 @@ impl Row {
         self
     }
 
-    /// Prints it.
     pub fn print(self, report: &mut Report) {
         let (target, verdict) = match &self.target {
             None => ("", ""),
@@ -80,7 +78,6 @@ impl Row {
     }
 }
 
-/// Samples of one duration.
 pub struct Samples(Vec<Duration>);
 
 impl Samples {
@@ -119,7 +116,6 @@ pub fn median(figures: &[f64]) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// How many times longer.
 pub fn times(this: Duration, that: Duration) -> f64 {
     this.as_secs_f64() / that.as_secs_f64()
 }

@@ -86,10 +86,8 @@ impl Launch {
     }
 }
 
-/// A connected worker.
 pub struct Scene {
     pub peer: Peer,
-    /// Where `/metrics` is.
     pub metrics: String,
     /// From the start of the process to its upgrade request.
     pub to_request: Duration,
@@ -158,7 +156,6 @@ impl Agents {
         if built.success() { Ok(path) } else { Err(io::Error::other("cc cannot link statically")) }
     }
 
-    /// A shell script.
     pub fn script(&self, name: &str, script: &str) -> PathBuf {
         let path = self.dir.path().join(name);
         oz_worker_tests::agent::write_program(&path, &format!("#!/bin/sh\n{script}\n"));

@@ -131,7 +131,6 @@ impl Peer {
         &self.tcp
     }
 
-    /// Writes frames.
     pub fn write(&mut self, frames: &[u8]) {
         self.tcp.write_all(frames).expect("the worker reads");
     }
@@ -187,7 +186,6 @@ impl Peer {
         }
     }
 
-    /// Ends the connection.
     pub fn hang_up(&self) {
         // A worker that has hung up already is as good.
         let _ = self.tcp.shutdown(Shutdown::Both);

@@ -29,7 +29,6 @@ struct State {
 }
 
 impl Disk {
-    /// An empty disk.
     pub fn new(executor: &Executor, journal: &Journal) -> Self {
         let state = State { directories: BTreeMap::from([(PathBuf::from("/"), None)]), ..State::default() };
         Self { executor: executor.clone(), journal: journal.clone(), state: Arc::new(Mutex::new(state)) }

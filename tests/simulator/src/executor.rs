@@ -77,7 +77,6 @@ impl Executor {
         self.0.time.lock().unwrap().now
     }
 
-    /// Draws.
     pub fn random<T>(&self, draw: impl FnOnce(&mut Rng) -> T) -> T {
         draw(&mut self.0.random.lock().unwrap())
     }

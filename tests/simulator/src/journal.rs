@@ -14,7 +14,6 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// An empty one.
     pub fn new(executor: &Executor) -> Self {
         Self { executor: executor.clone(), text: Arc::default() }
     }

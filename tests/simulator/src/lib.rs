@@ -65,7 +65,6 @@ impl Default for Options {
     }
 }
 
-/// What came of a run.
 #[derive(Debug)]
 pub struct Report {
     /// The seed that gives the same run again.
@@ -78,7 +77,6 @@ pub struct Report {
     pub simulated: Duration,
     /// How many executions of tasks ran.
     pub runs: usize,
-    /// How many dials there were.
     pub dials: usize,
 }
 
@@ -100,7 +98,6 @@ impl fmt::Display for Report {
 /// How fast seeds were run.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// How many seeds.
     pub seeds: u64,
     /// How much time passed in their runs.
     pub simulated: Duration,

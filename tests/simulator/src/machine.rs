@@ -26,23 +26,16 @@ pub const LATE: Duration = Duration::from_secs(5);
 /// One machine as the worker sees it. A clone is another handle to the same.
 #[derive(Clone)]
 pub struct Simulated {
-    /// What runs everything.
     pub executor: Executor,
-    /// Which machine.
     pub machine: Machine,
-    /// Its clock.
     pub clock: Clock,
     /// The way to the server.
     pub network: Network,
-    /// What is checked.
     pub watch: Watch,
-    /// Its processes.
     pub processes: Processes,
-    /// Its disk.
     pub disk: Disk,
     /// Its threads for work that may block.
     pub lanes: Lanes,
-    /// The signals that the worker gets.
     pub signals: (Sender<&'static str>, Receiver<&'static str>),
 }
 
@@ -146,7 +139,6 @@ impl Host for Simulated {
     }
 }
 
-/// Its processes and its disk.
 #[derive(Clone)]
 pub struct Local {
     processes: Processes,

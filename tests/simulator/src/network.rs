@@ -15,7 +15,6 @@ use futures_io::{AsyncRead, AsyncWrite};
 use crate::executor::Executor;
 use crate::journal::Journal;
 
-/// How a connection breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// Both ends hear of it at once; what was under way is gone.
@@ -72,7 +71,6 @@ impl Network {
         (Self { executor, journal, state: Arc::new(Mutex::new(state)), accept }, accepted)
     }
 
-    /// What runs everything.
     pub const fn executor(&self) -> &Executor {
         &self.executor
     }
@@ -105,7 +103,6 @@ impl Network {
         }
     }
 
-    /// The time of each dial.
     pub fn dials(&self) -> Vec<Duration> {
         self.lock().dials.clone()
     }
@@ -304,7 +301,6 @@ impl Stream {
     }
 }
 
-/// Breaks one connection.
 #[derive(Clone)]
 pub struct Cutter {
     executor: Executor,

@@ -20,10 +20,8 @@ const PIPE: usize = 64 << 10;
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
 
-/// What kind of command a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The agent.
     Agent,
     /// A script before the agent.
     Setup,
@@ -31,7 +29,6 @@ pub enum Kind {
     Teardown,
     /// Hands a task over.
     Dispatch,
-    /// Cancels what was handed over.
     Cancel,
 }
 
@@ -80,12 +77,10 @@ impl Processes {
         self.lock().faulty = faulty;
     }
 
-    /// How many processes are alive.
     pub fn alive(&self) -> usize {
         self.lock().processes.values().filter(|entry| entry.exit.is_none()).count()
     }
 
-    /// An empty tree.
     pub fn tree(&self) -> Tree {
         let mut state = self.lock();
         state.next += 1;

@@ -27,14 +27,12 @@ use crate::network::Network;
 use crate::server::Server;
 use crate::watch::Watch;
 
-/// The worker's machine.
 pub const MACHINE: Machine = Machine(1);
 /// Where its tasks get their directories.
 pub const ROOT: &str = "/workspaces";
 /// Who may use the proxy; in an `Authorization` header: `dTpw`.
 const PROXY_USER: &str = "u:p";
 
-/// What the operator decided.
 #[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 #[derive(Debug, Clone)]
 pub struct Operator {
@@ -86,19 +84,13 @@ impl Operator {
 /// The whole scene. A clone is another handle to the same.
 #[derive(Clone)]
 pub struct Scene {
-    /// What runs everything.
     pub executor: Executor,
-    /// What happened.
     pub journal: Journal,
-    /// What was wrong.
     pub watch: Watch,
     /// Between worker and server.
     pub network: Network,
-    /// The server.
     pub server: Server,
-    /// The worker's machine.
     pub machine: Simulated,
-    /// What the operator decided.
     pub operator: Operator,
     /// Closed when the worker has left.
     pub left: Receiver<()>,
@@ -146,7 +138,6 @@ impl Scene {
         }
     }
 
-    /// Sends a signal to the worker.
     pub fn signal(&self, signal: &'static str) {
         self.journal.note(|| format!("host: {signal}"));
         self.server.ledger(|ledger| ledger.stopping = true);
@@ -181,7 +172,6 @@ impl Scene {
         self.watch.check_metrics(&self.scrape());
     }
 
-    /// Ends it all.
     pub fn close(self) {
         self.executor.close();
         drop(self.telemetry);

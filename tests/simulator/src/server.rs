@@ -56,7 +56,6 @@ struct State {
 /// What is waited for.
 type Answered = Vec<(String, String, Sender<()>)>;
 
-/// An established connection.
 #[derive(Clone)]
 struct Session {
     number: u64,
@@ -121,7 +120,6 @@ impl Server {
         }
     }
 
-    /// What the server knows.
     pub fn ledger<T>(&self, look: impl FnOnce(&mut Ledger) -> T) -> T {
         look(&mut self.state().ledger)
     }
@@ -156,7 +154,6 @@ impl Server {
         self.state().repeated.contains(task)
     }
 
-    /// Cancels a task.
     pub fn cancel(&self, task: &str) {
         let mut state = self.state();
         if state.session.is_some() {
@@ -166,7 +163,6 @@ impl Server {
         }
     }
 
-    /// Sends anything.
     pub fn send(&self, message: Message) {
         self.journal.note(|| format!("server: sends {} bytes of something else", message.len()));
         self.state().send(message);
@@ -179,7 +175,6 @@ impl Server {
         self.state().send(Message::Close(Some(CloseFrame { code: CloseCode::Restart, reason })));
     }
 
-    /// Breaks the connection.
     pub fn cut(&self, cut: Cut) {
         let session = self.state().session.clone();
         if let Some(session) = session {

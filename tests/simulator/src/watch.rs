@@ -84,7 +84,6 @@ impl Watch {
         }
     }
 
-    /// Everything that was wrong.
     pub fn violations(&self) -> Vec<String> {
         self.facts().violations.clone()
     }
@@ -103,7 +102,6 @@ impl Watch {
         }
     }
 
-    /// The number of executions that were run.
     pub fn runs(&self) -> usize {
         self.facts().started.len()
     }
@@ -152,7 +150,6 @@ impl Watch {
         }
     }
 
-    /// A process of a task was started.
     pub fn started(&self, kind: Kind, task: &str, execution: &str) {
         let mut facts = self.facts();
         let mut wrong = Vec::new();

@@ -1,5 +1,5 @@
 //! The guarantees that a certain course of events shows best; `docs/guarantees.md` names each.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
@@ -34,7 +34,6 @@ async fn answer_to(scene: &Scene, task: &str, limit: Duration) -> Duration {
     since(scene, started)
 }
 
-/// The time since `moment`.
 fn since(scene: &Scene, moment: Duration) -> Duration {
     scene.executor.now().checked_sub(moment).unwrap()
 }

@@ -1,5 +1,4 @@
 //! Whole runs, seed by seed: those that once found something, and fresh ones.
-#![allow(missing_docs)]
 
 use oz_worker_simulator::{Options, fresh_seed, simulate};
 

@@ -8,7 +8,6 @@ use super::{read, yaml};
 const BEGIN: &str = "<!-- values: made from values.yaml by `cargo run -p oz-worker-tests --bin chart-readme` -->\n";
 const END: &str = "<!-- end of values -->\n";
 
-/// Path of the README in the repository.
 pub const PATH: &str = "charts/oz-agent-worker/README.md";
 
 /// The whole README: what people wrote, and the table as it should be.

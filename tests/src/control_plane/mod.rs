@@ -27,16 +27,13 @@ const WAIT: Duration = Duration::from_secs(3600);
 /// Something that happened between the control plane and its workers.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// A worker is connected.
     Connected {
         /// The worker's id, percent-encoded as it came.
         worker: String,
-        /// Where it dialled from.
         peer: String,
     },
     /// A dial that was no worker's.
     Refused {
-        /// What was wrong with it.
         problem: String,
     },
     /// A message went to the worker.
@@ -44,9 +41,7 @@ pub enum Event {
         /// The whole envelope.
         message: Value,
     },
-    /// A frame came from the worker.
     Came {
-        /// The frame.
         frame: Received,
     },
     /// A session is over.
@@ -73,10 +68,8 @@ pub enum SendError {
     Broken(#[from] io::Error),
 }
 
-/// What is known of one task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
-    /// Its id.
     pub task_id: String,
     /// `assigned`, `claimed`, `rejected`, `completed`, `cancelled` or `failed`.
     pub state: &'static str,

@@ -118,7 +118,6 @@ fn endpoint(line: &str) -> String {
     after.unwrap_or_else(|| panic!("no endpoint in {line:?}")).0.to_owned()
 }
 
-/// A running Collector.
 pub struct Collector {
     service: Service,
     setup: Setup,
@@ -149,7 +148,6 @@ impl Collector {
         }
     }
 
-    /// Kills it.
     pub fn kill(&mut self) {
         self.service.kill();
     }

@@ -14,18 +14,13 @@ use crate::{
 /// One export: all that one message of a worker held.
 #[derive(Debug, Clone, Default)]
 pub struct Export {
-    /// Resource attributes.
     pub resource: Labels,
-    /// Metrics, by name.
     pub metrics: BTreeMap<String, Metric>,
-    /// Spans.
     pub spans: Vec<Span>,
 }
 
-/// One metric.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metric {
-    /// What it measures.
     pub description: String,
     /// Its unit, often empty.
     pub unit: String,

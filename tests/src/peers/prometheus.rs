@@ -26,11 +26,9 @@ const INTERVAL: Duration = Duration::from_millis(200);
 pub struct Sample {
     /// Its labels, `__name__` included.
     pub labels: Labels,
-    /// Its value.
     pub value: f64,
 }
 
-/// A running Prometheus.
 pub struct Prometheus {
     _service: Service,
     _dir: TempDir,

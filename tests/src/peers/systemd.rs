@@ -59,7 +59,6 @@ impl Machine {
         with_input(command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"), input)
     }
 
-    /// Writes a file in it.
     pub fn write(&self, path: &str, content: &str) {
         self.run_with(content, &format!("mkdir -p \"$(dirname {path})\" && cat >{path}"));
     }

@@ -57,7 +57,6 @@ pub enum StoryError {
     /// Something that had to happen did not.
     #[error("expected {expected}, but it did not happen within {} s{instead}", BOUND.as_secs())]
     Missing {
-        /// What.
         expected: String,
         /// What came in its place, if that is known.
         instead: String,

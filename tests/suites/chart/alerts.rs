@@ -36,7 +36,6 @@ pub fn names(kind: &str) -> BTreeSet<String> {
     rules().iter().filter(|rule| rule[kind].is_string()).map(|rule| text(&rule[kind]).to_owned()).collect()
 }
 
-/// What an alert asks.
 pub fn expression(alert: &str) -> String {
     let rules = rules();
     text(&rules.iter().find(|rule| rule["alert"] == alert).unwrap()["expr"]).to_owned()

@@ -32,17 +32,14 @@ pub trait Configure: Sized {
     /// What becomes of a task that ran when the worker was killed.
     const AFTER_KILL: AfterKill;
 
-    /// [`NAME`](Self::NAME).
     fn name(&self) -> &'static str {
         Self::NAME
     }
 
-    /// [`STOPS_TASKS`](Self::STOPS_TASKS).
     fn stops_tasks(&self) -> bool {
         Self::STOPS_TASKS
     }
 
-    /// [`AFTER_KILL`](Self::AFTER_KILL).
     fn after_kill(&self) -> AfterKill {
         Self::AFTER_KILL
     }
@@ -79,7 +76,6 @@ pub trait Configure: Sized {
 pub struct Facts(pub Vec<(&'static str, String)>);
 
 impl Facts {
-    /// One fact.
     pub fn add(&mut self, name: &'static str, value: impl fmt::Display) {
         self.0.push((name, value.to_string()));
     }
@@ -99,13 +95,10 @@ impl Facts {
 
 /// What every backend is told beside its own settings.
 pub struct Common<R> {
-    /// What runs it.
     pub runtime: R,
     /// This worker, as the owner of what its tasks leave on this machine.
     pub owner: Owner,
-    /// `--worker-id`.
     pub worker_id: String,
-    /// `--server-root-url`.
     pub server_root_url: String,
     /// Whether what a task leaves behind is removed.
     pub cleanup: bool,
@@ -119,13 +112,9 @@ pub struct Common<R> {
 
 /// A task, and the way back to whoever gave it.
 pub struct Task {
-    /// What to run.
     pub spec: TaskSpec,
-    /// Its trace.
     pub trace: TaskTrace,
-    /// The request to stop it.
     pub stop: Stop,
-    /// Hears what becomes of it.
     pub report: Report,
     /// Where its lines go.
     pub log: Arc<dyn TaskLog>,

@@ -99,27 +99,22 @@ impl BackendSettings {
         }
     }
 
-    /// As [`Configure::set_target_dir`].
     pub fn set_target_dir(&mut self, directory: PathBuf) -> bool {
         each!(self, own => own.set_target_dir(directory))
     }
 
-    /// As [`Configure::add_volumes`].
     pub fn add_volumes(&mut self, volumes: &[String]) -> bool {
         each!(self, own => own.add_volumes(volumes))
     }
 
-    /// As [`Configure::adjust`].
     pub fn adjust(&self, agent: &mut AgentSettings) {
         each!(self, own => own.adjust(agent));
     }
 
-    /// As [`Configure::STOPS_TASKS`].
     pub fn stops_tasks(&self) -> bool {
         each!(self, own => own.stops_tasks())
     }
 
-    /// As [`Configure::AFTER_KILL`].
     pub fn after_kill(&self) -> AfterKill {
         each!(self, own => own.after_kill())
     }

@@ -9,7 +9,6 @@ use futures_lite::FutureExt;
 use oz_worker_runtime::{Command, Host, Lane, Machine, Owner, Process, Signal};
 use tracing::warn;
 
-/// A process of a machine.
 pub(crate) type ProcessOf<R> = <<R as Host>::Machine as Machine>::Process;
 /// All processes of a task there.
 pub(crate) type TreeOf<R> = <<R as Host>::Machine as Machine>::Tree;

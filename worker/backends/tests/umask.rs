@@ -1,5 +1,5 @@
 //! The umask belongs to the whole process, so this has one of its own.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

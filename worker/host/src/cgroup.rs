@@ -33,7 +33,6 @@ const MOST_KEPT: usize = 64;
 /// stuck in the kernel takes longer.
 const WAIT_AFTER_KILL: Duration = Duration::from_secs(2);
 
-/// The cgroups of this worker.
 #[derive(Debug)]
 pub(super) struct Cgroups {
     base: PathBuf,

@@ -15,7 +15,6 @@ use oz_worker_runtime::{Files, Named, Owner, PathKind};
 /// The extended attribute whose value is the mark of the worker that made the directory.
 const ATTRIBUTE: &str = "user.oz-agent-worker";
 
-/// The file system of this host.
 #[derive(Debug, Clone, Copy)]
 pub struct HostFiles;
 

@@ -27,7 +27,6 @@ pub(super) fn remove_directory(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::rmdir(path)?)
 }
 
-/// Empties the directory `top`.
 fn empty(top: &OwnedFd) -> io::Result<()> {
     let mut names = Names { next: 0 };
     loop {

@@ -23,31 +23,17 @@ pub enum StartError {
     /// The program's path, or that of the working directory.
     #[error("the path {} has a NUL byte", .0.display())]
     NulInPath(PathBuf),
-    /// An argument.
     #[error("argument {0} has a NUL byte")]
     NulInArgument(usize),
-    /// A variable's value.
     #[error("the value of the environment variable {0:?} has a NUL byte")]
     NulInValue(OsString),
-    /// A variable's name.
     #[error("{0:?} cannot be the name of an environment variable: it is empty, or has `=` or a NUL byte")]
     VariableName(OsString),
     /// The working directory cannot be entered.
     #[error("cannot enter the directory {}: {source}", path.display())]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The program cannot be executed.
+    Directory { path: PathBuf, source: io::Error },
     #[error("cannot execute {}: {}", path.display(), explain(source, path))]
-    Program {
-        /// The program.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Program { path: PathBuf, source: io::Error },
     /// No process can be made.
     #[error("cannot start another process: {0}")]
     Process(io::Error),
@@ -132,7 +118,6 @@ pub(super) struct Setting<'a> {
     pub open_files: Option<libc::rlimit>,
 }
 
-/// How an attempt went.
 #[derive(Debug)]
 pub(super) enum Attempt {
     Started(Pid, OwnedFd),

@@ -11,7 +11,6 @@ use crate::proxy::{self, Proxy, ProxyError};
 use crate::tls::Tls;
 use crate::url::Url;
 
-/// Who asks.
 const USER_AGENT: &str = concat!("oz-agent-worker/", env!("CARGO_PKG_VERSION"));
 
 /// Where a connection goes.
@@ -28,7 +27,6 @@ pub enum Destination {
 pub struct Remote {
     /// Its scheme says whether TLS is spoken.
     pub url: Url,
-    /// The proxy on the way.
     pub proxy: Option<Proxy>,
     /// Whom to trust there.
     pub tls: Arc<Tls>,

@@ -21,67 +21,39 @@ use crate::tls::{Tls, TlsError, TlsFault};
 use crate::url::{Url, UrlHost};
 use crate::wire::Wire;
 
-/// Why a dial failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The name has no address.
     #[error("cannot resolve {host}: {source}")]
-    Resolve {
-        /// The name.
-        host: UrlHost,
-        /// What the resolver said.
-        source: io::Error,
-    },
+    Resolve { host: UrlHost, source: io::Error },
     /// The resolver knows the name and gives no address.
     #[error("cannot resolve {host}: the name has no address")]
-    NoAddress {
-        /// The name.
-        host: UrlHost,
-    },
+    NoAddress { host: UrlHost },
     /// No address could be connected to.
     #[error("cannot connect to {host} ({address}): {source}")]
     Connect {
-        /// The name.
         host: UrlHost,
         /// The address that failed last.
         address: SocketAddr,
-        /// What the operating system said.
         source: io::Error,
     },
     /// The socket in the file system could not be connected to.
     #[error("cannot connect to {}: {source}", path.display())]
-    Socket {
-        /// The socket.
-        path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
-    },
+    Socket { path: PathBuf, source: io::Error },
     /// The proxy did not open a way to the host.
     #[error("the proxy {proxy} refused to connect: HTTP {status}{}", hint(*.status))]
-    ProxyRefused {
-        /// The proxy.
-        proxy: Proxy,
-        /// Its status code.
-        status: u16,
-    },
+    ProxyRefused { proxy: Proxy, status: u16 },
     /// The proxy's answer could not be read.
     #[error("the proxy {proxy} did not answer as a proxy: {source}")]
-    ProxyAnswer {
-        /// The proxy.
-        proxy: Proxy,
-        /// What is wrong with the answer.
-        source: AnswerError,
-    },
+    ProxyAnswer { proxy: Proxy, source: AnswerError },
     /// There is no TLS to be had.
     #[error("{0}")]
     Tls(#[from] TlsError),
     /// The host's name cannot stand in a certificate.
     #[error("{0} is not a name that a certificate can hold")]
     ServerName(UrlHost),
-    /// The TLS handshake failed.
     #[error("TLS with {host} failed: {source}")]
     Handshake {
-        /// The host.
         host: UrlHost,
         /// What went wrong; names the flaw of a certificate.
         source: TlsFault,

@@ -39,7 +39,6 @@ pub struct HttpClient<S: Duplex> {
 
 /// An answer whose body is still to be read.
 pub struct Answer<S: Duplex> {
-    /// Status and headers.
     pub head: Parts,
     /// The body, with the connection that it comes on.
     pub body: Body<S>,
@@ -160,7 +159,6 @@ impl<S: Duplex> Answer<S> {
         Ok((parts.io.into_inner(), parts.read_buf))
     }
 
-    /// The status code.
     pub const fn status(&self) -> StatusCode {
         self.head.status
     }

@@ -14,12 +14,9 @@ use crate::url::{Url, UrlError, UrlHost, UserInfo};
 /// What a proxy's URL begins with. Nothing else is spoken to one: not TLS, not SOCKS.
 const SCHEMES: &[&str] = &["http"];
 
-/// An HTTP proxy.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
-    /// Its name or address.
     pub host: UrlHost,
-    /// Its port.
     pub port: u16,
     /// Who signs in there, when its URL says so.
     pub user_info: Option<UserInfo>,
@@ -53,7 +50,6 @@ impl fmt::Debug for Proxy {
 pub struct ProxyError {
     /// The name of the variable. Its value may hold a password.
     pub variable: &'static str,
-    /// What is wrong with the value.
     pub flaw: UrlError,
 }
 

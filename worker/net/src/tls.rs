@@ -54,7 +54,6 @@ pub enum TlsError {
     EmptyRoots {
         /// `SSL_CERT_FILE` or `SSL_CERT_DIR`.
         variable: &'static str,
-        /// Its value.
         path: PathBuf,
     },
     /// A variable replaces the operating system's authorities, and where it points cannot be read.
@@ -62,9 +61,7 @@ pub enum TlsError {
     UnreadableRoots {
         /// `SSL_CERT_FILE` or `SSL_CERT_DIR`.
         variable: &'static str,
-        /// Its value.
         path: PathBuf,
-        /// What the operating system said.
         source: io::Error,
     },
     /// A certificate that should be trusted is none.

@@ -27,9 +27,7 @@ pub struct Url {
 /// Who signs in, percent-decoded. An absent password is an empty one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserInfo {
-    /// The user name.
     pub user: Secret,
-    /// The password.
     pub password: Secret,
 }
 
@@ -127,7 +125,6 @@ impl Url {
         default_port(self.scheme) == 443
     }
 
-    /// The host.
     pub const fn host(&self) -> &UrlHost {
         &self.host
     }

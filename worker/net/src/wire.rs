@@ -10,9 +10,7 @@ use futures_rustls::client::TlsStream;
 /// A byte stream to wherever was dialled. An enum, not a box: every frame goes through it.
 #[derive(Debug)]
 pub enum Wire<S> {
-    /// As it is.
     Plain(S),
-    /// Inside TLS.
     Tls(Box<TlsStream<S>>),
 }
 

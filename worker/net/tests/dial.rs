@@ -1,5 +1,5 @@
 //! Dials: which address is tried when, what a proxy is asked, and what its answer makes of the dial.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Answers of a server: bounded, streamed, and the connection back after an upgrade.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

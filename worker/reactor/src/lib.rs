@@ -30,7 +30,6 @@ pub use stream::Stream;
 
 /// How tasks are run, and what they read and write. A clone is another handle to the same.
 pub trait Tasks: Clone + Send + Sync + 'static {
-    /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// Runs `future` on the calling thread until it ends; tasks run meanwhile.

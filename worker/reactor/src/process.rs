@@ -8,7 +8,6 @@ use async_io::Async;
 use oz_worker_host::Child;
 use oz_worker_runtime::{self as runtime, Exit, Signal};
 
-/// A child process.
 #[derive(Debug)]
 pub struct Process {
     input: Option<Async<PipeWriter>>,

@@ -6,10 +6,8 @@ use std::task::{Context, Poll};
 
 use futures_io::{AsyncRead, AsyncWrite};
 
-/// A connection.
 #[derive(Debug)]
 pub enum Stream<T, U> {
-    /// Over TCP.
     Tcp(T),
     /// To a socket in the file system.
     Unix(U),

@@ -9,7 +9,6 @@ use crate::{Command, Lane, Owner, Process, Runtime, Tree};
 
 /// A runtime with a machine of its own. A backend asks for it only when its tasks run here.
 pub trait Host: Runtime {
-    /// The machine.
     type Machine: Machine;
 
     /// Does something with the machine on `lane`, where it may block; see [`Runtime::unblock`]. There is no other way to
@@ -23,9 +22,7 @@ pub trait Host: Runtime {
 
 /// Processes and files of one machine. Every call may block. A clone is another handle to the same.
 pub trait Machine: Clone + Send + Sync + 'static {
-    /// Its file system.
     type Files: Files;
-    /// A child process.
     type Process: Process;
     /// All processes of one task.
     type Tree: Tree;
@@ -44,7 +41,6 @@ pub trait Machine: Clone + Send + Sync + 'static {
     /// Gives back to this machine what [`adopt`](Self::adopt) took from it. Called once, when all tasks have ended.
     fn release(&self);
 
-    /// Its file system.
     fn files(&self) -> &Self::Files;
 
     /// A place for the processes of one task, empty.
@@ -98,7 +94,6 @@ pub trait Files: Clone + Send + Sync + 'static {
     /// Whether `mark` was made by a worker with the key of `owner` that is no longer alive. What cannot be known is not so.
     fn is_stale(&self, owner: &Owner, mark: &str) -> bool;
 
-    /// Removes a directory that is empty.
     fn remove_empty(&self, path: &Path) -> io::Result<()>;
 
     /// Removes a directory with all that is in it, which may take long. That there is none is not an error.
@@ -109,7 +104,6 @@ pub trait Files: Clone + Send + Sync + 'static {
     fn read(&self, path: &Path, largest: u64) -> io::Result<Option<Vec<u8>>>;
 }
 
-/// What is at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathKind {
     /// A directory of our own user.
@@ -120,15 +114,12 @@ pub enum PathKind {
     Other,
 }
 
-/// What a path names in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
-    /// A regular file.
     File {
         /// Whether we may execute it.
         executable: bool,
     },
-    /// A directory.
     Directory {
         /// Whether we may make something in it.
         writable: bool,

@@ -28,7 +28,6 @@ pub use process::{Command, Environment, Exit, Output, Process, Signal, Tree};
 
 /// Time, tasks and network. A clone is another handle to the same runtime.
 pub trait Runtime: Clone + Send + Sync + 'static {
-    /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     /// The signals that ask the worker to stop.
     type StopSignals: StopSignals;
@@ -73,7 +72,6 @@ pub trait Runtime: Clone + Send + Sync + 'static {
 /// Where a connection goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// Over TCP.
     Tcp(SocketAddr),
     /// To a socket in the file system.
     Unix(PathBuf),

@@ -30,7 +30,6 @@ impl Owner {
     }
 }
 
-/// The parts of a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark<'a> {
     /// [`Owner::key`].

@@ -17,7 +17,6 @@ pub struct Command {
     pub args: Vec<OsString>,
     /// The whole environment.
     pub env: Environment,
-    /// The working directory.
     pub cwd: PathBuf,
     /// Whether standard input is a pipe that [`Process::input`] gives (else it is empty).
     pub input: bool,
@@ -58,7 +57,6 @@ impl Environment {
         self.0.push((name.into(), value.into()));
     }
 
-    /// The value of a variable.
     pub fn get(&self, name: impl AsRef<OsStr>) -> Option<&OsStr> {
         let name = name.as_ref();
         self.0.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_os_str())
@@ -90,7 +88,6 @@ impl fmt::Debug for Environment {
     }
 }
 
-/// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// It exited with this code.

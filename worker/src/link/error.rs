@@ -13,7 +13,6 @@ pub enum LinkError {
     /// There is no usable API key.
     #[error("{0}")]
     ApiKey(#[from] ApiKeyError),
-    /// A proxy variable cannot be used.
     #[error("{0}")]
     ProxyVariable(#[from] ProxyError),
     /// There is no connection.
@@ -22,20 +21,13 @@ pub enum LinkError {
     /// The connection broke before there was an answer.
     #[error("the connection to {host} broke: {source}")]
     Broken {
-        /// The host.
         host: UrlHost,
         /// What the operating system or TLS said.
         source: TlsFault,
     },
     /// The server's answer could not be read.
     #[error("{host} did not answer as a WebSocket server: {source}")]
-    Answer {
-        /// The host.
-        host: UrlHost,
-        /// What is wrong with the answer.
-        source: AnswerError,
-    },
-    /// The server refused the API key.
+    Answer { host: UrlHost, source: AnswerError },
     #[error("the API key was refused (HTTP {status}): check --api-key, --api-key-file or WARP_API_KEY{body}")]
     KeyRefused {
         /// 401 or 403.
@@ -46,9 +38,7 @@ pub enum LinkError {
     /// The server answered with something else than 101.
     #[error("{host} answered HTTP {status}{location}{body}")]
     Refused {
-        /// The host.
         host: UrlHost,
-        /// The status code.
         status: u16,
         /// Where a redirect points, ready to be shown.
         location: String,
@@ -57,12 +47,7 @@ pub enum LinkError {
     },
     /// The server says 101 but what follows is not its part of the handshake.
     #[error("{host} answered HTTP 101 but not the WebSocket handshake ({what})")]
-    Handshake {
-        /// The host.
-        host: UrlHost,
-        /// What is missing.
-        what: &'static str,
-    },
+    Handshake { host: UrlHost, what: &'static str },
 }
 
 impl LinkError {

@@ -18,7 +18,6 @@ const MAX_ESCAPED: usize = LONGEST_LINE + LONGEST_LINE / 2;
 /// The longest piece of a task id that is shown; the real ones have 36 bytes.
 const MAX_TASK_ID: usize = 256;
 
-/// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     /// For people, with or without colours.
@@ -112,7 +111,6 @@ impl Style {
         self.event(out, time, Level::WARN, &Parts { message, fields: &fields });
     }
 
-    /// A field whose value is text.
     pub fn text_field(self, out: &mut Vec<u8>, name: &str, value: &str) {
         self.field_name(out, name);
         match self {

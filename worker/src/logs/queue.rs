@@ -70,7 +70,6 @@ struct State {
     gathers: bool,
     /// Somebody waits for everything to be written.
     hurries: bool,
-    /// Which batch is waiting.
     batch: u64,
     /// Lines dropped since this was last logged; those of tasks are counted by their budgets.
     dropped: u64,

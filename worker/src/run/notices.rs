@@ -25,11 +25,11 @@ pub(super) fn log(notice: Notice, trace_id: Option<&str>) {
             warn!(message_type, size, "ignored a frame: {problem}");
         }
         Notice::BadFrame(BadFrame { message_type: None, size, problem }) => warn!(size, "ignored a frame: {problem}"),
-        Notice::MalformedAssignment { task_id, size, problem, is_answered: true } => {
-            warn!(task_id, trace_id, size, "answered an assignment with task_failed: {problem}");
+        Notice::MalformedAssignment { task_id, size, flaw, is_answered: true } => {
+            warn!(task_id, trace_id, size, "answered an assignment with task_failed: {flaw}");
         }
-        Notice::MalformedAssignment { task_id, size, problem, is_answered: false } => {
-            warn!(task_id, trace_id, size, "ignored an assignment: {problem}");
+        Notice::MalformedAssignment { task_id, size, flaw, is_answered: false } => {
+            warn!(task_id, trace_id, size, "ignored an assignment: {flaw}");
         }
         Notice::Claimed { task_id, execution_id, title, active } => {
             let execution_id = execution_id.unwrap_or_default();

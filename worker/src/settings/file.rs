@@ -22,11 +22,8 @@ const VOCABULARY: &Vocabulary = &[
 /// What a file says. Everything may be absent.
 #[derive(Debug, Default)]
 pub struct File {
-    /// `worker_id`.
     pub worker_id: Option<String>,
-    /// `cleanup`.
     pub cleanup: Option<bool>,
-    /// `max_concurrent_tasks`.
     pub max_concurrent_tasks: Option<u32>,
     /// `idle_on_complete`, as written.
     pub idle_on_complete: Option<String>,
@@ -51,7 +48,7 @@ pub fn read(path: &Path, read: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> Result<
 /// # Errors
 /// One line for every problem.
 pub fn parse(path: &Path, source: &str) -> Result<File, Vec<String>> {
-    let root = yaml::parse(source).map_err(|(at, text)| vec![line(path, at, &text)])?;
+    let root = yaml::parse(source).map_err(|error| vec![line(path, error.at, &error.flaw.to_string())])?;
     let vocabularies: Vec<&Vocabulary> = [VOCABULARY].into_iter().chain(BackendSettings::VOCABULARIES).collect();
     let findings = Findings::new(path, source, &vocabularies);
     let file = Section::open(&findings, String::new(), "", &root).map(|section| file(&section)).unwrap_or_default();

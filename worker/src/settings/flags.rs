@@ -86,7 +86,6 @@ pub struct Flags {
 pub enum Parsed {
     /// The flags, to be looked at further.
     Flags(Box<Flags>),
-    /// `--help`.
     Help,
 }
 
@@ -104,7 +103,6 @@ pub enum FlagError {
     /// The flag stands last, or another flag stands where its value should.
     #[error("{flag} needs a value: {flag} {value}")]
     NoValue {
-        /// The flag.
         flag: String,
         /// The value's name in the help.
         value: String,
@@ -123,6 +121,9 @@ pub enum FlagError {
     /// Not UTF-8.
     #[error("argument {0} is not UTF-8 text")]
     NotText(usize),
+    /// Anything else. What argh says of it may repeat a value.
+    #[error("the arguments cannot be understood; --help lists the flags")]
+    Other,
 }
 
 /// Reads the command line, without the program's own name.
@@ -132,10 +133,9 @@ pub enum FlagError {
 pub fn parse(arguments: Vec<OsString>) -> Result<Parsed, FlagError> {
     let Some(plain) = normalized(arguments)? else { return Ok(Parsed::Help) };
     let plain: Vec<&str> = plain.iter().map(String::as_str).collect();
-    // After normalizing there is nothing left that could be refused; the text is only there in case.
-    Flags::from_args(&["oz-agent-worker"], &plain)
-        .map(|flags| Parsed::Flags(Box::new(flags)))
-        .map_err(|early| FlagError::Unknown { flag: early.output.trim().to_owned(), meant: None })
+    // After normalizing there is nothing left that could be refused.
+    let flags = Flags::from_args(&["oz-agent-worker"], &plain).map_err(|_| FlagError::Other)?;
+    Ok(Parsed::Flags(Box::new(flags)))
 }
 
 /// The last of a flag's values, unless blank: an unset shell variable is as good as no flag.

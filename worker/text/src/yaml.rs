@@ -6,12 +6,13 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{DuplicateKeyPolicy, Spanned};
+use serde_saphyr::granit_parser::ErrorKind;
+use serde_saphyr::localizer::ExternalMessageSource;
+use serde_saphyr::{DuplicateKeyPolicy, Error, Spanned};
 
 /// A place in the file, both counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// The line.
     pub line: u64,
     /// The column, in characters.
     pub column: u64,
@@ -22,13 +23,11 @@ pub struct Position {
 pub struct Node {
     /// Where the value begins; for an alias, where the alias stands.
     pub at: Position,
-    /// What it is.
     pub value: Value,
     /// Where the value is written, as bytes of the source; behind an alias, its anchor's.
     span: Option<(usize, usize)>,
 }
 
-/// What a node can be.
 #[derive(Debug, Clone)]
 pub enum Value {
     /// Nothing, `null` or `~`.
@@ -39,7 +38,6 @@ pub enum Value {
     Number(serde_json::Number),
     /// Anything quoted, and plain text that is neither of the above.
     Text(String),
-    /// A sequence.
     List(Vec<Node>),
     /// A mapping, in the order of the file, repeated keys included.
     Map(Vec<Entry>),
@@ -52,7 +50,6 @@ pub struct Entry {
     pub key: String,
     /// Where the key stands.
     pub at: Position,
-    /// Its value.
     pub value: Node,
 }
 
@@ -123,8 +120,85 @@ impl Node {
     }
 }
 
-/// Why a text is not YAML: the reason on one line, and where, when the parser knows.
-pub type SyntaxError = (Option<Position>, String);
+/// Why a text is not YAML, and where, when the parser knows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{flaw}")]
+pub struct SyntaxError {
+    /// Where it ceases to make sense.
+    pub at: Option<Position>,
+    pub flaw: YamlFlaw,
+}
+
+/// What is wrong with a text that should be YAML. Nothing of the text is in it: it may hold secrets.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum YamlFlaw {
+    /// The text goes on after a document.
+    #[error("a second YAML document begins here; the file must hold one")]
+    SecondDocument,
+    /// A number that JSON does not have.
+    #[error("infinity and NaN are not allowed")]
+    NotFinite,
+    /// An alias without its anchor.
+    #[error("not valid YAML: the alias names no anchor that stands before it")]
+    UnknownAnchor,
+    /// `<<` with something else than mappings.
+    #[error("not valid YAML: a merge key (<<) takes a mapping, or a list of mappings")]
+    Merge,
+    /// A tag that names no type of JSON, or another than the value's.
+    #[error("not valid YAML here: a tag (!…) that is not known, or does not fit")]
+    Tag,
+    /// Deeper, longer or with more aliases than any real file.
+    #[error("the file is nested too deep, or its aliases make too much of it")]
+    TooLarge,
+    #[error("not valid YAML: {0}")]
+    Syntax(ErrorKind),
+    /// Something else should stand here, of this kind.
+    #[error("not valid YAML here: expected {0}")]
+    Expected(&'static str),
+    /// Nothing more precise is known.
+    #[error("not valid YAML")]
+    Other,
+}
+
+impl From<&Error> for YamlFlaw {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::MultipleDocuments { .. } => Self::SecondDocument,
+            Error::NonFiniteFloat { .. } => Self::NotFinite,
+            Error::UnknownAnchor { .. } => Self::UnknownAnchor,
+            Error::MergeValueNotMapOrSeqOfMaps { .. } | Error::MergeKeyNotAllowed { .. } => Self::Merge,
+            Error::UnsupportedTag { .. }
+            | Error::TaggedScalarCannotDeserializeIntoString { .. }
+            | Error::InvalidBinaryBase64 { .. }
+            | Error::BinaryNotUtf8 { .. }
+            | Error::InvalidScalar { .. } => Self::Tag,
+            Error::Budget { .. }
+            | Error::AliasReplayLimitExceeded { .. }
+            | Error::AliasExpansionLimitExceeded { .. }
+            | Error::AliasReplayStackDepthExceeded { .. } => Self::TooLarge,
+            Error::NullIntoString { .. } => Self::Expected("a key"),
+            Error::Unexpected { expected, .. } => Self::Expected(expected),
+            Error::AliasError { error, .. } => Self::from(error.without_snippet()),
+            Error::ExternalMessage { source, .. } => match source.as_ref() {
+                ExternalMessageSource::Parser(error) => Self::from(error.kind()),
+                _ => Self::Other,
+            },
+            _ => Self::Other,
+        }
+    }
+}
+
+impl From<&ErrorKind> for YamlFlaw {
+    /// A kind's words are kept if they are the same for every text.
+    fn from(kind: &ErrorKind) -> Self {
+        match kind {
+            ErrorKind::Custom(_) | ErrorKind::InputIo { .. } | ErrorKind::InputDecoding { .. } => Self::Other,
+            ErrorKind::UnexpectedCharacter { .. } => Self::Expected("another character"),
+            ErrorKind::RecursionLimitExceeded => Self::TooLarge,
+            kind => Self::Syntax(kind.clone()),
+        }
+    }
+}
 
 /// Parses one YAML document; an empty one is null.
 ///
@@ -144,20 +218,7 @@ pub fn parse(source: &str) -> Result<Node, SyntaxError> {
     match parsed {
         Ok(node) => Ok(node.unwrap_or(Node { at: Position { line: 1, column: 1 }, value: Value::Null, span: None })),
         Err(error) => {
-            let at = error.location().map(position);
-            let text = match error.without_snippet() {
-                serde_saphyr::Error::MultipleDocuments { .. } => {
-                    "a second YAML document begins here; the file must hold one".to_owned()
-                }
-                serde_saphyr::Error::NonFiniteFloat { .. } => "infinity and NaN are not allowed".to_owned(),
-                other => {
-                    let text = other.render_with_formatter(&serde_saphyr::UserMessageFormatter);
-                    // The position is said in front, in the form that editors understand.
-                    let cut = text.find(" at line ").unwrap_or(text.len());
-                    format!("not valid YAML: {}", text.get(..cut).unwrap_or_default().replace(['\n', '\r'], " "))
-                }
-            };
-            Err((at, text))
+            Err(SyntaxError { at: error.location().map(position), flaw: YamlFlaw::from(error.without_snippet()) })
         }
     }
 }
@@ -313,20 +374,35 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_yaml_is_one_line_with_its_place() {
-        for (source, line, column) in [
-            ("a: [1, 2\nb: 3\n", 2, 2),
-            ("a: b: c\n", 1, 5),
-            ("a:\n\tb: 1\n", 2, 2),
-            ("a: *nowhere\n", 1, 4),
-            ("a: 1\n---\nb: 2\n", 3, 1),
-            ("a: .inf\n", 1, 4),
-            ("a: \"open\n", 1, 4),
+    fn what_is_not_yaml_says_what_and_where_and_nothing_of_what_stands_there() {
+        let deep = format!("a: {}s3cret", "[".repeat(5_000));
+        let bomb = (1..30).fold("a0: &a0 [s3cret]\n".to_owned(), |text, n| {
+            let alias = format!("*a{}", n - 1);
+            text + &format!("a{n}: &a{n} [{}]\n", [alias.as_str(); 9].join(","))
+        });
+        let syntax = YamlFlaw::Syntax;
+        for (source, line, column, flaw) in [
+            ("a: [s3cret, 2\nb: 3\n", 2, 2, syntax(ErrorKind::InvalidColonPlacement)),
+            ("a: s3cret: c\n", 1, 10, syntax(ErrorKind::MappingValueNotAllowed)),
+            ("a:\n\ts3cret: 1\n", 2, 2, syntax(ErrorKind::TabInBlockIndentation)),
+            ("a: \"s3cret\n", 1, 4, syntax(ErrorKind::UnclosedQuotedScalar)),
+            ("a: \"\\s3cret\"\n", 1, 4, syntax(ErrorKind::UnknownQuotedScalarEscape)),
+            ("a: @s3cret\n", 1, 4, YamlFlaw::Expected("another character")),
+            ("a: *s3cret\n", 1, 4, YamlFlaw::UnknownAnchor),
+            ("a: 1\n---\nb: s3cret\n", 3, 1, YamlFlaw::SecondDocument),
+            ("a: .inf\n", 1, 4, YamlFlaw::NotFinite),
+            ("a: {<<: s3cret}\n", 1, 9, YamlFlaw::Merge),
+            ("a: !!int s3cret\n", 1, 10, YamlFlaw::Tag),
+            ("a: !!binary s3cret\n", 1, 13, YamlFlaw::Tag),
+            ("? [s3cret]\n: 1\n", 1, 3, YamlFlaw::Expected("string scalar")),
+            ("~: s3cret\n", 1, 1, YamlFlaw::Expected("a key")),
+            (&deep, 1, 259, YamlFlaw::TooLarge),
+            (&bomb, 7, 10, YamlFlaw::TooLarge),
         ] {
-            let (at, text) = parse(source).unwrap_err();
-            assert!(!text.contains('\n') && !text.contains("line "), "{text}");
-            let at = at.unwrap();
-            assert_eq!((at.line, at.column), (line, column), "{source:?}: {text}");
+            let error = parse(source).unwrap_err();
+            let said = format!("{error} {error:?}");
+            assert!(!said.contains("s3cret") && !said.contains('\n'), "{said}");
+            assert_eq!(error, SyntaxError { at: Some(Position { line, column }), flaw }, "{source:.40}");
         }
     }
 }

@@ -45,7 +45,6 @@ pub struct Story {
     pub values: Value,
     /// Everything that there was before the release.
     pub before: Vec<String>,
-    /// The workers' sessions.
     pub sessions: Vec<Connection>,
 }
 
@@ -141,7 +140,6 @@ impl Story {
         }
     }
 
-    /// The workers of a release.
     pub fn pods_of(&self, release: &str) -> Vec<Value> {
         let selector = format!("app.kubernetes.io/instance={release},app.kubernetes.io/name=oz-agent-worker");
         let mut pods = self.cluster.get(&format!("pods -n {NAMESPACE} -l {selector}"));
@@ -231,7 +229,6 @@ pub fn finish(child: Child) -> Result<String, String> {
     said(child.wait_with_output().unwrap())
 }
 
-/// An object's name.
 pub fn name(object: &Value) -> &str {
     text(&object["metadata"]["name"])
 }

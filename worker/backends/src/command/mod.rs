@@ -24,7 +24,6 @@ pub use settings::CommandSettings;
 /// How long `cancel_command` may take.
 const CANCEL_LIMIT: Duration = Duration::from_secs(10);
 
-/// Backend `command`.
 pub struct CommandBackend<R: Host> {
     common: Arc<Common<R>>,
     settings: CommandSettings,
@@ -36,24 +35,19 @@ pub struct CommandBackend<R: Host> {
 
 /// A task that was handed over, to be cancelled.
 pub struct Handed<'a> {
-    /// Its id.
     pub task_id: &'a str,
-    /// The id of its execution, when it has one.
     pub execution_id: Option<&'a str>,
-    /// The trace of what is done with it.
     pub trace: &'a TaskTrace,
     /// Where the lines of what is done with it go.
     pub log: &'a Arc<dyn TaskLog>,
 }
 
-/// What a command is for.
 enum Purpose {
     /// To hand a task over that is described by this JSON; what becomes of it is told here.
     Dispatch(Vec<u8>, Report),
     Cancel,
 }
 
-/// How a command ended.
 enum End {
     Exited(Exit),
     TimedOut,

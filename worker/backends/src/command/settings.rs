@@ -11,7 +11,6 @@ use oz_worker_text::yaml::Position;
 
 use crate::contract::{Configure, Facts};
 
-/// Backend `command`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandSettings {
     /// For `/bin/sh -c`; hands a task to the operator's runtime.

@@ -28,7 +28,6 @@ pub use settings::{DirectError, DirectSettings};
 use steps::{Step, StepEnd, Steps};
 pub use workspaces::{Cleaned, Origin, Workspace, WorkspaceError, Workspaces};
 
-/// Backend `direct`.
 pub struct DirectBackend<R: Host> {
     runtime: R,
     job: Arc<Job>,
@@ -59,7 +58,6 @@ pub struct Job {
 struct Place {
     /// The task's own directory: its workspace, or the private one beside a shared `target_dir`.
     own: Workspace,
-    /// The working directory.
     cwd: PathBuf,
 }
 
@@ -139,7 +137,6 @@ impl<R: Host> DirectBackend<R> {
         Ok(Self::new(runtime, job))
     }
 
-    /// The backend for a job.
     pub fn new(runtime: R, job: Job) -> Self {
         Self { runtime, job: Arc::new(job) }
     }

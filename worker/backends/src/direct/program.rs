@@ -11,12 +11,7 @@ use oz_worker_runtime::{Files, Named};
 pub enum ProgramError {
     /// A path was given and nothing usable is there.
     #[error("cannot use {}: {source}", path.display())]
-    Unusable {
-        /// The path.
-        path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
-    },
+    Unusable { path: PathBuf, source: io::Error },
     /// A path was given and it is a directory, a device or the like.
     #[error("{} is not a file", .0.display())]
     NotAFile(PathBuf),
@@ -25,12 +20,7 @@ pub enum ProgramError {
     NotExecutable(PathBuf),
     /// A bare name was given and no directory of `PATH` has it.
     #[error("no executable file {name} on PATH; looked in {}", directories(looked_in))]
-    NotOnPath {
-        /// The name.
-        name: String,
-        /// The directories of `PATH`.
-        looked_in: Vec<PathBuf>,
-    },
+    NotOnPath { name: String, looked_in: Vec<PathBuf> },
 }
 
 fn directories(looked_in: &[PathBuf]) -> String {

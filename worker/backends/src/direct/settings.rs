@@ -83,7 +83,6 @@ impl Configure for DirectSettings {
 /// Why this host cannot run the direct backend.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectError {
-    /// No agent.
     #[error("backend direct has no agent to run: {0}; put oz on PATH, or set oz_path in the file")]
     Agent(#[from] ProgramError),
     /// `target_dir` must be there.
@@ -92,7 +91,6 @@ pub enum DirectError {
     /// `workspace_root` can neither be used nor made.
     #[error("backend direct: workspace_root {} cannot be written in: {} is not a writable directory", root.display(), at.display())]
     WorkspaceRoot {
-        /// The setting.
         root: PathBuf,
         /// The nearest part of it that exists.
         at: PathBuf,

@@ -19,18 +19,15 @@ const LAST_OUTPUT_LIMIT: Duration = Duration::from_secs(1);
 /// How long a teardown may take to be started; a task whose end is known does not wait for a machine that is stuck.
 const TEARDOWN_START_LIMIT: Duration = Duration::from_secs(10);
 
-/// How a step ended.
 #[derive(Debug)]
 pub(super) enum StepEnd {
     /// The process ended by itself.
     Exited(Exit),
-    /// It was stopped.
     Stopped,
     /// It could not be started, or not be awaited.
     Error(io::Error),
 }
 
-/// Which step of a task a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// Before the agent. What it leaves running (a database, say) is there for the agent and for teardown.

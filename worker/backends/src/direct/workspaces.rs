@@ -70,18 +70,12 @@ pub enum WorkspaceError {
     Taken(PathBuf),
     /// The operating system refused to make anything in the root.
     #[error("cannot create a directory in {}: {source}", root.display())]
-    Root {
-        /// The root.
-        root: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Root { root: PathBuf, source: io::Error },
     /// The operating system refused.
     #[error("cannot create {}: {source}", path.display())]
     Create {
         /// What could not be created.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
     /// Something that is no directory is in the way.
@@ -92,12 +86,7 @@ pub enum WorkspaceError {
         "{} exists and belongs to another user (uid {uid}); remove it, or choose another workspace root",
         path.display()
     )]
-    OtherUser {
-        /// The directory.
-        path: PathBuf,
-        /// Whose it is.
-        uid: u32,
-    },
+    OtherUser { path: PathBuf, uid: u32 },
 }
 
 /// Where a workspace comes from, which decides whether it is ever removed.
@@ -287,12 +276,10 @@ impl Workspaces {
 }
 
 impl Workspace {
-    /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where it comes from.
     pub fn origin(&self) -> Origin {
         self.origin
     }
@@ -450,8 +437,8 @@ mod tests {
         let mut other = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
         // Field 22 of proc_pid_stat(5); the program's name, in parentheses, is the second.
         let stat = fs::read_to_string(format!("/proc/{}/stat", other.id())).unwrap();
-        let began = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(22 - 3).unwrap();
-        HostFiles.set_mark(&path, &format!("{}.{}.{began}", scratch.0.owner.key(), other.id())).unwrap();
+        let started = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(22 - 3).unwrap();
+        HostFiles.set_mark(&path, &format!("{}.{}.{started}", scratch.0.owner.key(), other.id())).unwrap();
         assert_eq!(scratch.0.create(&HostFiles, "task").unwrap().origin(), Origin::Foreign);
         assert!(scratch.0.clean_leftovers(&HostFiles).removed.is_empty());
         other.kill().unwrap();

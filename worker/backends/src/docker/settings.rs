@@ -10,7 +10,6 @@ use oz_worker_text::yaml::Position;
 
 use crate::contract::{Configure, Facts};
 
-/// Backend `docker`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DockerSettings {
     /// The file's volumes, then those of `-v`: each `HOST:CONTAINER[:MODE]`.

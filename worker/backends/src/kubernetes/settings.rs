@@ -21,7 +21,6 @@ use crate::image::check_image;
 /// What a Job's seconds may be: a 32-bit integer in the Kubernetes API.
 const MOST_SECONDS: u32 = i32::MAX.unsigned_abs();
 
-/// Backend `kubernetes`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KubernetesSettings {
     /// Where the Jobs are made.
@@ -87,7 +86,6 @@ impl Default for KubernetesSettings {
     }
 }
 
-/// When Kubernetes pulls an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullPolicy {
     /// Before every start.

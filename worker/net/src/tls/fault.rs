@@ -6,7 +6,6 @@ use std::io;
 use oz_worker_text::line;
 use rustls::{AlertDescription, CertificateError};
 
-/// What is wrong with a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CertificateFlaw {
     /// Its time is over.

@@ -1,5 +1,5 @@
 //! A runtime whose network is a script: who answers at which address, and what.
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc, dead_code, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, dead_code)]
 
 use std::future::{Future, pending};
 use std::io::{self, Read};
