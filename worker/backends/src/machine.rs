@@ -64,9 +64,15 @@ pub(crate) async fn start<R: Host>(
     runtime: &R,
     command: Command,
     tree: Option<&Arc<TreeOf<R>>>,
+    is_wanted: impl FnOnce() -> bool + Send + 'static,
 ) -> io::Result<ProcessOf<R>> {
     let tree = tree.cloned();
-    let begin = move |machine: &R::Machine| machine.start(&command, tree.as_deref()).map(Unclaimed::new);
+    let begin = move |machine: &R::Machine| {
+        if !is_wanted() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        machine.start(&command, tree.as_deref()).map(Unclaimed::new)
+    };
     runtime.on(Lane::Start, begin).await.and_then(Unclaimed::claim)
 }
 

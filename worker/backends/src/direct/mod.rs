@@ -20,7 +20,7 @@ use oz_worker_runtime::{Command, Environment, Exit, Files, Host, Lane, Machine};
 use oz_worker_telemetry::TaskTrace;
 use tracing::warn;
 
-use crate::contract::{Common, Report, Task, failed};
+use crate::contract::{Common, Report, Stop, Task, failed};
 use crate::machine::{self, ProcessOf, TreeOf};
 use ending::Left;
 pub use program::ProgramError;
@@ -148,7 +148,7 @@ impl<R: Host> DirectBackend<R> {
             return Vec::new();
         }
         let spec = Arc::new(spec);
-        let begin = self.begin(&spec, &report);
+        let begin = self.begin(&spec, &stop, &report);
         let Parts { place, tree, first } = match machine::begun(&self.runtime, begin, stop.asked()).await {
             Some(Ok(parts)) => parts,
             Some(Err(outcome)) => {
@@ -185,10 +185,13 @@ impl<R: Host> DirectBackend<R> {
 
     /// Makes the task's place and starts its first process there, all in one go: each way to a thread that may block
     /// costs more than the calls themselves.
-    async fn begin(&self, spec: &Arc<TaskSpec>, report: &Report) -> Result<Parts<R>, Outcome> {
-        let (job, spec) = (Arc::clone(&self.job), Arc::clone(spec));
+    async fn begin(&self, spec: &Arc<TaskSpec>, stop: &Stop, report: &Report) -> Result<Parts<R>, Outcome> {
+        let (job, spec, stop) = (Arc::clone(&self.job), Arc::clone(spec), stop.clone());
         let (runtime, report) = (self.runtime.clone(), report.clone());
         let work = move |machine: &R::Machine| {
+            if stop.is_asked() {
+                return Err(Outcome::Stopped);
+            }
             let files = machine.files();
             let place =
                 job.place(files, &spec.task_id).map_err(|message| failed(FailureReason::WorkspaceSetup, message))?;

@@ -65,9 +65,12 @@ impl<R: Host> Steps<'_, R> {
                 }
             }
         };
-        let start = start(self.runtime, command, Some(&self.tree));
+        let heard = self.stop.clone();
+        let is_wanted = move || !if step == Step::Teardown { heard.is_abandoned() } else { heard.is_asked() };
+        let start = start(self.runtime, command, Some(&self.tree), is_wanted);
         match begun(self.runtime, start, given_up).await {
             Some(Ok(process)) => self.follow(step, process).await,
+            Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => StepEnd::Stopped,
             Some(Err(error)) => StepEnd::Error(error),
             None if step == Step::Teardown => {
                 StepEnd::Error(io::Error::new(io::ErrorKind::TimedOut, "it was not started within 10 s"))
