@@ -1,9 +1,9 @@
 //! [`Tasks`] on smol: the default build of the worker.
 //!
 //! The run loop has the calling thread for itself and waits for its connection there ([`Smol::drive`]), so that a frame
-//! from the server reaches it without a change of threads. Tasks run on one thread, whatever their number: nothing that
-//! blocks runs there, and a second one would be woken at every step of every task, in case there is more to do. The reactor,
-//! with their processes, has one too.
+//! from the server reaches it without a change of threads. Tasks run on one thread, whatever their number, and that thread
+//! waits on the reactor for their processes: nothing that blocks runs there, and a second one would be woken at every step of
+//! every task, in case there is more to do.
 
 #![forbid(unsafe_code)]
 
@@ -16,7 +16,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
-use futures_lite::future::block_on;
 use oz_worker_reactor::{Stream, Tasks};
 use oz_worker_runtime::Address;
 use run_loop::RunLoop;
@@ -41,9 +40,9 @@ impl Smol {
     pub fn new() -> io::Result<Self> {
         let executor = Arc::new(Executor::new());
         let own = Arc::clone(&executor);
-        // Parks instead of waiting on the reactor, which has a thread of its own. A task that panics takes no other with it.
+        // A task that panics takes no other with it.
         let run = move || {
-            while catch_unwind(AssertUnwindSafe(|| block_on(own.run(std::future::pending::<()>())))).is_err() {}
+            while catch_unwind(AssertUnwindSafe(|| smol::block_on(own.run(std::future::pending::<()>())))).is_err() {}
         };
         thread::Builder::new().name("oz-tasks".to_owned()).stack_size(STACK).spawn(run)?;
         Ok(Self { executor, run_loop: Arc::new(RunLoop::new()?) })

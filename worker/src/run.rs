@@ -205,8 +205,6 @@ impl<R: Host> RunLoop<R> {
     }
 
     fn start_tasks(&mut self) {
-        // The claims first: starting a process takes far longer than a write.
-        self.link.write_now();
         for (run, spec) in std::mem::take(&mut self.starting) {
             self.start_task(run, spec);
         }
@@ -264,17 +262,15 @@ impl<R: Host> RunLoop<R> {
             if let Poll::Ready(Some(event)) = self.events.1.as_mut().poll_next(cx) {
                 return Poll::Ready(Happening::Event(event));
             }
-            if self.starting.len() < MOST_STARTING
-                && let Poll::Ready(event) = self.link.poll(cx)
-            {
+            if self.starting.len() >= MOST_STARTING {
+                // The claims first: starting a process takes far longer than a write.
+                self.link.write_now();
+                self.start_tasks();
+            }
+            if let Poll::Ready(event) = self.link.poll(cx) {
                 return Poll::Ready(Happening::Link(event));
             }
-            if !self.starting.is_empty() {
-                self.start_tasks();
-                if let Poll::Ready(event) = self.link.poll(cx) {
-                    return Poll::Ready(Happening::Link(event));
-                }
-            }
+            self.start_tasks();
             self.poll_timer(timeout, cx).map(|()| Happening::Timeout)
         })
         .await

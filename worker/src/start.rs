@@ -30,7 +30,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 const LOG_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often the thread that runs tasks says that it does.
-const BEAT: Duration = Duration::from_secs(5);
+const BEAT: Duration = Duration::from_secs(10);
 
 enum Plan {
     /// Print this and leave.
@@ -157,7 +157,6 @@ async fn work<R: Host>(runtime: R, settings: Settings, recorder: Recorder) -> Re
         None
     };
     runtime.spawn(beat(runtime.clone(), recorder.heartbeat("the thread that runs tasks")));
-    give_back_code();
     let Some(backend) = prepared.or(asked).await else { return Ok(()) };
     RunLoop::new(runtime, link, backend?, recorder, signals).run(worker).await;
     Ok(())
@@ -165,6 +164,10 @@ async fn work<R: Host>(runtime: R, settings: Settings, recorder: Recorder) -> Re
 
 /// Says for as long as the worker lives that tasks run.
 async fn beat<R: Host>(runtime: R, heartbeat: Heartbeat) {
+    heartbeat.alive(BEAT);
+    runtime.sleep_until(runtime.now().plus(BEAT)).await;
+    // By now it is connected, if it can be, and will not need for hours what only the start needs.
+    give_back_code();
     loop {
         heartbeat.alive(BEAT);
         runtime.sleep_until(runtime.now().plus(BEAT)).await;

@@ -16,7 +16,7 @@ use oz_worker_runtime::Lane;
 /// The most threads of one lane: a few pieces of work that hang must not be all that a lane can do.
 pub const MOST_THREADS: usize = 4;
 /// How long a thread waits for more work before it ends.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(30);
 /// Enough for the deepest work of the worker (a name look-up, a start) many times over.
 const STACK: usize = 256 << 10;
 
