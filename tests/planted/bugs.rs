@@ -193,8 +193,8 @@ planted! {
     }
     a_task_that_cannot_begin_hears_no_cancellation {
         Simulator, "did not end within", "worker/backends/src/direct/mod.rs",
-        "machine::begun(&self.runtime, begin, stop.asked())"
-        => "machine::begun(&self.runtime, begin, std::future::pending())"
+        "machine::begun(&self.runtime, begin, stop.asked(), "
+        => "machine::begun(&self.runtime, begin, std::future::pending(), "
     }
     frames_that_wait_are_sent_in_the_wrong_order {
         Simulator, "ended without having been claimed", "worker/src/link.rs",

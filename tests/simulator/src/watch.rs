@@ -46,6 +46,8 @@ struct Facts {
     /// The tasks that were asked to stop, and whether all are.
     asked_to_stop: BTreeSet<String>,
     all_asked_to_stop: bool,
+    /// A second signal came: the worker tells how every task ended, and waits for none.
+    in_a_hurry: bool,
     /// The tasks whose agent had exited 0 by then: nothing that follows can change that.
     succeeded: BTreeSet<String>,
     /// The lanes of which something was ever held up.
@@ -156,8 +158,8 @@ impl Watch {
         if kind != Kind::Cancel && facts.claimed.get(task).map(String::as_str) != Some(execution) {
             wrong.push(format!("{kind:?} of {execution} runs although {task} was not claimed for it"));
         }
-        // What a worker that leaves has given up goes on until it is killed.
-        let given_up = facts.stopping && kind == Kind::Teardown;
+        // What a worker that leaves has given up goes on until it is killed; so does what it was about to start.
+        let given_up = (facts.stopping && kind == Kind::Teardown) || facts.in_a_hurry;
         if kind != Kind::Cancel && !given_up && !facts.active.contains(task) {
             wrong.push(format!("{kind:?} of {execution} runs although {task} holds no slot"));
         }
@@ -303,6 +305,7 @@ impl Facts {
             _ if message.starts_with("connected") => (self.connected, self.step) = (true, FIRST_STEP),
             _ if message.starts_with("task cancelled by the user") => drop(self.asked_to_stop.insert(task.to_owned())),
             _ if message.starts_with("stopping") || message.starts_with("drain timed out") => {
+                self.in_a_hurry |= self.all_asked_to_stop;
                 (self.stopping, self.all_asked_to_stop) = (true, true);
             }
             _ if message.starts_with("draining") => self.stopping = true,

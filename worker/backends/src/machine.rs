@@ -42,17 +42,18 @@ pub(crate) async fn release<R: Host>(runtime: &R) {
     runtime.on(Lane::Finish, Machine::release).await;
 }
 
-/// What `begin` comes to. None when `stop` ended first and it did not come soon after: whatever it comes to then is ended by
-/// its owner.
+/// What `begin` comes to. None when `stop` ended first and it did not come soon after, or the worker leaves, which has told of
+/// the task's end already: whatever it comes to then is ended by its owner.
 pub(crate) async fn begun<R: Host, T>(
     runtime: &R,
     begin: impl Future<Output = T>,
     stop: impl Future<Output = ()>,
+    leave: impl Future<Output = ()>,
 ) -> Option<T> {
     let begin = async { Some(begin.await) };
     let late = async {
         stop.await;
-        runtime.sleep_until(runtime.now().plus(PATIENCE)).await;
+        leave.or(runtime.sleep_until(runtime.now().plus(PATIENCE))).await;
         None
     };
     begin.or(late).await

@@ -3,7 +3,7 @@
 mod payload;
 mod settings;
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use oz_worker_runtime::{Command, Environment, Exit, Host, Output, Process, Signa
 use oz_worker_telemetry::TaskTrace;
 use oz_worker_text::duration;
 
-use crate::contract::{Common, Report, Task, failed};
+use crate::contract::{Common, Report, Stop, Task, failed};
 use crate::machine;
 use crate::output::{TaskLog, forward};
 pub use settings::CommandSettings;
@@ -85,7 +85,7 @@ impl<R: Host> CommandBackend<R> {
                     command.env.set("OZ_DOCKER_IMAGE", &spec.image);
                     let purpose = Purpose::Dispatch(payload, report.clone());
                     let limit = self.settings.dispatch_timeout;
-                    let end = self.execute(&handed, command, purpose, limit, stop.asked()).await;
+                    let end = self.execute(&handed, command, purpose, limit, Some(&stop)).await;
                     // A dispatch that is stopped half-way may have handed the task over already.
                     if matches!(end, End::Stopped) && !stop.is_abandoned() {
                         let reason = FailureReason::CancelCommand;
@@ -120,7 +120,7 @@ impl<R: Host> CommandBackend<R> {
     pub(crate) async fn cancel(&self, handed: &Handed<'_>) -> Result<(), String> {
         let Some(script) = &self.settings.cancel_command else { return Ok(()) };
         let command = self.command(script, handed);
-        match self.execute(handed, command, Purpose::Cancel, CANCEL_LIMIT, std::future::pending()).await {
+        match self.execute(handed, command, Purpose::Cancel, CANCEL_LIMIT, None).await {
             End::Exited(Exit::Code(0)) | End::Stopped => Ok(()),
             End::Exited(exit) => Err(format!("the cancel command {exit}")),
             End::TimedOut => Err("the cancel command took longer than 10s".into()),
@@ -152,7 +152,7 @@ impl<R: Host> CommandBackend<R> {
         command: Command,
         purpose: Purpose,
         limit: Duration,
-        stop: impl Future<Output = ()>,
+        stop: Option<&Stop>,
     ) -> End {
         let runtime = &self.common.runtime;
         let late = runtime.sleep_until(runtime.now().plus(limit));
@@ -161,13 +161,22 @@ impl<R: Host> CommandBackend<R> {
             End::TimedOut
         };
         let stopped = async {
-            stop.await;
+            match stop {
+                Some(stop) => stop.asked().await,
+                None => pending().await,
+            }
             End::Stopped
+        };
+        let leave = async {
+            match stop {
+                Some(stop) => stop.abandoned().await,
+                None => pending().await,
+            }
         };
         let mut given_up = std::pin::pin!(timed_out.or(stopped));
         let mut early = None;
         let start = machine::start(runtime, command, None);
-        let begun = machine::begun(runtime, start, async { early = Some((&mut given_up).await) }).await;
+        let begun = machine::begun(runtime, start, async { early = Some((&mut given_up).await) }, leave).await;
         let mut process = match (begun, early) {
             (Some(Err(error)), None) => return End::Error(error),
             (Some(Ok(process)), None) => process,

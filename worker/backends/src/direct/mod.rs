@@ -149,17 +149,18 @@ impl<R: Host> DirectBackend<R> {
         }
         let spec = Arc::new(spec);
         let begin = self.begin(&spec, &report);
-        let Parts { place, tree, first } = match machine::begun(&self.runtime, begin, stop.asked()).await {
-            Some(Ok(parts)) => parts,
-            Some(Err(outcome)) => {
-                report.finished(outcome);
-                return Vec::new();
-            }
-            None => {
-                report.finished(Outcome::Stopped);
-                return Vec::new();
-            }
-        };
+        let Parts { place, tree, first } =
+            match machine::begun(&self.runtime, begin, stop.asked(), stop.abandoned()).await {
+                Some(Ok(parts)) => parts,
+                Some(Err(outcome)) => {
+                    report.finished(outcome);
+                    return Vec::new();
+                }
+                None => {
+                    report.finished(Outcome::Stopped);
+                    return Vec::new();
+                }
+            };
         report.started();
         if place.own.origin() == Origin::Foreign {
             let (path, task_id, trace_id) = (place.own.path().display(), &spec.task_id, trace.id());

@@ -66,7 +66,7 @@ impl<R: Host> Steps<'_, R> {
             }
         };
         let start = start(self.runtime, command, Some(&self.tree));
-        match begun(self.runtime, start, given_up).await {
+        match begun(self.runtime, start, given_up, self.stop.abandoned()).await {
             Some(Ok(process)) => self.follow(step, process).await,
             Some(Err(error)) => StepEnd::Error(error),
             None if step == Step::Teardown => {
