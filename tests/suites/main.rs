@@ -29,6 +29,7 @@ mod session;
 mod shutdown;
 mod status_page;
 mod storm;
+mod stuck;
 mod tasks;
 mod tls;
 mod traces;
