@@ -4,16 +4,16 @@
 use std::ffi::OsString;
 
 use libfuzzer_sys::fuzz_target;
-use oz_worker::settings::{About, Invocation, from_args};
+use oz_worker::settings::{Invocation, Version, from_args};
 
 const KEY: &str = "wk-5ecret";
-const ABOUT: About = About { version: "0", commit: None, runtime: "none" };
+const VERSION: Version = Version { version: "0", commit: None, runtime: "none" };
 
 fuzz_target!(|bytes: &[u8]| {
     let arguments = ["--api-key", KEY, "--worker-id", "w", "--config-file", "f.yaml"].map(OsString::from);
     // A variable that is named without a value takes it from here.
     let env = |name: &str| (name != "WARP_API_KEY").then(|| name.to_owned());
-    match from_args(arguments.into(), &env, &|_| Ok(bytes.to_vec()), &ABOUT) {
+    match from_args(arguments.into(), &env, &|_| Ok(bytes.to_vec()), &VERSION) {
         Ok(Invocation::Run(settings)) => {
             assert!(!format!("{settings:?} {}", settings.dial_url()).contains(KEY));
             settings.warnings.iter().for_each(|line| check(line));
