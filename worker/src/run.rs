@@ -25,7 +25,7 @@ use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::time::Instant;
 use oz_worker_core::{Failure, Input, Notice, Output, RunId, Worker};
 use oz_worker_runtime::{Host, StopSignals};
-use oz_worker_telemetry::Recorder;
+use oz_worker_telemetry::{Recorder, TaskTrace};
 
 use crate::link::{Link, LinkEvent};
 use crate::logs;
@@ -87,7 +87,7 @@ pub struct RunLoop<R: Host> {
     told: Arc<Told>,
     is_stopping: bool,
     /// Tasks that are started as soon as nothing is there to be read: a cancellation may be.
-    starting: Vec<(RunId, Box<TaskSpec>)>,
+    starting: Vec<(RunId, Box<TaskSpec>, TaskTrace)>,
     timer: Option<Timer>,
 }
 
@@ -181,7 +181,8 @@ impl<R: Host> RunLoop<R> {
             Output::StartTask { run, spec } => {
                 let stop = async_channel::bounded(1);
                 self.tasks.insert(spec.task_id.clone(), Running { run, stop });
-                self.starting.push((run, spec));
+                let trace = self.recorder.claimed(&spec);
+                self.starting.push((run, spec, trace));
             }
             Output::StopTask { task_id, run } => {
                 if let Some(running) = self.tasks.get(&task_id).filter(|running| running.run == run) {
@@ -205,15 +206,14 @@ impl<R: Host> RunLoop<R> {
     }
 
     fn start_tasks(&mut self) {
-        for (run, spec) in std::mem::take(&mut self.starting) {
-            self.start_task(run, spec);
+        for (run, spec, trace) in std::mem::take(&mut self.starting) {
+            self.start_task(run, spec, trace);
         }
     }
 
-    fn start_task(&mut self, run: RunId, mut spec: Box<TaskSpec>) {
+    fn start_task(&mut self, run: RunId, mut spec: Box<TaskSpec>, trace: TaskTrace) {
         let task_id = spec.task_id.clone();
         let Some(asked) = self.tasks.get(&task_id).map(|running| running.stop.1.clone()) else { return };
-        let trace = self.recorder.claimed(&spec);
         trace.pass_on(&mut spec.env);
         let (backend, events) = (Arc::clone(&self.backend), self.events.0.clone());
         let (told, hears, of) = (Arc::clone(&self.told), self.events.0.clone(), task_id.clone());

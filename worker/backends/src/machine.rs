@@ -58,20 +58,21 @@ pub(crate) async fn begun<R: Host, T>(
     begin.or(late).await
 }
 
-/// Starts a process where that may block. When this is given up it is not started any more; one that was being started is
-/// killed as soon as it is there.
+/// Starts a process where that may block, if it is still wanted by then, and says so as soon as it runs. When this is given
+/// up it is not started any more; one that was being started is killed as soon as it is there.
 pub(crate) async fn start<R: Host>(
     runtime: &R,
     command: Command,
     tree: Option<&Arc<TreeOf<R>>>,
     is_wanted: impl FnOnce() -> bool + Send + 'static,
+    runs: impl FnOnce() + Send + 'static,
 ) -> io::Result<ProcessOf<R>> {
     let tree = tree.cloned();
     let begin = move |machine: &R::Machine| {
         if !is_wanted() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        machine.start(&command, tree.as_deref()).map(Unclaimed::new)
+        machine.start(&command, tree.as_deref()).inspect(|_| runs()).map(Unclaimed::new)
     };
     runtime.on(Lane::Start, begin).await.and_then(Unclaimed::claim)
 }

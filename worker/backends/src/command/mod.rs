@@ -170,7 +170,9 @@ impl<R: Host> CommandBackend<R> {
         let mut early = None;
         let heard = stop.cloned();
         let is_wanted = move || heard.is_none_or(|stop| !stop.is_asked());
-        let start = machine::start(runtime, command, None, is_wanted);
+        let dispatched = matches!(purpose, Purpose::Dispatch(..)).then(|| handed.trace.clone());
+        let runs = move || dispatched.iter().for_each(TaskTrace::backend_started);
+        let start = machine::start(runtime, command, None, is_wanted, runs);
         let begun = machine::begun(runtime, start, async { early = Some((&mut given_up).await) }).await;
         let mut process = match (begun, early) {
             (Some(Err(error)), None) if error.kind() == io::ErrorKind::Interrupted => return End::Stopped,
@@ -189,7 +191,6 @@ impl<R: Host> CommandBackend<R> {
         forward(runtime, process.output(), Arc::clone(handed.log));
         if let Purpose::Dispatch(payload, report) = purpose {
             report.started();
-            handed.trace.backend_started();
             if let Some(mut input) = input {
                 // A command that does not read its input is no error; one that reads it slowly must not hold up its exit.
                 runtime.spawn(async move {

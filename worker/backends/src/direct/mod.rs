@@ -148,7 +148,7 @@ impl<R: Host> DirectBackend<R> {
             return Vec::new();
         }
         let spec = Arc::new(spec);
-        let begin = self.begin(&spec, &stop, &report);
+        let begin = self.begin(&spec, &trace, &stop, &report);
         let Parts { place, tree, first } = match machine::begun(&self.runtime, begin, stop.asked()).await {
             Some(Ok(parts)) => parts,
             Some(Err(outcome)) => {
@@ -185,9 +185,15 @@ impl<R: Host> DirectBackend<R> {
 
     /// Makes the task's place and starts its first process there, all in one go: each way to a thread that may block
     /// costs more than the calls themselves.
-    async fn begin(&self, spec: &Arc<TaskSpec>, stop: &Stop, report: &Report) -> Result<Parts<R>, Outcome> {
+    async fn begin(
+        &self,
+        spec: &Arc<TaskSpec>,
+        trace: &TaskTrace,
+        stop: &Stop,
+        report: &Report,
+    ) -> Result<Parts<R>, Outcome> {
         let (job, spec, stop) = (Arc::clone(&self.job), Arc::clone(spec), stop.clone());
-        let (runtime, report) = (self.runtime.clone(), report.clone());
+        let (runtime, trace, report) = (self.runtime.clone(), trace.clone(), report.clone());
         let work = move |machine: &R::Machine| {
             if stop.is_asked() {
                 return Err(Outcome::Stopped);
@@ -201,6 +207,9 @@ impl<R: Host> DirectBackend<R> {
                 None => job.agent(&Environment::default(), &spec, &place),
             };
             let first = machine.start(&command, Some(&tree));
+            if first.is_ok() && job.setup_command.is_none() {
+                trace.backend_started();
+            }
             let parts = Some(Parts { place, tree, first });
             Ok(Begun { runtime, job, report, task_id: spec.task_id.clone(), parts })
         };

@@ -67,7 +67,13 @@ impl<R: Host> Steps<'_, R> {
         };
         let heard = self.stop.clone();
         let is_wanted = move || !if step == Step::Teardown { heard.is_abandoned() } else { heard.is_asked() };
-        let start = start(self.runtime, command, Some(&self.tree), is_wanted);
+        let trace = self.trace.clone();
+        let runs = move || {
+            if step == Step::Agent {
+                trace.backend_started();
+            }
+        };
+        let start = start(self.runtime, command, Some(&self.tree), is_wanted, runs);
         match begun(self.runtime, start, given_up).await {
             Some(Ok(process)) => self.follow(step, process).await,
             Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => StepEnd::Stopped,
@@ -81,9 +87,6 @@ impl<R: Host> Steps<'_, R> {
 
     /// Waits for the end of a process that was started, or until the task is to stop.
     pub(super) async fn follow(&mut self, step: Step, mut process: ProcessOf<R>) -> StepEnd {
-        if step == Step::Agent {
-            self.trace.backend_started();
-        }
         self.outputs.push(forward(self.runtime, process.output(), Arc::clone(self.log)));
         let exited = async { Some(process.wait().await) };
         let stopped = async {
