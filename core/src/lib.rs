@@ -86,6 +86,7 @@ pub mod message;
 pub mod metrics;
 mod notice;
 mod outbox;
+mod outcome;
 mod past;
 pub mod recent;
 pub mod record;
@@ -94,4 +95,5 @@ pub mod time;
 mod worker;
 
 pub use notice::{BadFrame, Cause, Notice, Problem};
-pub use worker::{AfterKill, Config, Failure, Frame, Input, Outcome, Output, RunId, TaskEnd, Worker};
+pub use outcome::{Failure, Outcome};
+pub use worker::{AfterKill, Config, Frame, Input, Output, RunId, Worker};

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use crate::assignment::{Assignment, FromMap, Object, Str, from_map};
 use crate::flaw::Flaw;
 use crate::metrics::{FailureReason, RejectReason};
-use crate::worker::Failure;
+use crate::outcome::Failure;
 
 /// What the server says.
 // Read in place and never stored: boxing the large one would cost an allocation a frame.

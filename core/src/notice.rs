@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use crate::flaw::Flaw;
 use crate::metrics::{RejectReason, TaskResult};
-use crate::worker::Failure;
+use crate::outcome::Failure;
 
 /// Something a person may want to know. None of it carries a secret; titles and ids are untrusted text.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,8 +3,10 @@
 mod connection;
 mod io;
 mod journal;
+mod phase;
 mod readiness;
 mod restored;
+mod session;
 mod shutdown;
 mod task;
 mod tasks;
@@ -25,11 +27,11 @@ use crate::outbox::{Entry, Outbox};
 use crate::recent::Recent;
 use crate::record::Record;
 use crate::time::Instant;
-use connection::Connection;
-pub use io::{AfterKill, Config, Failure, Frame, Input, Outcome, Output, RunId, TaskEnd};
+pub use io::{AfterKill, Config, Frame, Input, Output, RunId};
 use journal::{Journal, Step};
+use phase::Phase;
 use readiness::Readiness;
-use shutdown::Phase;
+use session::Connection;
 use task::Task;
 
 /// How many dispatched tasks are remembered so that a cancellation still finds them. A dispatched task's end is never

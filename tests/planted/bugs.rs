@@ -122,7 +122,7 @@ planted! {
         => ""
     }
     a_write_that_hangs_is_noticed_late {
-        Properties, "the next timer is the next thing due", "core/src/worker/connection.rs",
+        Properties, "the next timer is the next thing due", "core/src/worker/session.rs",
         "self.write_limit.map_or(silence, |limit| limit.min(silence)).min(self.next_ping)"
         => "silence.min(self.next_ping)"
     }

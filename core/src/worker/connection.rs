@@ -1,51 +1,15 @@
 //! The connection: dialling, backoff, keepalive, and what is sent again on the next one.
 
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use super::Worker;
 use super::io::{Frame, Output};
-use super::shutdown::Phase;
+use super::phase::Phase;
+use super::session::{Connection, DIAL_TIMEOUT, PING_INTERVAL, SILENCE_LIMIT, Session, WRITE_LIMIT};
 use crate::metrics::{MetricEvent, ReconnectReason};
 use crate::notice::{Cause, Notice};
 use crate::outbox::Entry;
 use crate::time::Instant;
-
-// The times of `docs/protocol.md`.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(45);
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const SILENCE_LIMIT: Duration = Duration::from_secs(60);
-const WRITE_LIMIT: Duration = Duration::from_secs(10);
-
-/// The connection, as the worker knows it.
-#[derive(Debug)]
-pub(super) enum Connection {
-    /// None; the next dial is due at this moment.
-    Waiting(Instant),
-    /// Being dialled until this moment.
-    Dialing(Instant),
-    /// Established.
-    Open(Session),
-    /// Closing at the worker's end, until this moment.
-    Closing(Instant),
-}
-
-/// An established connection.
-#[derive(Debug)]
-pub(super) struct Session {
-    last_received: Instant,
-    next_ping: Instant,
-    /// Until when what was handed out must be written, when something is still unwritten.
-    write_limit: Option<Instant>,
-}
-
-impl Session {
-    /// When something is due on it.
-    pub(super) fn deadline(&self) -> Instant {
-        let silence = self.last_received.plus(SILENCE_LIMIT);
-        self.write_limit.map_or(silence, |limit| limit.min(silence)).min(self.next_ping)
-    }
-}
 
 impl Worker {
     pub(super) fn on_connected(&mut self, now: Instant) {

@@ -6,8 +6,9 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::agent::{AgentSettings, TaskSpec};
-use crate::metrics::{FailureReason, MetricEvent};
+use crate::metrics::MetricEvent;
 use crate::notice::Notice;
+use crate::outcome::{Failure, Outcome};
 use crate::record::Record;
 
 /// What the operator decided.
@@ -148,37 +149,4 @@ pub enum Frame {
     Text(String),
     /// A Ping with this payload.
     Ping([u8; 8]),
-}
-
-/// All that a backend has to say when it is done with a task, for one that says it at once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskEnd {
-    /// For [`Input::TaskFinished`].
-    pub outcome: Outcome,
-    /// For [`Input::TaskEnded`].
-    pub cleanup: Vec<Failure>,
-}
-
-/// How a task itself ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// It ran and exited 0.
-    Completed,
-    /// It was handed to a remote runtime, which reports its end.
-    Dispatched,
-    /// For this reason.
-    Failed(Failure),
-    /// It was stopped because [`Output::StopTask`] asked for it.
-    Stopped,
-}
-
-/// What failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The reason, as metrics and messages name it.
-    pub reason: FailureReason,
-    /// The exit code of what failed, or 0 when there is none.
-    pub exit_code: i32,
-    /// What happened, in words.
-    pub message: String,
 }

@@ -5,34 +5,19 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::Worker;
-use super::connection::Connection;
-use super::io::{Outcome, Output, RunId};
+use super::io::{Output, RunId};
+use super::phase::Phase;
+use super::session::Connection;
 use super::task::StopCause;
 use crate::metrics::MetricEvent;
 use crate::notice::Notice;
+use crate::outcome::Outcome;
 use crate::time::Instant;
 
 /// How long the reports of stopped tasks may take to be acknowledged before the worker leaves.
 const REPORT_LIMIT: Duration = Duration::from_secs(10);
 /// How long the closing handshake may take at the end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
-
-/// How far the worker is on its way out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Not at all.
-    Running,
-    /// Tasks may go on until then.
-    Draining(Instant),
-    /// Tasks have been asked to stop and may take until then.
-    Stopping(Instant),
-    /// All tasks ended; their reports may take until then.
-    Reporting(Instant),
-    /// Nothing is left but to close the connection.
-    Leaving,
-    /// [`Output::Exit`] was given.
-    Gone,
-}
 
 impl Worker {
     pub(super) fn on_stop(&mut self, now: Instant, signal: &'static str) {

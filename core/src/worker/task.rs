@@ -3,9 +3,10 @@
 use alloc::string::String;
 use core::time::Duration;
 
-use super::io::{Failure, Outcome, RunId};
+use super::io::RunId;
 use crate::message::{NO_OUTCOME, SHUT_DOWN, WorkerMessage};
 use crate::metrics::{FailureReason, TaskResult};
+use crate::outcome::{Failure, Outcome};
 use crate::time::Instant;
 
 /// Why a running task is being stopped.

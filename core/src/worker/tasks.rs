@@ -5,15 +5,16 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::Worker;
-use super::io::{Failure, Outcome, Output, RunId};
+use super::io::{Output, RunId};
 use super::journal::Step;
+use super::phase::Phase;
 use super::readiness::Change;
-use super::shutdown::Phase;
 use super::task::{StopCause, Task, no_outcome};
 use crate::agent::TaskSpec;
 use crate::metrics::{FailurePhase, MetricEvent, TaskResult};
 use crate::notice::Notice;
 use crate::outbox::Entry;
+use crate::outcome::{Failure, Outcome};
 use crate::record::Record;
 use crate::time::Instant;
 

@@ -7,10 +7,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use oz_worker_runtime::{Owner, split_numbered};
 
+use super::cgroup;
 use super::owner;
-use super::proc::{self, Stat};
-use super::tree::TOKEN_VARIABLE;
-use super::{cgroup, tree};
+use super::proc::{self, Stat, TOKEN_VARIABLE};
 
 /// How often to look again for what was started while we looked.
 const ROUNDS: usize = 10;
@@ -45,7 +44,7 @@ fn open_leftover(owner: &Owner, pid: i32) -> Option<OwnedFd> {
     if pid == rustix::process::getpid().as_raw_nonzero().get() || !is_leftover(owner, pid) {
         return None;
     }
-    let pidfd = tree::open(&Stat::of(pid)?)?;
+    let pidfd = proc::open(&Stat::of(pid)?)?;
     // Asked again of the process that is now held fast: the number might have been another's before.
     is_leftover(owner, pid).then_some(pidfd)
 }

@@ -12,12 +12,15 @@ mod owner;
 mod proc;
 mod process;
 mod removal;
+mod shared;
 mod spawn;
 mod tree;
 
 pub use code::give_back_code;
 pub use files::HostFiles;
 pub use owner::owner;
-pub use process::{Child, Options, Processes};
+pub use proc::TOKEN_VARIABLE;
+pub use process::{Child, Processes};
+pub use shared::Options;
 pub use spawn::StartError;
-pub use tree::{TOKEN_VARIABLE, Tree};
+pub use tree::Tree;

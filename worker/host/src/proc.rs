@@ -1,6 +1,12 @@
 //! What `/proc` says about processes (proc(5)).
 
 use std::fs;
+use std::os::fd::OwnedFd;
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+/// The environment variable of every process in a tree: the mark of its worker and the number of the tree.
+pub const TOKEN_VARIABLE: &str = "OZ_WORKER_TASK_TOKEN";
 
 /// The part of `/proc/<pid>/stat` that identifies a process and its relations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +69,20 @@ pub(super) fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
 
 fn value_of<'a>(environment: &'a [u8], name: &str) -> Option<&'a [u8]> {
     environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
+/// Sends SIGKILL to exactly this process: through a pidfd that was found, after it was opened, to be its.
+pub(super) fn kill_process(process: &Stat) {
+    if let Some(pidfd) = open(process) {
+        let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+    }
+}
+
+/// A pidfd of exactly this process, unless it is gone.
+pub(super) fn open(process: &Stat) -> Option<OwnedFd> {
+    let pidfd = rustix::process::pidfd_open(Pid::from_raw(process.pid)?, PidfdFlags::empty()).ok()?;
+    // The number may have been given to another process before it was opened; the start time tells.
+    Stat::of(process.pid).filter(|now| now.start == process.start && !now.has_ended()).map(|_| pidfd)
 }
 
 #[cfg(test)]

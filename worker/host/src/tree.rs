@@ -10,15 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::Pid;
 
 use super::cgroup::{Cgroup, Lease};
-use super::proc::{self, Stat};
-use super::process::Shared;
+use super::proc::{self, Stat, TOKEN_VARIABLE, kill_process};
+use super::shared::Shared;
 use oz_worker_runtime as runtime;
-
-/// The environment variable of every process in a tree: the mark of its worker and the number of the tree.
-pub const TOKEN_VARIABLE: &str = "OZ_WORKER_TASK_TOKEN";
 
 /// All processes of one task. As long as its process groups matter (a descendant without the token may still be in
 /// one), drop no [`Child`](super::Child) of it before it [is empty](runtime::Tree::is_empty).
@@ -182,18 +179,4 @@ impl Family {
         }
         found
     }
-}
-
-/// Sends SIGKILL to exactly this process: through a pidfd that was found, after it was opened, to be its.
-pub(super) fn kill_process(process: &Stat) {
-    if let Some(pidfd) = open(process) {
-        let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
-    }
-}
-
-/// A pidfd of exactly this process, unless it is gone.
-pub(super) fn open(process: &Stat) -> Option<std::os::fd::OwnedFd> {
-    let pidfd = rustix::process::pidfd_open(Pid::from_raw(process.pid)?, PidfdFlags::empty()).ok()?;
-    // The number may have been given to another process before it was opened; the start time tells.
-    Stat::of(process.pid).filter(|now| now.start == process.start && !now.has_ended()).map(|_| pidfd)
 }
