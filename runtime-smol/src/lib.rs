@@ -18,8 +18,8 @@ use std::thread;
 
 use oz_worker_reactor::{Stream, Tasks};
 use oz_worker_runtime::Address;
-use run_loop::RunLoop;
-pub use run_loop::Socket;
+pub use run_loop::LoopSocket;
+use run_loop::LoopThread;
 use smol::{Async, Executor};
 
 /// Enough for the deepest future of the worker many times over.
@@ -29,7 +29,7 @@ const STACK: usize = 512 << 10;
 #[derive(Debug, Clone)]
 pub struct Smol {
     executor: Arc<Executor<'static>>,
-    run_loop: Arc<RunLoop>,
+    run_loop: Arc<LoopThread>,
 }
 
 impl Smol {
@@ -45,12 +45,12 @@ impl Smol {
             while catch_unwind(AssertUnwindSafe(|| smol::block_on(own.run(std::future::pending::<()>())))).is_err() {}
         };
         thread::Builder::new().name("oz-tasks".to_owned()).stack_size(STACK).spawn(run)?;
-        Ok(Self { executor, run_loop: Arc::new(RunLoop::new()?) })
+        Ok(Self { executor, run_loop: Arc::new(LoopThread::new()?) })
     }
 }
 
 impl Tasks for Smol {
-    type Stream = Stream<Socket, Async<UnixStream>>;
+    type Stream = Stream<LoopSocket, Async<UnixStream>>;
 
     fn drive<T>(&self, future: impl Future<Output = T>) -> T {
         self.run_loop.block_on(future)
@@ -63,7 +63,7 @@ impl Tasks for Smol {
     async fn connect(&self, address: &Address) -> io::Result<Self::Stream> {
         Ok(match address {
             Address::Tcp(address) => {
-                let socket = Socket::connect(*address).await?;
+                let socket = LoopSocket::connect(*address).await?;
                 socket.get_ref().set_nodelay(true)?;
                 Stream::Tcp(socket)
             }

@@ -34,7 +34,7 @@ struct Awaited {
 
 /// Wakes the run loop.
 #[derive(Debug)]
-pub(crate) struct RunLoop {
+pub(crate) struct LoopThread {
     /// Whether its future is to be polled once more.
     woken: AtomicBool,
     /// Whether it waits, or is about to, so that it must be told through `bell`.
@@ -42,7 +42,7 @@ pub(crate) struct RunLoop {
     bell: OwnedFd,
 }
 
-impl RunLoop {
+impl LoopThread {
     pub(crate) fn new() -> io::Result<Self> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { woken: AtomicBool::new(false), waits: AtomicBool::new(false), bell })
@@ -83,7 +83,7 @@ impl RunLoop {
     }
 }
 
-impl Wake for RunLoop {
+impl Wake for LoopThread {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -98,9 +98,9 @@ impl Wake for RunLoop {
 
 /// A connection over TCP: awaited by the run loop on its own thread, and through the reactor on any other.
 #[derive(Debug)]
-pub struct Socket(Arc<Async<TcpStream>>);
+pub struct LoopSocket(Arc<Async<TcpStream>>);
 
-impl Socket {
+impl LoopSocket {
     /// A connection to `address`. Begun here and not by smol, which would wait for it on the reactor.
     pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -158,14 +158,14 @@ impl Socket {
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for LoopSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
         self.attempt(PollFlags::IN, |mut socket| socket.read(bytes))
             .unwrap_or_else(|| Pin::new(&mut &*self.0).poll_read(cx, bytes))
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for LoopSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.attempt(PollFlags::OUT, |mut socket| socket.write(bytes))
             .unwrap_or_else(|| Pin::new(&mut &*self.0).poll_write(cx, bytes))

@@ -5,13 +5,13 @@
 mod contract;
 
 use oz_worker_reactor::{OnReactor, Stream};
-use oz_worker_runtime_smol::{Smol, Socket};
+use oz_worker_runtime_smol::{LoopSocket, Smol};
 
 fn runtime() -> OnReactor<Smol> {
     OnReactor::new(Smol::new().unwrap())
 }
 
-fn has_nodelay<U>(stream: &Stream<Socket, U>) -> bool {
+fn has_nodelay<U>(stream: &Stream<LoopSocket, U>) -> bool {
     match stream {
         Stream::Tcp(stream) => stream.get_ref().nodelay().unwrap(),
         Stream::Unix(_) => false,

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use oz_worker_runtime::{Command, Exit, Output, Owner, Signal};
+use oz_worker_runtime::{Command, Exit, Owner, Pipes, Signal};
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 
 use crate::cgroup::{Cgroup, Cgroups};
@@ -100,8 +100,8 @@ impl Processes {
         let prepared = Prepared::new(command, token.as_slice())?;
         let (output, output_end) = pipe_from_child()?;
         let (errors, errors_end) = match command.output {
-            Output::Merged => (None, None),
-            Output::Apart => pipe_from_child().map(|(errors, end)| (Some(errors), Some(end)))?,
+            Pipes::Merged => (None, None),
+            Pipes::Apart => pipe_from_child().map(|(errors, end)| (Some(errors), Some(end)))?,
         };
         let (input_end, input) = if command.input {
             let (input_end, input) = io::pipe()?;
@@ -160,12 +160,12 @@ impl Child {
         self.input.take()
     }
 
-    /// The pipe from its standard output, once; with [`Output::Merged`] from its standard error too. Does not block.
+    /// The pipe from its standard output, once; with [`Pipes::Merged`] from its standard error too. Does not block.
     pub fn output(&mut self) -> Option<PipeReader> {
         self.output.take()
     }
 
-    /// The pipe from its standard error, once, when that is [`Output::Apart`]. Does not block.
+    /// The pipe from its standard error, once, when that is [`Pipes::Apart`]. Does not block.
     pub fn errors(&mut self) -> Option<PipeReader> {
         self.errors.take()
     }

@@ -397,7 +397,7 @@ unsafe fn give_up(plan: &mut Plan, stage: Stage) -> ! {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-    use oz_worker_runtime::Output;
+    use oz_worker_runtime::Pipes;
 
     use super::*;
 
@@ -408,7 +408,7 @@ mod tests {
             env: [("A", "first"), ("B", "="), ("A", "second")].into_iter().collect(),
             cwd: "/".into(),
             input: false,
-            output: Output::Merged,
+            output: Pipes::Merged,
         }
     }
 

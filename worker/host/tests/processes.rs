@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use oz_worker_host::{Child, Options, Processes, StartError, TOKEN_VARIABLE, Tree, owner};
-use oz_worker_runtime::{Command, Exit, Output, Signal, Tree as _};
+use oz_worker_runtime::{Command, Exit, Pipes, Signal, Tree as _};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 
@@ -41,7 +41,7 @@ fn command(program: &str, args: &[&str]) -> Command {
         env: [("PATH", "/usr/local/bin:/usr/bin:/bin")].into_iter().collect(),
         cwd: "/".into(),
         input: false,
-        output: Output::Merged,
+        output: Pipes::Merged,
     }
 }
 

@@ -23,7 +23,7 @@ use oz_worker_runtime::{Address, Host, Lane, Runtime};
 use lanes::Lanes;
 pub use lanes::MOST_THREADS;
 pub use machine::LocalMachine;
-pub use process::Process;
+pub use process::ChildProcess;
 pub use signals::Signals;
 use sleep::Sleep;
 pub use stream::Stream;

@@ -5,7 +5,7 @@ use std::io;
 use oz_worker_host::{HostFiles, Processes, Tree};
 use oz_worker_runtime::{Command, Machine, Owner};
 
-use crate::Process;
+use crate::ChildProcess;
 
 /// The machine that this process runs on. A clone is another handle to the same.
 #[derive(Debug, Clone, Default)]
@@ -15,7 +15,7 @@ pub struct LocalMachine {
 
 impl Machine for LocalMachine {
     type Files = HostFiles;
-    type Process = Process;
+    type Process = ChildProcess;
     type Tree = Tree;
 
     fn adopt(&self, owner: &Owner) -> io::Result<usize> {
@@ -38,8 +38,8 @@ impl Machine for LocalMachine {
         self.processes.tree()
     }
 
-    fn start(&self, command: &Command, tree: Option<&Tree>) -> io::Result<Process> {
-        Process::new(self.processes.start(command, tree)?)
+    fn start(&self, command: &Command, tree: Option<&Tree>) -> io::Result<ChildProcess> {
+        ChildProcess::new(self.processes.start(command, tree)?)
     }
 
     fn group_is_alive(&self, leader: u32) -> bool {

@@ -9,14 +9,14 @@ use oz_worker_host::Child;
 use oz_worker_runtime::{self as runtime, Exit, Signal};
 
 #[derive(Debug)]
-pub struct Process {
+pub struct ChildProcess {
     input: Option<Async<PipeWriter>>,
     output: Option<Async<PipeReader>>,
     errors: Option<Async<PipeReader>>,
     child: Async<Arc<Child>>,
 }
 
-impl Process {
+impl ChildProcess {
     /// Makes a process that was just started known to the reactor.
     ///
     /// # Errors
@@ -34,7 +34,7 @@ impl Process {
     }
 }
 
-impl runtime::Process for Process {
+impl runtime::Process for ChildProcess {
     type Input = Async<PipeWriter>;
     type Output = Async<PipeReader>;
 

@@ -24,7 +24,7 @@ use oz_worker_core::time::Instant;
 
 pub use host::{Files, Host, Machine, Named, PathKind};
 pub use owner::{Mark, Owner, split_numbered};
-pub use process::{Command, Environment, Exit, Output, Process, Signal, Tree};
+pub use process::{Command, Environment, Exit, Pipes, Process, Signal, Tree};
 
 /// Time, tasks and network. A clone is another handle to the same runtime.
 pub trait Runtime: Clone + Send + Sync + 'static {

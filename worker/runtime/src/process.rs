@@ -21,7 +21,7 @@ pub struct Command {
     /// Whether standard input is a pipe that [`Process::input`] gives (else it is empty).
     pub input: bool,
     /// Where its standard output and standard error go.
-    pub output: Output,
+    pub output: Pipes,
 }
 
 impl fmt::Debug for Command {
@@ -39,7 +39,7 @@ impl fmt::Debug for Command {
 
 /// Where a process' standard output and standard error go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
+pub enum Pipes {
     /// Both into one pipe, in the order of the writes: [`Process::output`].
     Merged,
     /// Each into a pipe of its own: [`Process::output`] and [`Process::errors`].
@@ -137,10 +137,10 @@ pub trait Process: Send + Sync + 'static {
     /// Its standard input, once, when [`Command::input`] asked for it.
     fn input(&mut self) -> Option<Self::Input>;
 
-    /// Its standard output, once; with [`Output::Merged`] its standard error too.
+    /// Its standard output, once; with [`Pipes::Merged`] its standard error too.
     fn output(&mut self) -> Option<Self::Output>;
 
-    /// Its standard error, once, when it is [`Output::Apart`].
+    /// Its standard error, once, when it is [`Pipes::Apart`].
     fn errors(&mut self) -> Option<Self::Output>;
 
     /// Ends when the process has. It stays a zombie until dropped, so that [`signal_group`](Self::signal_group) goes to

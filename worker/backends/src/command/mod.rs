@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_lite::{AsyncWriteExt, FutureExt};
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome};
-use oz_worker_runtime::{Command, Environment, Exit, Host, Output, Process, Signal};
+use oz_worker_runtime::{Command, Environment, Exit, Host, Pipes, Process, Signal};
 use oz_worker_telemetry::TaskTrace;
 use oz_worker_text::duration;
 
@@ -139,7 +139,7 @@ impl<R: Host> CommandBackend<R> {
             env,
             cwd: self.cwd.clone(),
             input: true,
-            output: Output::Merged,
+            output: Pipes::Merged,
         }
     }
 

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 /// What `dispatch_command` reads from its standard input.
 #[derive(Serialize)]
-struct Payload<'a> {
+struct DispatchPayload<'a> {
     version: u32,
     run_id: &'a str,
     execution_id: &'a str,
@@ -17,18 +17,18 @@ struct Payload<'a> {
     base_args: Vec<&'a str>,
     #[serde(serialize_with = "as_object")]
     env: &'a Variables,
-    sidecars: Vec<PayloadSidecar<'a>>,
+    sidecars: Vec<DispatchSidecar<'a>>,
     task: &'a RawValue,
 }
 
 #[derive(Serialize)]
-struct PayloadSidecar<'a> {
+struct DispatchSidecar<'a> {
     image: &'a str,
     mount_path: &'a str,
     read_write: bool,
 }
 
-impl<'a> From<&'a Sidecar> for PayloadSidecar<'a> {
+impl<'a> From<&'a Sidecar> for DispatchSidecar<'a> {
     fn from(Sidecar { image, mount_path, read_write }: &'a Sidecar) -> Self {
         Self { image, mount_path, read_write: *read_write }
     }
@@ -43,7 +43,7 @@ fn as_object<S: serde::Serializer>(env: &Variables, serializer: S) -> Result<S::
 /// # Errors
 /// The task as it came is no JSON, which it is when it came in an assignment.
 pub(super) fn payload(spec: &TaskSpec, server_root_url: &str, worker_id: &str) -> Result<Vec<u8>, serde_json::Error> {
-    serde_json::to_vec(&Payload {
+    serde_json::to_vec(&DispatchPayload {
         version: 1,
         run_id: &spec.task_id,
         execution_id: spec.execution_id.as_deref().unwrap_or_default(),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use oz_worker_core::agent::TaskSpec;
-use oz_worker_runtime::{Command, Environment, Files, Output};
+use oz_worker_runtime::{Command, Environment, Files, Pipes};
 
 use super::Place;
 
@@ -30,7 +30,7 @@ pub(super) fn agent(
         env,
         cwd: place.cwd.clone(),
         input: false,
-        output: Output::Merged,
+        output: Pipes::Merged,
     }
 }
 
@@ -49,7 +49,7 @@ pub(super) fn script(script: &str, host: &Environment, spec: &TaskSpec, place: &
         env,
         cwd: place.cwd.clone(),
         input: false,
-        output: Output::Merged,
+        output: Pipes::Merged,
     }
 }
 

@@ -15,9 +15,7 @@ use std::time::Duration;
 use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt, future};
 use oz_worker_host::owner;
 use oz_worker_reactor::{LocalMachine, MOST_THREADS, OnReactor, Tasks};
-use oz_worker_runtime::{
-    Address, Command, Exit, Host, Lane, Machine as _, Output, Process, Runtime, Signal, Tree as _,
-};
+use oz_worker_runtime::{Address, Command, Exit, Host, Lane, Machine as _, Pipes, Process, Runtime, Signal, Tree as _};
 
 use super::{has_nodelay, runtime};
 
@@ -39,7 +37,7 @@ fn shell(script: &str) -> Command {
         env: [("PATH", "/usr/bin:/bin")].into_iter().collect(),
         cwd: "/".into(),
         input: false,
-        output: Output::Merged,
+        output: Pipes::Merged,
     }
 }
 
@@ -77,7 +75,7 @@ fn a_process_takes_input_gives_output_and_ends() {
 fn standard_error_comes_apart_where_that_is_asked_for() {
     let runtime = runtime();
     drive(&runtime, async {
-        let command = Command { output: Output::Apart, ..shell("echo out; echo err >&2") };
+        let command = Command { output: Pipes::Apart, ..shell("echo out; echo err >&2") };
         let mut process = start(&runtime, command).await;
         let (mut output, mut errors) = (String::new(), String::new());
         process.output().unwrap().read_to_string(&mut output).await.unwrap();
