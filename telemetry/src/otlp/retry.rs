@@ -1,6 +1,5 @@
 //! Sends a request until it is answered for good: exponential backoff with jitter, within the time of one export.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
 use crate::otlp::closing::Closing;
@@ -45,10 +44,8 @@ fn next(backoff: Duration) -> Duration {
 
 /// Between half of `wait` and all of it, so that a fleet does not come back in lockstep.
 fn jittered(wait: Duration) -> Duration {
-    // The standard library's only source of randomness: the keys of its hash maps.
-    let random = RandomState::new().build_hasher().finish();
     let half = wait / 2;
-    half + half.mul_f64(f64::from((random >> 32) as u32) / f64::from(u32::MAX))
+    half + half.mul_f64(fastrand::f64())
 }
 
 #[cfg(test)]
