@@ -1,5 +1,5 @@
 //! The umask belongs to the whole process, so this has one of its own.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

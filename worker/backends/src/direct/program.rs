@@ -66,7 +66,7 @@ fn executable(files: &impl Files, path: &Path) -> Result<(), ProgramError> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
     use oz_worker_host::HostFiles;
 
     use super::*;

@@ -341,7 +341,7 @@ fn check_name(task_id: &str) -> Result<(), WorkspaceError> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
