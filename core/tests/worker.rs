@@ -1217,6 +1217,7 @@ fn what_can_be_taken_up_holds_a_slot_and_ends_once() {
     });
     let resumed: Vec<(String, RunId)> = resumed.collect();
     assert_eq!(driver.metrics()[..2], [MetricEvent::TaskResumed; 2]);
+    assert_ne!(resumed[0].1, resumed[1].1, "each run has a number of its own");
     assert_eq!(driver.stopped(), [resumed[1].1], "that was asked before");
     assert_eq!(driver.sent(), ["task_claimed T", "task_claimed U"]);
     driver.assign("V", "e");
