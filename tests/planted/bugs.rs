@@ -183,11 +183,27 @@ planted! {
     }
     a_task_is_over_only_when_its_teardown_is {
         Simulator, "exited 0, and it says", "worker/backends/src/direct/mod.rs",
-        "        report.finished(self.follow(first, &spec, &place, &mut steps).await);\n"
-        => "        let followed = self.follow(first, &spec, &place, &mut steps).await;\n        report.finished(if stop.is_asked() { Outcome::Stopped } else { followed });\n"
+        "        report.finished(self.follow(first, &spec, &place, &mut steps).await);
+
+        let mut failures = Vec::new();
+        if let Some(script) = &self.job.teardown_command
+            && !stop.is_abandoned()
+        {
+            failures.extend(tear_down(self.job.script(script, &spec, &place), &mut steps).await);
+        }
+"
+        => "        let followed = self.follow(first, &spec, &place, &mut steps).await;
+        let mut failures = Vec::new();
+        if let Some(script) = &self.job.teardown_command
+            && !stop.is_abandoned()
+        {
+            failures.extend(tear_down(self.job.script(script, &spec, &place), &mut steps).await);
+        }
+        report.finished(if stop.is_asked() { Outcome::Stopped } else { followed });
+"
     }
     a_dial_waits_behind_removals {
-        Simulator, "was not answered within", "worker/src/link/dial.rs",
+        Simulator, "dialled after", "worker/src/link/dial.rs",
         "runtime.unblock(Lane::Dial, "
         => "runtime.unblock(Lane::Remove, "
     }
