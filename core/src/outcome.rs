@@ -27,3 +27,10 @@ pub struct Failure {
     /// What happened, in words.
     pub message: String,
 }
+
+impl Failure {
+    /// A failure without an exit code.
+    pub fn new(reason: FailureReason, message: impl Into<String>) -> Self {
+        Self { reason, exit_code: 0, message: message.into() }
+    }
+}

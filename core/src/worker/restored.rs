@@ -6,11 +6,12 @@ use core::time::Duration;
 
 use super::Worker;
 use super::io::{AfterKill, Config, Output, RunId};
-use super::task::{StopCause, Task, failure};
+use super::task::{StopCause, Task};
 use crate::message::{KILLED, WorkerMessage};
 use crate::metrics::{FailurePhase, FailureReason, MetricEvent, TaskResult};
 use crate::notice::Notice;
 use crate::outbox::Entry;
+use crate::outcome::Failure;
 use crate::past::{Past, Unended};
 use crate::record::Record;
 use crate::time::Instant;
@@ -94,7 +95,7 @@ impl Worker {
         } else {
             let reason = FailureReason::Unknown;
             self.metric(MetricEvent::TaskFailure { phase: FailurePhase::Backend, reason });
-            (TaskResult::Failed, WorkerMessage::failed(&task_id, &failure(reason, KILLED)))
+            (TaskResult::Failed, WorkerMessage::failed(&task_id, &Failure::new(reason, KILLED)))
         };
         let message: String = message.encode();
         // Nothing waits for this record: without it, the next restart comes to the same.

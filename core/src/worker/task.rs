@@ -40,7 +40,7 @@ impl End {
             Outcome::Completed => (TaskResult::Succeeded, None),
             Outcome::Dispatched => (TaskResult::Dispatched, None),
             Outcome::Stopped if is_cancelled => (TaskResult::Cancelled, None),
-            Outcome::Stopped => (TaskResult::Failed, Some(failure(FailureReason::GracefulShutdown, SHUT_DOWN))),
+            Outcome::Stopped => (TaskResult::Failed, Some(Failure::new(FailureReason::GracefulShutdown, SHUT_DOWN))),
             Outcome::Failed(failure) => (TaskResult::Failed, Some(failure)),
         };
         let message = match (result, &failure) {
@@ -51,11 +51,6 @@ impl End {
         };
         Self { result, failure, message: message.map(|message| message.encode()), is_safe: false }
     }
-}
-
-/// A failure that the worker itself knows of.
-pub(super) fn failure(reason: FailureReason, message: &str) -> Failure {
-    Failure { reason, exit_code: 0, message: message.into() }
 }
 
 /// A task that holds a slot.
@@ -168,5 +163,5 @@ impl Task {
 
 /// The outcome of a task that never said one.
 pub(super) fn no_outcome() -> Outcome {
-    Outcome::Failed(failure(FailureReason::Unknown, NO_OUTCOME))
+    Outcome::Failed(Failure::new(FailureReason::Unknown, NO_OUTCOME))
 }

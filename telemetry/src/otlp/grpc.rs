@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, client};
-use oz_worker_net::tls::{Tls, TlsFault};
+use oz_worker_net::tls::{Tls, TlsFault, server_name};
 use oz_worker_net::url::{Url, UrlHost};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -24,7 +24,6 @@ use crate::otlp::answer::{MAX_ANSWER, PartialSuccess};
 use crate::otlp::body::{self, Encoding};
 use crate::otlp::failure::{ConnectionFault, ExportFailure};
 use crate::otlp::headers::headers;
-use crate::otlp::tls::server_name;
 use crate::settings::Otlp;
 use crate::signal::OtelSignal;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oz_worker_net::proxy::Proxy;
-use oz_worker_net::tls::TlsError;
+use oz_worker_net::tls::{TlsError, server_name};
 use ureq::http::{HeaderMap, HeaderValue, Uri, header};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
@@ -14,7 +14,7 @@ use crate::otlp::answer::{MAX_ANSWER, PartialSuccess};
 use crate::otlp::body::Encoding;
 use crate::otlp::failure::{ConnectionFault, ExportFailure};
 use crate::otlp::headers::headers;
-use crate::otlp::tls::{TlsConnector, server_name};
+use crate::otlp::tls::TlsConnector;
 use crate::settings::Otlp;
 
 /// Buffer per direction of a connection, in bytes; an export is about 20 KiB, and ureq's own default 128 KiB.

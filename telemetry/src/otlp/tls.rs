@@ -7,21 +7,12 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use oz_worker_net::tls::Tls;
-use oz_worker_net::url::UrlHost;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 use ureq::Error;
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
-
-/// Whom a certificate must be for; `None` when the host's name cannot be in one.
-pub(super) fn server_name(host: &UrlHost) -> Option<ServerName<'static>> {
-    match host {
-        UrlHost::Name(name) => ServerName::try_from(name.clone()).ok(),
-        UrlHost::Address(address) => Some(ServerName::from(*address)),
-    }
-}
 
 /// Speaks TLS over what the connectors before it have connected, when the URL asks for that.
 #[derive(Debug)]

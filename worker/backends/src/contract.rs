@@ -191,7 +191,7 @@ impl Stop {
     }
 }
 
-/// A failure without an exit code.
+/// The outcome of a task that failed without an exit code.
 pub(crate) fn failed(reason: FailureReason, message: String) -> Outcome {
-    Outcome::Failed(Failure { reason, exit_code: 0, message })
+    Outcome::Failed(Failure::new(reason, message))
 }

@@ -9,7 +9,6 @@ use futures_rustls::TlsConnector;
 use futures_rustls::client::TlsStream;
 use http::{HeaderValue, Method, Request, header};
 use oz_worker_runtime::{Address, Lane, Runtime};
-use rustls::pki_types::ServerName;
 
 use crate::destination::Destination;
 use crate::eyeballs::connect_first;
@@ -17,7 +16,7 @@ use crate::http::{AnswerError, HttpClient};
 use crate::payload::Payload;
 use crate::proxy::Proxy;
 use crate::socket::Duplex;
-use crate::tls::{Tls, TlsError, TlsFault};
+use crate::tls::{Tls, TlsError, TlsFault, server_name};
 use crate::url::{Url, UrlHost};
 use crate::wire::Wire;
 
@@ -136,12 +135,7 @@ async fn secure<R: Runtime>(
     host: &UrlHost,
     tls: &Arc<Tls>,
 ) -> Result<TlsStream<R::Stream>, DialError> {
-    let name = match host {
-        UrlHost::Address(address) => ServerName::from(*address),
-        // A certificate has no final dot (RFC 6066, section 3).
-        UrlHost::Name(name) => ServerName::try_from(name.trim_end_matches('.').to_owned())
-            .map_err(|_| DialError::ServerName(host.clone()))?,
-    };
+    let name = server_name(host).ok_or_else(|| DialError::ServerName(host.clone()))?;
     // Read anew for every dial, so that a rotated certificate authority needs no restart.
     let tls = Arc::clone(tls);
     let config = runtime.unblock(Lane::Dial, move || tls.client_config()).await?;

@@ -12,9 +12,10 @@ use rustls::RootCertStore;
 use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls_platform_verifier::Verifier;
 
+use crate::url::UrlHost;
 pub use fault::{CertificateFlaw, TlsFault};
 
 /// Whom to trust, and who the worker is. As the operating system has it and nobody in particular, by default.
@@ -24,6 +25,15 @@ pub struct Tls {
     pub roots: Option<Vec<CertificateDer<'static>>>,
     /// What the worker shows when it is asked who it is.
     pub client: Option<ClientCertificate>,
+}
+
+/// Whom a certificate must be for; `None` when the host's name cannot be in one.
+pub fn server_name(host: &UrlHost) -> Option<ServerName<'static>> {
+    match host {
+        UrlHost::Address(address) => Some(ServerName::from(*address)),
+        // A certificate has no final dot (RFC 6066, section 3).
+        UrlHost::Name(name) => ServerName::try_from(name.trim_end_matches('.').to_owned()).ok(),
+    }
 }
 
 /// A certificate with those that lead to its issuer, and its private key. `Debug` shows how many there are.
@@ -213,5 +223,14 @@ mod tests {
         let broken = vec![CertificateDer::from(b"canary".to_vec())];
         let error = Tls { roots: Some(broken), client: None }.client_config().unwrap_err();
         assert!(matches!(error, TlsError::Root(_)), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_is_for_a_name_without_its_final_dot_or_for_an_address() {
+        let name = |name: &str| server_name(&UrlHost::Name(name.into()));
+        assert_eq!(name("h.example."), name("h.example"));
+        assert!(name("h.example").is_some());
+        assert_eq!(name("h..example"), None);
+        assert_eq!(server_name(&UrlHost::Address([10, 0, 0, 1].into())).unwrap().to_str(), "10.0.0.1");
     }
 }

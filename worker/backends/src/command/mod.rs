@@ -87,9 +87,8 @@ impl<R: Host> CommandBackend<R> {
                     let end = self.execute(&handed, command, purpose, limit, Some(&stop)).await;
                     // A dispatch that is stopped half-way may have handed the task over already.
                     if matches!(end, End::Stopped) && !stop.is_abandoned() {
-                        let reason = FailureReason::CancelCommand;
-                        let failure = |message| Failure { reason, exit_code: 0, message };
-                        cleanup.extend(self.cancel(&handed).await.map_err(failure).err());
+                        let failure = |problem| Failure::new(FailureReason::CancelCommand, problem);
+                        cleanup.extend(self.cancel(&handed).await.err().map(failure));
                     }
                     self.outcome(end)
                 }

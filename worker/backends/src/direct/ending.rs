@@ -95,11 +95,8 @@ async fn clear_and_remove<R: Host>(runtime: R, job: Arc<Job>, left: Left<R>) -> 
         Given::Back(result) => result,
         Given::Rest(rest) => runtime.on(Lane::Remove, move |machine| rest.remove(machine.files())).await,
     };
-    removed.err().map(|error| Failure {
-        reason: FailureReason::Cleanup,
-        exit_code: 0,
-        message: format!("cannot remove {}: {error}", path.display()),
-    })
+    let failure = |error| Failure::new(FailureReason::Cleanup, format!("cannot remove {}: {error}", path.display()));
+    removed.err().map(failure)
 }
 
 /// What a look at a task's processes came to.

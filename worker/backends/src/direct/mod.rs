@@ -283,7 +283,7 @@ async fn tear_down<R: Host>(command: Command, steps: &mut Steps<'_, R>) -> Optio
         StepEnd::Exited(exit) => format!("the teardown command {exit}"),
         StepEnd::Error(error) => format!("cannot run the teardown command: {error}"),
     };
-    Some(Failure { reason: FailureReason::TeardownCommand, exit_code: 0, message })
+    Some(Failure::new(FailureReason::TeardownCommand, message))
 }
 
 /// What a task has of this machine when it begins.

@@ -38,6 +38,24 @@ pub(super) enum Step {
     Teardown,
 }
 
+impl Step {
+    /// Whether it is to stop.
+    fn is_stopped(self, stop: &Stop) -> bool {
+        match self {
+            Self::Setup | Self::Agent => stop.is_asked(),
+            Self::Teardown => stop.is_abandoned(),
+        }
+    }
+
+    /// Ends when it is to stop.
+    async fn stopped(self, stop: &Stop) {
+        match self {
+            Self::Setup | Self::Agent => stop.asked().await,
+            Self::Teardown => stop.abandoned().await,
+        }
+    }
+}
+
 /// The processes of one task, step by step.
 pub(super) struct Steps<'a, R: Host> {
     pub(super) runtime: &'a R,
@@ -57,16 +75,15 @@ impl<R: Host> Steps<'_, R> {
     /// Runs `command` to its end, or until the task is to stop.
     pub(super) async fn run(&mut self, step: Step, command: Command) -> StepEnd {
         let given_up = async {
-            match step {
-                Step::Setup | Step::Agent => self.stop.asked().await,
-                Step::Teardown => {
-                    let late = self.runtime.sleep_until(self.runtime.now().plus(TEARDOWN_START_LIMIT));
-                    self.stop.abandoned().or(late).await;
-                }
+            let stopped = step.stopped(self.stop);
+            if step == Step::Teardown {
+                stopped.or(self.runtime.sleep_until(self.runtime.now().plus(TEARDOWN_START_LIMIT))).await;
+            } else {
+                stopped.await;
             }
         };
         let heard = self.stop.clone();
-        let is_wanted = move || !if step == Step::Teardown { heard.is_abandoned() } else { heard.is_asked() };
+        let is_wanted = move || !step.is_stopped(&heard);
         let trace = self.trace.clone();
         let runs = move || {
             if step == Step::Agent {
@@ -90,10 +107,7 @@ impl<R: Host> Steps<'_, R> {
         self.outputs.push(forward(self.runtime, process.output(), Arc::clone(self.log)));
         let exited = async { Some(process.wait().await) };
         let stopped = async {
-            match step {
-                Step::Setup | Step::Agent => self.stop.asked().await,
-                Step::Teardown => self.stop.abandoned().await,
-            }
+            step.stopped(self.stop).await;
             None
         };
         let end = match exited.or(stopped).await {
