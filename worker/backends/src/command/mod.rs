@@ -187,7 +187,7 @@ impl<R: Host> CommandBackend<R> {
             (None, None) => return End::Stopped,
         };
         let input = process.input();
-        forward(runtime, process.output(), Arc::clone(handed.log));
+        drop(forward(runtime, process.output(), Arc::clone(handed.log)));
         if let Purpose::Dispatch(payload, report) = purpose {
             report.started();
             if let Some(mut input) = input {
