@@ -104,7 +104,8 @@ impl Worker {
                     self.outputs.push_back(Output::Drop);
                     self.on_disconnected(now, Cause::Silent(SILENCE_LIMIT));
                 } else {
-                    let (has_lasted, is_ping_due) = (session.has_lasted(session.last_received), now >= session.next_ping);
+                    let (has_lasted, is_ping_due) =
+                        (session.has_lasted(session.last_received), now >= session.next_ping);
                     if has_lasted {
                         self.on_good();
                     }

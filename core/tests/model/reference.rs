@@ -151,7 +151,9 @@ impl Reference {
                     *silent = now.plus(seconds(60));
                 }
                 // A limit is for standing still.
-                Input::Taken if write.is_some() => (*write, *silent) = (Some(now.plus(seconds(10))), now.plus(seconds(60))),
+                Input::Taken if write.is_some() => {
+                    (*write, *silent) = (Some(now.plus(seconds(10))), now.plus(seconds(60)))
+                }
                 Input::Written => *write = None,
                 _ => {}
             }

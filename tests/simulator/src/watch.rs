@@ -153,7 +153,9 @@ impl Watch {
         };
         let longest = longest.mul_f64(1.001) + Duration::from_millis(60);
         if !is_exempt && !(shortest..=longest).contains(&waited) {
-            self.violate(format!("dialled after {waited:?}, at a step of {step:?}, after a good connection: {was_good:?}"));
+            self.violate(format!(
+                "dialled after {waited:?}, at a step of {step:?}, after a good connection: {was_good:?}"
+            ));
         }
     }
 
