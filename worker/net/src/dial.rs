@@ -18,7 +18,7 @@ use crate::proxy::Proxy;
 use crate::socket::Duplex;
 use crate::tls::{Tls, TlsError, TlsFault, server_name};
 use crate::url::{Url, UrlHost};
-use crate::wire::Wire;
+use crate::wire::{Metered, Wire};
 
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -71,7 +71,7 @@ pub async fn dial<R: Runtime>(runtime: &R, destination: &Destination) -> Result<
     let remote = match destination {
         Destination::Unix(path) => {
             let connected = runtime.connect(&Address::Unix(path.clone())).await;
-            return connected.map(Wire::Plain).map_err(|source| DialError::Socket { path: path.clone(), source });
+            return connected.map(Wire::plain).map_err(|source| DialError::Socket { path: path.clone(), source });
         }
         Destination::Host(remote) => remote,
     };
@@ -84,9 +84,9 @@ pub async fn dial<R: Runtime>(runtime: &R, destination: &Destination) -> Result<
         }
     };
     if url.is_secure() {
-        Ok(Wire::Tls(Box::new(secure(runtime, stream, url.host(), &remote.tls).await?)))
+        Ok(Wire::tls(secure(runtime, Metered::new(stream), url.host(), &remote.tls).await?))
     } else {
-        Ok(Wire::Plain(stream))
+        Ok(Wire::plain(stream))
     }
 }
 
@@ -131,10 +131,10 @@ async fn open_tunnel<S: Duplex>(stream: S, proxy: &Proxy, url: &Url) -> Result<S
 
 async fn secure<R: Runtime>(
     runtime: &R,
-    stream: R::Stream,
+    stream: Metered<R::Stream>,
     host: &UrlHost,
     tls: &Arc<Tls>,
-) -> Result<TlsStream<R::Stream>, DialError> {
+) -> Result<TlsStream<Metered<R::Stream>>, DialError> {
     let name = server_name(host).ok_or_else(|| DialError::ServerName(host.clone()))?;
     // Read anew for every dial, so that a rotated certificate authority needs no restart.
     let tls = Arc::clone(tls);

@@ -39,6 +39,8 @@ pub struct Target {
     /// A proxy variable that cannot be used fails every dial: without its proxy a dial could go where the operator does not
     /// want it.
     destination: Result<Destination, ProxyError>,
+    /// With what TLS is spoken there, if it is.
+    tls: Option<Arc<Tls>>,
 }
 
 impl Target {
@@ -46,8 +48,19 @@ impl Target {
     /// name; `None` when it is not such a URL, which the settings have checked.
     pub fn new(url: &str, api_key: ApiKey, env: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let url = Url::parse(url, &["ws", "wss"]).ok()?;
-        let (host, path) = (url.host().clone(), url.path_and_query().clone());
-        Some(Self { host, path, api_key, destination: Destination::new(url, &env, Arc::new(Tls::default())) })
+        let (host, path, tls) = (url.host().clone(), url.path_and_query().clone(), Arc::new(Tls::default()));
+        let spoken = url.is_secure().then(|| Arc::clone(&tls));
+        Some(Self { host, path, api_key, destination: Destination::new(url, &env, tls), tls: spoken })
+    }
+
+    /// Whether what the environment says of proxies and certificates lets it be dialled. Reads files, and connects to nothing.
+    ///
+    /// # Errors
+    /// What would be said of each dial.
+    pub fn check(&self) -> Result<(), LinkError> {
+        self.destination.as_ref().map_err(ProxyError::clone)?;
+        let config = self.tls.as_ref().map(|tls| tls.client_config()).transpose();
+        config.map(drop).map_err(|error| LinkError::Dial(error.into()))
     }
 }
 
