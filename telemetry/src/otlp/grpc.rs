@@ -3,6 +3,7 @@
 //! A connection, and the runtime that drives it, live for one call. Nothing has to be kept alive between two exports,
 //! noticed to be dead or spread over the collectors behind a name, and nothing of it stays in memory.
 
+mod last_word;
 mod status;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use ureq::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use crate::otlp::answer::{MAX_ANSWER, PartialSuccess};
 use crate::otlp::body::{self, Encoding};
 use crate::otlp::failure::{ConnectionFault, ExportFailure};
+use crate::otlp::grpc::last_word::LastWord;
 use crate::otlp::headers::headers;
 use crate::settings::Otlp;
 use crate::signal::OtelSignal;
@@ -85,7 +87,9 @@ impl Grpc {
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let name = server_name(self.endpoint.host()).ok_or(ConnectionFault::NoAddress)?;
         let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await?;
-        self.exchange(stream, body).await
+        let (stream, said) = LastWord::listen(stream);
+        let answer = self.exchange(stream, body).await;
+        answer.map_err(|failure| said.take().map_or(failure, ExportFailure::Tls))
     }
 
     async fn exchange<S>(&self, stream: S, body: Bytes) -> Result<PartialSuccess, ExportFailure>

@@ -14,7 +14,7 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// before the next attempt; `once` tries it once. Ends early when the worker leaves meanwhile.
 ///
 /// # Errors
-/// Those of the last attempt.
+/// Those of the last attempt that was not cut by the end of the time: this one says nothing of the collector.
 pub(super) fn until_answered<T>(
     timeout: Duration,
     closing: &Closing,
@@ -24,9 +24,11 @@ pub(super) fn until_answered<T>(
     let leaving = closing.is_closing();
     let end = closing.earlier(Instant::now() + timeout);
     let mut backoff = FIRST;
+    let mut before = None;
     loop {
         let failure = match attempt(end.saturating_duration_since(Instant::now())) {
             Ok(answer) => return Ok(answer),
+            Err(ExportFailure::Timeout) => return Err(before.unwrap_or(ExportFailure::Timeout)),
             Err(failure) => failure,
         };
         let Some(asked) = failure.retry().filter(|_| !once) else { return Err(failure) };
@@ -35,6 +37,7 @@ pub(super) fn until_answered<T>(
             return Err(failure);
         }
         backoff = next(backoff);
+        before = Some(failure);
     }
 }
 
@@ -119,6 +122,18 @@ mod tests {
         });
         assert_eq!(answer.unwrap(), 42);
         assert!(matches!(*times, [first, second] if second + FIRST / 2 <= first), "{times:?}");
+    }
+
+    #[test]
+    fn an_attempt_that_is_cut_does_not_hide_why_the_one_before_failed() {
+        let failed_like = |failures: Vec<ExportFailure>| {
+            let mut failures = failures.into_iter();
+            let attempt = |_| Err::<(), _>(failures.next().unwrap());
+            until_answered(Duration::from_secs(60), &Closing::default(), false, attempt).unwrap_err()
+        };
+        let cause = failed_like(vec![unreachable(), ExportFailure::Timeout]);
+        assert!(matches!(cause, ExportFailure::Connection(ConnectionFault::Broken)), "{cause}");
+        assert!(matches!(failed_like(vec![ExportFailure::Timeout]), ExportFailure::Timeout));
     }
 
     #[test]
