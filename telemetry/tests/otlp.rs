@@ -54,6 +54,24 @@ fn an_export_holds_every_series_and_who_it_is_from_over_every_protocol() {
 }
 
 #[test]
+fn user_path_and_query_of_the_endpoint_are_those_of_every_request() {
+    for (protocol, collector) in protocols() {
+        let address = collector.url.trim_start_matches("http://");
+        let url = format!("http://user%40x:p@{address}/otlp/?k=v%2F");
+        let mut variables = pushing(&url, "3600000");
+        variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
+        start(env(&variables)).1.shutdown(PATIENCE);
+        let post = collector.next();
+        let path = match protocol {
+            "grpc" => "/otlp/opentelemetry.proto.collector.metrics.v1.MetricsService/Export?k=v%2F",
+            _ => "/otlp/v1/metrics?k=v%2F",
+        };
+        // "user@x:p"
+        assert_eq!((post.path.as_str(), post.headers["authorization"].as_str()), (path, "Basic dXNlckB4OnA="));
+    }
+}
+
+#[test]
 fn an_export_is_packed_as_asked_for_over_every_protocol() {
     for (protocol, collector) in protocols() {
         let header = if protocol == "grpc" { "grpc-encoding" } else { "content-encoding" };

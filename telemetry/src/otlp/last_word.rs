@@ -1,16 +1,15 @@
-//! What a collector says over TLS before it goes: `h2` passes on that the connection broke, and not why.
+//! What a collector says over TLS before it goes. With TLS 1.3 it misses a client certificate after the handshake, while the
+//! request is being written: there may be nobody to write to before its alert is read.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use futures_io::{AsyncRead, AsyncWrite};
 use oz_worker_net::tls::TlsFault;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::otlp::tls::is_gone;
-
-/// A stream that keeps the fault of TLS that ended it.
+/// A stream that keeps the fault of TLS that ended it: who uses it may pass on no more than that it broke.
 pub(super) struct LastWord<S> {
     stream: S,
     /// Nobody reads any more what is written. Until all is read that was said before, nobody is told.
@@ -45,15 +44,13 @@ impl<S: AsyncRead + Unpin> LastWord<S> {
     /// Reads what is left, and then fails as the write failed.
     fn poll_gone(&mut self, cx: &mut Context<'_>, gone: io::Error) -> Poll<io::Error> {
         loop {
-            let mut rest = [0; 1024];
-            let mut rest = ReadBuf::new(&mut rest);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut rest) {
+            match Pin::new(&mut self.stream).poll_read(cx, &mut [0; 1024]) {
                 Poll::Pending => {
                     self.gone = Some(gone);
                     return Poll::Pending;
                 }
-                Poll::Ready(Ok(())) if !rest.filled().is_empty() => {}
-                Poll::Ready(Ok(())) => return Poll::Ready(gone),
+                Poll::Ready(Ok(0)) => return Poll::Ready(gone),
+                Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => {
                     self.said.note(&error);
                     return Poll::Ready(gone);
@@ -65,23 +62,22 @@ impl<S: AsyncRead + Unpin> LastWord<S> {
     fn after_write<T>(&mut self, cx: &mut Context<'_>, written: io::Result<T>) -> Poll<io::Result<T>> {
         match written {
             Err(error) if is_gone(&error) => Poll::Ready(Err(ready!(self.poll_gone(cx, error)))),
-            other => {
-                if let Err(error) = &other {
-                    self.said.note(error);
-                }
-                Poll::Ready(other)
-            }
+            other => Poll::Ready(other.inspect_err(|error| self.said.note(error))),
         }
     }
 }
 
+/// Whether this says no more than that there is nobody any more.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    let is_bare = matches!(TlsFault::from(error), TlsFault::Io(_));
+    is_bare && matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset)
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for LastWord<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
-        if let Err(error) = &read {
-            self.said.note(error);
-        }
-        Poll::Ready(read)
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut [u8]) -> Poll<io::Result<usize>> {
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, to));
+        Poll::Ready(read.inspect_err(|error| self.said.note(error)))
     }
 }
 
@@ -102,7 +98,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LastWord<S> {
         self.after_write(cx, flushed)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_close(cx)
     }
 }
