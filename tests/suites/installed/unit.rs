@@ -157,3 +157,17 @@ fn killed_worker_is_started_again_with_the_new_key_and_without_its_tasks() {
     assert_eq!(session.expect("task_completed")["task_id"], "T2");
     assert_eq!(host.show("NRestarts"), "1");
 }
+
+#[test]
+#[ignore = "boots a systemd; .ci/run asks for it"]
+fn file_that_is_wrong_is_not_tried_again_and_a_crash_leaves_no_core_dump() {
+    let Some(host) = Host::installed() else { return };
+    // What the unit says holds for tasks too, which is as well: their memory has what they were told.
+    assert_eq!(host.show("LimitCORE"), "0");
+    host.machine.run("echo 'worker_idd: x' >>/etc/oz/worker.yaml");
+    host.machine.run("systemctl restart --no-block oz-agent-worker");
+    host.machine.wait_for_line("worker_idd");
+    host.machine.wait_for_line("oz-agent-worker.service: Failed with result");
+    assert_eq!((host.show("ExecMainStatus"), host.show("ActiveState")), ("2".into(), "failed".into()));
+    assert_eq!((host.show("Result"), host.show("NRestarts")), ("exit-code".into(), "0".into()));
+}
