@@ -117,15 +117,12 @@ mod tests {
     }
 
     #[test]
-    fn every_address_of_both_families_answers_on_one_port() {
+    fn every_address_includes_those_of_ipv4() {
         for host in ["::", "[::]"] {
             let listeners = listen(host, 0).unwrap();
             let port = listeners.first().unwrap().local_addr().unwrap().port();
+            // The suite of `--health-address` asks over IPv6 too.
             assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok(), "{host}");
-            // Where this machine has IPv6 at all.
-            if TcpListener::bind("[::1]:0").is_ok() {
-                assert!(std::net::TcpStream::connect(("::1", port)).is_ok(), "{host}");
-            }
         }
     }
 

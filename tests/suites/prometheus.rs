@@ -246,7 +246,7 @@ fn no_attribute_of_the_operators_costs_the_scrape() {
     ] {
         assert_eq!(target[0].labels.get(label).map(String::as_str), Some(value), "{label}: {target:#?}");
     }
-    prometheus.wait_for_value("up", 1.0);
+    prometheus.wait_for_value(r#"up{job="oz-agent-worker"}"#, 1.0);
     prometheus.wait_for_value("oz_worker_connected", 1.0);
 }
 
