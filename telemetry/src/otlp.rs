@@ -12,8 +12,10 @@ mod grpc;
 mod headers;
 mod health;
 mod http;
+mod last_word;
 mod retry;
-mod tls;
+mod route;
+mod runtime;
 
 use std::fmt;
 use std::time::Duration;
@@ -29,6 +31,7 @@ use crate::otlp::failure::ExportFailure;
 use crate::otlp::grpc::Grpc;
 use crate::otlp::health::Health;
 use crate::otlp::http::Http;
+use crate::otlp::retry::Pause;
 use crate::problem::StartProblem;
 use crate::settings::{Otlp, Protocol};
 
@@ -84,6 +87,7 @@ struct CollectorClient {
     timeout: Duration,
     health: Health,
     closing: Closing,
+    pause: Pause,
 }
 
 enum OtlpTransport {
@@ -102,8 +106,8 @@ impl CollectorClient {
     fn new(otlp: &Otlp, closing: Closing) -> Result<Self, StartProblem> {
         let encoding = Encoding::new(otlp.protocol, otlp.compression);
         let transport = match otlp.protocol {
-            Protocol::HttpProtobuf | Protocol::HttpJson => Http::new(otlp, encoding).map(OtlpTransport::Http),
-            Protocol::Grpc => Ok(OtlpTransport::Grpc(Grpc::new(otlp, encoding))),
+            Protocol::HttpProtobuf | Protocol::HttpJson => Ok(OtlpTransport::Http(Http::new(otlp, encoding))),
+            Protocol::Grpc => Grpc::new(otlp, encoding).map(OtlpTransport::Grpc),
         };
         Ok(Self {
             encoding,
@@ -111,6 +115,7 @@ impl CollectorClient {
             timeout: otlp.timeout,
             health: Health::new(otlp.signal, &otlp.endpoint),
             closing,
+            pause: Pause::default(),
         })
     }
 
@@ -118,8 +123,8 @@ impl CollectorClient {
         let body = self.encoding.encode(message)?;
         // Who leaves does not wait for a collector that did not answer before.
         let last_chance = self.closing.is_closing() && self.health.is_down();
-        retry::until_answered(self.timeout, &self.closing, last_chance, |time| match &self.transport {
-            OtlpTransport::Http(http) => http.post(&body, time),
+        retry::until_answered(self.timeout, &self.closing, last_chance, &self.pause, |time| match &self.transport {
+            OtlpTransport::Http(http) => http.post(body.clone(), time),
             OtlpTransport::Grpc(grpc) => grpc.post(body.clone(), time),
         })
     }

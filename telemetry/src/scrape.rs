@@ -144,16 +144,9 @@ fn target_info(resource: &Resource) -> String {
     attributes.sort();
     let mut labels: BTreeMap<String, String> = BTreeMap::new();
     for (key, value) in attributes {
-        let mut name: String = key.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-        if name.starts_with(|c: char| c.is_ascii_digit()) {
-            name.insert(0, '_');
-        }
         // Two keys may have become one.
-        let joined = labels.entry(name).or_default();
-        if !joined.is_empty() {
-            joined.push(';');
-        }
-        joined.push_str(&value);
+        let joined = labels.entry(label_name(key));
+        joined.and_modify(|first| first.extend([";", &value])).or_insert(value);
     }
     let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", Escaped(value))).collect();
     let mut text = "# HELP target_info Target metadata\n# TYPE target_info gauge\n".to_owned();
@@ -161,7 +154,24 @@ fn target_info(resource: &Resource) -> String {
     text
 }
 
-/// A label's value as it stands between quotes.
+/// An attribute's key as the name of a label. With every run of `_` as one (compatibility specification, "Metric
+/// Attributes"), no attribute gets a name that Prometheus keeps for itself: all of these begin with two.
+fn label_name(key: &str) -> String {
+    let mut name = String::with_capacity(key.len() + 1);
+    if key.starts_with(|first: char| first.is_ascii_digit()) {
+        name.push('_');
+    }
+    for c in key.chars() {
+        if c.is_ascii_alphanumeric() {
+            name.push(c);
+        } else if !name.ends_with('_') {
+            name.push('_');
+        }
+    }
+    name
+}
+
+/// A label's value as it stands between quotes. To Prometheus a NUL is where the text ends.
 struct Escaped<'a>(&'a str);
 
 impl Display for Escaped<'_> {
@@ -170,6 +180,7 @@ impl Display for Escaped<'_> {
             '\\' => f.write_str("\\\\"),
             '"' => f.write_str("\\\""),
             '\n' => f.write_str("\\n"),
+            '\0' => f.write_char(char::REPLACEMENT_CHARACTER),
             c => f.write_char(c),
         })
     }
@@ -183,6 +194,30 @@ mod tests {
     use opentelemetry_sdk::metrics::SdkMeterProvider;
 
     use super::*;
+
+    #[test]
+    fn keys_become_names_that_prometheus_takes_and_values_of_one_name_are_joined() {
+        for (key, name) in [
+            ("__name__", "_name_"),
+            ("__address__", "_address_"),
+            ("a..b--c", "a_b_c"),
+            ("a__b", "a_b"),
+            ("9", "_9"),
+            ("..9", "_9"),
+            ("_", "_"),
+            ("ä", "_"),
+            ("host.name", "host_name"),
+        ] {
+            assert_eq!(label_name(key), name, "{key}");
+        }
+        let of = |attributes: &[(&'static str, &'static str)]| {
+            let attributes = attributes.iter().map(|(key, value)| KeyValue::new(*key, *value));
+            target_info(&Resource::builder_empty().with_attributes(attributes).build())
+        };
+        // In the order of their keys, and an empty one has its place.
+        let text = of(&[("a_b", "3"), ("a.b", "2"), ("a-b", ""), ("c", "x\0y")]);
+        assert!(text.ends_with("target_info{a_b=\";2;3\",c=\"x\u{fffd}y\"} 1\n"), "{text}");
+    }
 
     #[test]
     fn every_kind_is_written_with_its_labels_in_order_and_its_values_escaped() {

@@ -84,6 +84,32 @@ fn a_busy_collector_is_asked_again_within_the_same_export() {
 }
 
 #[test]
+fn a_collector_that_wants_a_pause_is_left_alone_by_the_exports_after_it() {
+    let log = Log::capture();
+    // One pause ends within the export that comes next, one never.
+    let busy = |pause: &str| [Answer::status(429).with("Retry-After", pause)];
+    let (soon, never) = (Collector::http(&busy("2")), Collector::http(&busy("3600")));
+    for collector in [&soon, &never] {
+        let mut variables = pushing(&collector.url, "100");
+        variables.retain(|(name, _)| *name != "OTEL_EXPORTER_OTLP_TIMEOUT");
+        variables.push(("OTEL_EXPORTER_OTLP_TIMEOUT", "1500"));
+        let (recorder, telemetry) = start(env(&variables));
+        recorder.record(MetricEvent::TaskClaimed);
+        collector.next();
+        let begin = Instant::now();
+        log.wait_for(&[&collector.url, "HTTP 429"]);
+        if collector.url == soon.url {
+            collector.next();
+            assert!(begin.elapsed() > Duration::from_millis(1500), "{:?}", begin.elapsed());
+            log.wait_for(&[&collector.url, "again", "INFO"]);
+        }
+        telemetry.shutdown(PATIENCE);
+    }
+    assert_eq!(never.received.try_iter().count(), 0);
+    assert_eq!(log.lines_with(&never.url).len(), 1);
+}
+
+#[test]
 fn a_refusal_and_a_wait_that_is_too_long_end_the_export() {
     let log = Log::capture();
     let collectors = [

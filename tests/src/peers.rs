@@ -13,6 +13,7 @@ pub mod prometheus;
 pub mod queries;
 mod service;
 pub mod systemd;
+mod ticks;
 
 use std::{
     env, fs,

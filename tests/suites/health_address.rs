@@ -1,6 +1,11 @@
 //! `--health-address`: something to probe where no metrics are scraped.
 
-use oz_worker_tests::worker::{Worker, http_get};
+use std::net::TcpListener;
+
+use oz_worker_tests::{
+    peers::skip_this,
+    worker::{Worker, http_get},
+};
 
 use crate::scene::Scene;
 
@@ -30,6 +35,22 @@ fn a_worker_without_metrics_answers_probes_and_nothing_else() {
 }
 
 #[test]
+fn on_every_address_of_both_families_either_is_answered() {
+    if let Err(error) = TcpListener::bind("[::1]:0") {
+        return skip_this(&format!("this machine has no IPv6: {error}"));
+    }
+    let scene = Scene::with(|launch| {
+        launch.with_metrics().env("OTEL_EXPORTER_PROMETHEUS_HOST", "[::]").flags(["--health-address", "[::]:0"])
+    });
+    for address in [address(&scene.worker), scene.worker.metrics_address()] {
+        let port = address.strip_prefix("[::]:").unwrap_or_else(|| panic!("not every address: {address}"));
+        for host in ["127.0.0.1", "[::1]"] {
+            assert_eq!(http_get(&format!("{host}:{port}"), "/readyz").0, 200, "{host}:{port}");
+        }
+    }
+}
+
+#[test]
 fn it_is_beside_the_endpoint_that_is_scraped() {
     let scene = Scene::with(|launch| launch.with_metrics().flags(["--health-address", "127.0.0.1:0"]));
     let health = address(&scene.worker);
@@ -41,7 +62,7 @@ fn it_is_beside_the_endpoint_that_is_scraped() {
 
 #[test]
 fn a_port_that_is_taken_is_one_line_and_costs_no_task() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let mut scene = Scene::with(|launch| launch.flags(["--health-address", &address]));
     let line = scene.worker.wait_for_line("no /livez and /readyz");

@@ -228,6 +228,29 @@ fn prometheus_stores_every_series_of_the_scrape_and_joins_them_by_labels() {
 }
 
 #[test]
+fn no_attribute_of_the_operators_costs_the_scrape() {
+    let attributes = "__name__=x,__address__=y,a.b=2,a-b=1,9lives=%00,job=j,instance=i,le=1,%C3%A4=%22%5C%0A";
+    let worker = Scene::with(|launch| launch.with_metrics().env("OTEL_RESOURCE_ATTRIBUTES", attributes));
+    let Some(prometheus) = Prometheus::scraping(&[worker.worker.metrics_address()]) else { return };
+    let target = prometheus.wait_for("target_info", |answer| answer.len() == 1);
+    for (label, value) in [
+        ("_name_", "x"),
+        ("_address_", "y"),
+        ("a_b", "1;2"),
+        ("_9lives", "\u{fffd}"),
+        ("exported_job", "j"),
+        ("exported_instance", "i"),
+        ("le", "1"),
+        ("_", "\"\\\n"),
+        ("worker_id", worker.worker.launch.id()),
+    ] {
+        assert_eq!(target[0].labels.get(label).map(String::as_str), Some(value), "{label}: {target:#?}");
+    }
+    prometheus.wait_for_value(r#"up{job="oz-agent-worker"}"#, 1.0);
+    prometheus.wait_for_value("oz_worker_connected", 1.0);
+}
+
+#[test]
 fn promtool_has_nothing_to_complain_about() {
     let mut scene = Scene::with(Launch::with_metrics);
     scene.still_works("T1");

@@ -29,6 +29,37 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
+{{- /* The labels of an object with the operator's, which win: include "…labelsWith" (list . $more) */ -}}
+{{- define "oz-agent-worker.labelsWith" -}}
+{{- merge (dict) (last . | default dict) (include "oz-agent-worker.labels" (first .) | fromYaml) | toYaml -}}
+{{- end -}}
+
+{{- /* The Pods' labels. By those of the selector everything finds them: another value would lose them. */ -}}
+{{- define "oz-agent-worker.podLabels" -}}
+{{- $ours := include "oz-agent-worker.selectorLabels" . | fromYaml -}}
+{{- range $name, $value := .Values.worker.podLabels -}}
+{{- if and (hasKey $ours $name) (ne (get $ours $name) $value) -}}
+{{- fail (printf "worker.podLabels: %s is the chart's own, by which it finds its Pods; leave it out" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- merge (dict) .Values.worker.podLabels $ours | toYaml -}}
+{{- end -}}
+
+{{- /* The Pods' annotations. Ours roll the Pods out when what they name has changed. */ -}}
+{{- define "oz-agent-worker.podAnnotations" -}}
+{{- $secret := .Values.warp.apiKeySecret -}}
+{{- $ours := dict "checksum/config" (include (print .Template.BasePath "/configmap.yaml") . | sha256sum) -}}
+{{- if and $secret.create (not $secret.mountAsFile) -}}
+{{- $_ := set $ours "checksum/secret" (include (print .Template.BasePath "/secret.yaml") . | sha256sum) -}}
+{{- end -}}
+{{- range $name, $value := .Values.worker.podAnnotations -}}
+{{- if hasKey $ours $name -}}
+{{- fail (printf "worker.podAnnotations: %s is the chart's own, which rolls out what has changed; leave it out" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- merge (dict) .Values.worker.podAnnotations $ours | toYaml -}}
+{{- end -}}
+
 {{- /* Not the selector's, or the test's Pod would count as a worker. */ -}}
 {{- define "oz-agent-worker.testLabels" -}}
 helm.sh/chart: {{ include "oz-agent-worker.chart" . }}
@@ -72,6 +103,104 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and $metrics.enabled (has (last .) (splitList "," (nospace $metrics.exporter))) -}}true{{- end -}}
 {{- end -}}
 
+{{- /* A list of things with names, each name once: the last of a name, as Kubernetes reads such lists. */ -}}
+{{- define "oz-agent-worker.once" -}}
+{{- $last := dict -}}
+{{- range $at, $entry := . }}{{ $_ := set $last $entry.name $at }}{{ end -}}
+{{- $once := list -}}
+{{- range $at, $entry := . }}{{ if eq (get $last $entry.name) $at }}{{ $once = append $once $entry }}{{ end }}{{ end -}}
+{{- toYaml $once -}}
+{{- end -}}
+
+{{- /* What must not stand in worker.extraEnv or metrics.extraEnv, and why: what would leave the probes, the Service or the
+names of several workers with nothing. */ -}}
+{{- define "oz-agent-worker.refusedEnv" -}}
+{{- $given := dict -}}
+{{- range concat .Values.worker.extraEnv (ternary .Values.metrics.extraEnv list .Values.metrics.enabled) }}{{ $_ := set $given .name (.value | default "") }}{{ end -}}
+{{- $exporter := get $given "OTEL_METRICS_EXPORTER" -}}
+{{- $host := get $given "OTEL_EXPORTER_PROMETHEUS_HOST" -}}
+{{- $refused := dict -}}
+{{- if gt (int64 .Values.worker.replicas) 1 -}}
+{{- $_ := set $refused "POD_NAME" "is the chart's own where several workers are named by it; leave it out" -}}
+{{- end -}}
+{{- if or (include "oz-agent-worker.exportsTo" (list . "prometheus")) (not $exporter) (contains "prometheus" (lower $exporter)) -}}
+{{- $_ := set $refused "OTEL_METRICS_EXPORTER" "decides where the probes find the worker; set metrics.enabled and metrics.exporter" -}}
+{{- end -}}
+{{- if include "oz-agent-worker.exportsTo" (list . "prometheus") -}}
+{{- $_ := set $refused "OTEL_EXPORTER_PROMETHEUS_PORT" "is where probes and Service find the worker; set metrics.port" -}}
+{{- $_ := set $refused "OTEL_SDK_DISABLED" "leaves the probes nothing to ask; set metrics.enabled" -}}
+{{- if regexMatch "^(localhost|127[.].*|[[]?::1[]]?)$" $host -}}
+{{- $_ := set $refused "OTEL_EXPORTER_PROMETHEUS_HOST" "must not be the Pod alone, where neither probes nor scrapes come from" -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $refused -}}
+{{- end -}}
+
+{{- /* The worker's variables, each name once: the operator's win, and those of the metrics over the others. */ -}}
+{{- define "oz-agent-worker.env" -}}
+{{- $worker := .Values.worker -}}
+{{- $metrics := .Values.metrics -}}
+{{- $secret := .Values.warp.apiKeySecret -}}
+{{- $refused := include "oz-agent-worker.refusedEnv" . | fromYaml -}}
+{{- $lists := dict "worker.extraEnv" $worker.extraEnv "metrics.extraEnv" (ternary $metrics.extraEnv list $metrics.enabled) -}}
+{{- range $list, $entries := $lists -}}
+{{- range $entry := $entries -}}
+{{- if hasKey $refused $entry.name }}{{ fail (printf "%s: %s %s" $list $entry.name (get $refused $entry.name)) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- $first := list -}}
+{{- if not $secret.mountAsFile -}}
+{{- $key := dict "name" (include "oz-agent-worker.apiKeySecretName" .) "key" $secret.key -}}
+{{- $first = append $first (dict "name" "WARP_API_KEY" "valueFrom" (dict "secretKeyRef" $key)) -}}
+{{- end -}}
+{{- if gt (int64 $worker.replicas) 1 -}}
+{{- $first = append $first (dict "name" "POD_NAME" "valueFrom" (dict "fieldRef" (dict "fieldPath" "metadata.name"))) -}}
+{{- end -}}
+{{- if ne $worker.backend "kubernetes" -}}
+{{- /* Agents write there, and the root file system cannot be written to. */ -}}
+{{- $first = append $first (dict "name" "HOME" "value" "/tmp") -}}
+{{- end -}}
+{{- $then := list (dict "name" "OTEL_METRICS_EXPORTER" "value" (ternary $metrics.exporter "none" $metrics.enabled)) -}}
+{{- if include "oz-agent-worker.exportsTo" (list . "prometheus") -}}
+{{- $then = append $then (dict "name" "OTEL_EXPORTER_PROMETHEUS_HOST" "value" "[::]") -}}
+{{- $then = append $then (dict "name" "OTEL_EXPORTER_PROMETHEUS_PORT" "value" (int64 $metrics.port | toString)) -}}
+{{- end -}}
+{{- /* The operator's that stand before one of the chart's would lose to it: these are left out here, and the last wins below. */ -}}
+{{- $given := dict -}}
+{{- range concat $worker.extraEnv (get $lists "metrics.extraEnv") }}{{ $_ := set $given .name true }}{{ end -}}
+{{- $ours := list -}}
+{{- range $then }}{{ if not (hasKey $given .name) }}{{ $ours = append $ours . }}{{ end }}{{ end -}}
+{{- include "oz-agent-worker.once" (concat $first $worker.extraEnv $ours (get $lists "metrics.extraEnv")) -}}
+{{- end -}}
+
+{{- /* More flags. Of two the worker takes the last: what would take it from the probes, its name or the time to stop from it is
+refused. */ -}}
+{{- define "oz-agent-worker.extraArgs" -}}
+{{- $refused := dict
+  "--drain-timeout" "the Pod's grace period follows worker.drainTimeoutSeconds; set that"
+  "--cancel-grace-period" "the Pod's grace period follows worker.cancelGracePeriodSeconds; set that" -}}
+{{- if not (include "oz-agent-worker.exportsTo" (list . "prometheus")) -}}
+{{- $_ := set $refused "--health-address" "is where the probes find the worker; set metrics.port" -}}
+{{- end -}}
+{{- if gt (int64 .Values.worker.replicas) 1 -}}
+{{- $_ := set $refused "--worker-id" "each of several workers is named after its Pod; set worker.workerId" -}}
+{{- end -}}
+{{- range .Values.worker.extraArgs -}}
+{{- $flag := toString . | splitList "=" | first -}}
+{{- if hasKey $refused $flag }}{{ fail (printf "worker.extraArgs: %s: %s" $flag (get $refused $flag)) }}{{ end }}
+- {{ . | quote }}
+{{- end -}}
+{{- end -}}
+
+{{- /* Where workspaces are. Nothing else may be mounted there, and nothing that the worker reads may be hidden below it. */ -}}
+{{- define "oz-agent-worker.workspaceRoot" -}}
+{{- $root := clean .Values.directBackend.workspaceRoot -}}
+{{- if or (has $root (list "/" "/etc")) (regexMatch "^/etc/(oz-agent-worker|oz-agent-worker-api-key)(/|$)" $root) -}}
+{{- fail (printf "directBackend.workspaceRoot: %s holds what the worker reads; choose another folder" $root) -}}
+{{- end -}}
+{{- $root -}}
+{{- end -}}
+
 {{- /* A probe: include "…probe" (list . .Values.worker.livenessProbe "/livez"). The handler is ours unless there is another. */ -}}
 {{- define "oz-agent-worker.probe" -}}
 {{- $probe := index . 1 -}}
@@ -83,17 +212,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
-{{- /* Seconds that the Pod gets after SIGTERM. Beyond the drain and the grace period the worker may take 10 s to tear down, 10 s to
-report, 2 s to close and 5 s for the last metrics: docs/protocol.md, "Shutdown". */ -}}
+{{- /* Seconds that the Pod gets after SIGTERM: as many as the worker may take. Beyond the drain and the grace period these are 10 s to
+tear down, 10 s to report, 2 s to close, 5 s for the last metrics and 1 s for the log (docs/protocol.md, "Shutdown"), and 5 s in which
+the kernel ends what was killed. */ -}}
 {{- define "oz-agent-worker.terminationGracePeriodSeconds" -}}
 {{- $own := int64 .Values.worker.terminationGracePeriodSeconds -}}
 {{- $drain := int64 .Values.worker.drainTimeoutSeconds -}}
 {{- $cancel := ternary 10 (int64 .Values.worker.cancelGracePeriodSeconds) (kindIs "invalid" .Values.worker.cancelGracePeriodSeconds) -}}
-{{- if or $drain (not (kindIs "invalid" .Values.worker.cancelGracePeriodSeconds)) -}}
-{{- max $own (add $drain $cancel 30) -}}
-{{- else -}}
-{{- $own -}}
-{{- end -}}
+{{- max $own (add $drain $cancel 33) -}}
 {{- end -}}
 
 {{- /* The worker's file. Made as a whole and not line by line, so that no value can break out of its place. */ -}}
@@ -127,9 +253,9 @@ report, 2 s to close and 5 s for the last metrics: docs/protocol.md, "Shutdown".
 {{- include "oz-agent-worker.commands" (list $backend $values) -}}
 {{- else if eq $worker.backend "direct" -}}
 {{- $values := .Values.directBackend -}}
-{{- $_ := set $backend "workspace_root" $values.workspaceRoot -}}
+{{- $_ := set $backend "workspace_root" (include "oz-agent-worker.workspaceRoot" .) -}}
 {{- with $values.ozPath }}{{ $_ := set $backend "oz_path" . }}{{ end -}}
-{{- with $values.environment }}{{ $_ := set $backend "environment" . }}{{ end -}}
+{{- with $values.environment }}{{ $_ := set $backend "environment" (include "oz-agent-worker.once" . | fromYamlArray) }}{{ end -}}
 {{- include "oz-agent-worker.commands" (list $backend $values) -}}
 {{- else if eq $worker.backend "command" -}}
 {{- $values := .Values.commandBackend -}}
@@ -137,7 +263,7 @@ report, 2 s to close and 5 s for the last metrics: docs/protocol.md, "Shutdown".
 {{- $_ := set $backend "dispatch_command" $dispatch -}}
 {{- with $values.cancelCommand }}{{ $_ := set $backend "cancel_command" . }}{{ end -}}
 {{- with $values.dispatchTimeout }}{{ $_ := set $backend "dispatch_timeout" . }}{{ end -}}
-{{- with $values.environment }}{{ $_ := set $backend "environment" . }}{{ end -}}
+{{- with $values.environment }}{{ $_ := set $backend "environment" (include "oz-agent-worker.once" . | fromYamlArray) }}{{ end -}}
 {{- end -}}
 {{- $_ := set $file "backend" (dict $worker.backend $backend) -}}
 {{- toYaml $file -}}

@@ -3,8 +3,9 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use oz_worker_net::tls::{TlsError, TlsFault};
-use ureq::http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
+use oz_worker_net::tls::TlsFault;
+use oz_worker_net::{AnswerError, DialError};
 
 /// Why a request was not taken. Nothing here shows a URL, a header or what the collector wrote.
 #[derive(Debug, thiserror::Error)]
@@ -15,46 +16,13 @@ pub(super) enum ExportFailure {
     #[error("gRPC {code} {}", code_name(*.code))]
     Grpc { code: u16, retry_after: Option<Duration> },
 
+    /// No connection.
     #[error("{0}")]
-    Connection(ConnectionFault),
+    Dial(Box<DialError>),
 
-    #[error("TLS: {0}")]
-    Tls(TlsFault),
-
+    /// A connection, and no answer.
     #[error("{0}")]
-    NoTls(TlsError),
-
-    #[error("no answer in time")]
-    Timeout,
-
-    #[error("{0}; is the endpoint an OTLP receiver?")]
-    Nonsense(&'static str),
-
-    #[error("the message cannot be written as JSON")]
-    Encode,
-
-    #[error("the message cannot be compressed")]
-    Compress,
-}
-
-/// Why there was no answer to read.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectionFault {
-    /// The operating system's words, which know nothing of a URL.
-    #[error("{0}")]
-    Io(io::Error),
-
-    #[error("the host has no address")]
-    NoAddress,
-
-    #[error("the URL cannot be used")]
-    Url,
-
-    #[error("the proxy does not connect the worker")]
-    Proxy,
-
-    #[error("what answers does not speak HTTP")]
-    NotHttp,
+    Answer(AnswerError),
 
     #[error("HTTP/2: {}", .0.description())]
     Http2(h2::Reason),
@@ -62,27 +30,41 @@ pub(super) enum ConnectionFault {
     #[error("HTTP/2: {0}")]
     Http2Io(io::Error),
 
-    #[error("the connection failed")]
-    Broken,
+    /// What the collector said after the handshake.
+    #[error("TLS: {0}")]
+    Tls(TlsFault),
+
+    #[error("{0}")]
+    Io(io::Error),
+
+    #[error("no answer in time")]
+    Timeout,
+
+    #[error("the collector asked for a pause, which lasts")]
+    Paused,
+
+    #[error("{0}; is the endpoint an OTLP receiver?")]
+    Nonsense(&'static str),
+
+    #[error("the message cannot be written as asked for")]
+    Encode,
+
+    #[error("the message cannot be compressed")]
+    Compress,
 }
 
-impl From<ConnectionFault> for ExportFailure {
-    fn from(fault: ConnectionFault) -> Self {
-        Self::Connection(fault)
+impl From<DialError> for ExportFailure {
+    fn from(error: DialError) -> Self {
+        Self::Dial(Box::new(error))
     }
 }
 
-impl From<TlsError> for ExportFailure {
-    fn from(error: TlsError) -> Self {
-        Self::NoTls(error)
-    }
-}
-
-impl From<io::Error> for ExportFailure {
-    fn from(error: io::Error) -> Self {
-        match TlsFault::from(&error) {
-            TlsFault::Io(error) => ConnectionFault::Io(error).into(),
-            fault => Self::Tls(fault),
+impl From<AnswerError> for ExportFailure {
+    fn from(error: AnswerError) -> Self {
+        match error {
+            AnswerError::Broken(fault @ (TlsFault::Certificate(_) | TlsFault::Alert(_))) => Self::Tls(fault),
+            AnswerError::BodyTooLarge(_) => Self::Nonsense("an answer that is far too long"),
+            error => Self::Answer(error),
         }
     }
 }
@@ -104,8 +86,14 @@ impl ExportFailure {
             Self::Grpc { code, retry_after } => {
                 matches!(code, 1 | 4 | 10 | 11 | 14 | 15).then(|| retry_after.unwrap_or_default())
             }
-            Self::Connection(_) => Some(Duration::ZERO),
-            Self::Tls(_) | Self::NoTls(_) | Self::Timeout | Self::Nonsense(_) | Self::Encode | Self::Compress => None,
+            Self::Dial(error) => match &**error {
+                // Neither side will have other certificates, or another name, in a second.
+                DialError::Tls(_) | DialError::ServerName(_) => None,
+                DialError::Handshake { source, .. } if !matches!(source, TlsFault::Io(_)) => None,
+                _ => Some(Duration::ZERO),
+            },
+            Self::Answer(_) | Self::Http2(_) | Self::Http2Io(_) | Self::Io(_) => Some(Duration::ZERO),
+            Self::Tls(_) | Self::Timeout | Self::Paused | Self::Nonsense(_) | Self::Encode | Self::Compress => None,
         }
     }
 }
@@ -145,6 +133,9 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use oz_worker_net::tls::{CertificateFlaw, TlsError};
+    use oz_worker_net::url::UrlHost;
+
     use super::*;
 
     fn answer(status: u16, retry_after: Option<&str>) -> ExportFailure {
@@ -176,14 +167,27 @@ mod tests {
         }
     }
 
+    fn handshake(source: TlsFault) -> ExportFailure {
+        DialError::Handshake { host: UrlHost::Name("h".to_owned()), source }.into()
+    }
+
     #[test]
     fn no_connection_is_tried_again_and_nonsense_is_not() {
-        assert_eq!(ExportFailure::from(ConnectionFault::NoAddress).retry(), Some(Duration::ZERO));
-        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
-        assert_eq!(ExportFailure::from(reset).retry(), Some(Duration::ZERO));
-        let tls = io::Error::other(rustls::Error::InvalidCertificate(rustls::CertificateError::Expired));
-        for failure in [tls.into(), ExportFailure::Timeout, ExportFailure::Nonsense("x"), TlsError::Pair.into()] {
-            assert_eq!(ExportFailure::retry(&failure), None, "{failure}");
+        let again = Some(Duration::ZERO);
+        let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
+        let nowhere = DialError::NoAddress { host: UrlHost::Name("h".to_owned()) };
+        for failure in [nowhere.into(), AnswerError::Empty.into(), handshake(TlsFault::Io(reset()))] {
+            assert_eq!(ExportFailure::retry(&failure), again, "{failure}");
+        }
+        for failure in [
+            handshake(TlsFault::Certificate(CertificateFlaw::Expired)),
+            ExportFailure::Tls(TlsFault::NotTls),
+            DialError::Tls(TlsError::Pair).into(),
+            AnswerError::BodyTooLarge(1).into(),
+            ExportFailure::Timeout,
+            ExportFailure::Nonsense("x"),
+        ] {
+            assert_eq!(failure.retry(), None, "{failure}");
         }
     }
 
@@ -191,15 +195,20 @@ mod tests {
     fn every_failure_is_said_in_a_few_words() {
         let unavailable = ExportFailure::Grpc { code: 14, retry_after: None };
         let unknown = ExportFailure::Grpc { code: 17, retry_after: None };
-        let expired = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
+        let alert = TlsFault::Alert(rustls::AlertDescription::CertificateRequired);
         for (failure, words) in [
             (answer(503, None), "HTTP 503 Service Unavailable"),
             (unavailable, "gRPC 14 UNAVAILABLE"),
             (unknown, "gRPC 17 (unknown)"),
-            (io::Error::other(expired).into(), "TLS: its certificate has expired"),
-            (io::Error::from(io::ErrorKind::ConnectionReset).into(), "connection reset"),
             (
-                ConnectionFault::Http2(h2::Reason::ENHANCE_YOUR_CALM).into(),
+                handshake(TlsFault::Certificate(CertificateFlaw::Expired)),
+                "TLS with h failed: its certificate has expired",
+            ),
+            (AnswerError::Broken(alert).into(), "TLS: it asks for a client certificate"),
+            (AnswerError::NotHttp.into(), "the answer is not HTTP/1 with at most 100 header lines"),
+            (AnswerError::BodyTooLarge(1).into(), "an answer that is far too long; is the endpoint an OTLP receiver?"),
+            (
+                ExportFailure::Http2(h2::Reason::ENHANCE_YOUR_CALM),
                 "HTTP/2: detected excessive load generating behavior",
             ),
         ] {

@@ -1,29 +1,23 @@
 //! OTLP over gRPC: one unary call over HTTP/2 (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
-//!
-//! A connection, and the runtime that drives it, live for one call. Nothing has to be kept alive between two exports,
-//! noticed to be dead or spread over the collectors behind a name, and nothing of it stays in memory.
 
 mod status;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, client};
-use oz_worker_net::tls::{Tls, TlsFault, server_name};
-use oz_worker_net::url::{Url, UrlHost};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::runtime::Builder;
+use http::{HeaderValue, Request, StatusCode, header};
+use oz_worker_net::tls::TlsFault;
+use oz_worker_net::url::UrlError;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use ureq::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use tokio_util::compat::FuturesAsyncReadCompatExt;
 
 use crate::otlp::answer::{MAX_ANSWER, PartialSuccess};
 use crate::otlp::body::{self, Encoding};
-use crate::otlp::failure::{ConnectionFault, ExportFailure};
-use crate::otlp::headers::headers;
+use crate::otlp::failure::ExportFailure;
+use crate::otlp::route::{Connection, Route};
+use crate::otlp::runtime::ExportRuntime;
 use crate::settings::Otlp;
 use crate::signal::OtelSignal;
 
@@ -36,28 +30,27 @@ const GOODBYE: Duration = Duration::from_secs(1);
 type CallSender = client::SendRequest<Bytes>;
 
 pub(super) struct Grpc {
-    endpoint: Url,
-    tls: Arc<Tls>,
+    route: Route,
     /// The method's, without credentials.
     url: String,
-    headers: HeaderMap,
 }
 
 impl Grpc {
-    pub(super) fn new(otlp: &Otlp, encoding: Encoding) -> Self {
-        let endpoint = otlp.endpoint.clone();
-        let service = match otlp.signal {
-            OtelSignal::Metrics => "metrics.v1.MetricsService",
-            OtelSignal::Traces => "trace.v1.TraceService",
-        };
-        let (scheme, authority) = (endpoint.scheme(), endpoint.authority());
-        let url = format!("{scheme}://{authority}/opentelemetry.proto.collector.{service}/Export");
-        let mut headers = headers(&endpoint, &otlp.headers, encoding);
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    /// # Errors
+    /// The endpoint's path cannot be put before the method's; cannot happen, since both have been read.
+    pub(super) fn new(otlp: &Otlp, encoding: Encoding) -> Result<Self, UrlError> {
+        let mut route = Route::new(otlp, encoding);
+        route.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         if let Some(packed) = encoding.content_encoding() {
-            headers.insert("grpc-encoding", HeaderValue::from_static(packed));
+            route.headers.insert("grpc-encoding", HeaderValue::from_static(packed));
         }
-        Self { endpoint, tls: Arc::clone(&otlp.tls), url, headers }
+        let method = match otlp.signal {
+            OtelSignal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+            OtelSignal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+        };
+        let url = otlp.endpoint.clone().below(method)?;
+        let url = format!("{}://{}{}", url.scheme(), url.host_header(), url.path_and_query());
+        Ok(Self { route, url })
     }
 
     /// Sends `body` and reads the answer, within `time`.
@@ -65,39 +58,20 @@ impl Grpc {
     /// # Errors
     /// No connection, no answer, or an answer that says no.
     pub(super) fn post(&self, body: Bytes, time: Duration) -> Result<PartialSuccess, ExportFailure> {
-        let runtime = Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(1).build()?;
-        let answer = runtime.block_on(async { timeout(time, self.call(body)).await });
-        // A name that is still being looked up cannot be called off; its thread ends by itself.
-        runtime.shutdown_background();
-        answer.unwrap_or(Err(ExportFailure::Timeout))
+        ExportRuntime::run(time, async {
+            let (stream, said) = self.route.connect().await?;
+            let answer = self.exchange(stream, body).await;
+            answer.map_err(|failure| said.take().map_or(failure, ExportFailure::Tls))
+        })
     }
 
-    async fn call(&self, body: Bytes) -> Result<PartialSuccess, ExportFailure> {
-        let port = self.endpoint.port();
-        let stream = match self.endpoint.host() {
-            UrlHost::Name(name) => TcpStream::connect((name.as_str(), port)).await?,
-            UrlHost::Address(address) => TcpStream::connect((*address, port)).await?,
-        };
-        if !self.endpoint.is_secure() {
-            return self.exchange(stream, body).await;
-        }
-        let mut tls = self.tls.client_config()?;
-        tls.alpn_protocols = vec![b"h2".to_vec()];
-        let name = server_name(self.endpoint.host()).ok_or(ConnectionFault::NoAddress)?;
-        let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await?;
-        self.exchange(stream, body).await
-    }
-
-    async fn exchange<S>(&self, stream: S, body: Bytes) -> Result<PartialSuccess, ExportFailure>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (sender, connection) = client::handshake(stream).await?;
+    async fn exchange(&self, stream: Connection, body: Bytes) -> Result<PartialSuccess, ExportFailure> {
+        let (sender, connection) = client::handshake(stream.compat()).await?;
         let driver = tokio::spawn(connection);
         let answer = self.ask(sender, body).await;
         match (answer, timeout(GOODBYE, driver).await) {
             // Why the connection ended is known to it only: to the call it is a broken pipe, whatever the collector said.
-            (Err(ExportFailure::Connection(_)), Ok(Ok(Err(error)))) => Err(error.into()),
+            (Err(ExportFailure::Http2(_) | ExportFailure::Http2Io(_)), Ok(Ok(Err(error)))) => Err(error.into()),
             (answer, _) => answer,
         }
     }
@@ -110,8 +84,8 @@ impl Grpc {
 
     fn request(&self) -> Result<Request<()>, ExportFailure> {
         let request = Request::post(&self.url).body(());
-        let mut request = request.map_err(|_| ConnectionFault::Url)?;
-        request.headers_mut().clone_from(&self.headers);
+        let mut request = request.map_err(|_| ExportFailure::Encode)?;
+        request.headers_mut().clone_from(&self.route.headers);
         Ok(request)
     }
 }
@@ -160,9 +134,9 @@ impl From<h2::Error> for ExportFailure {
         // Its own words may repeat what the other side wrote.
         let reason = error.reason();
         match error.into_io().as_ref().map(TlsFault::from) {
-            Some(TlsFault::Io(error)) => ConnectionFault::Http2Io(error).into(),
+            Some(TlsFault::Io(error)) => Self::Http2Io(error),
             Some(fault) => Self::Tls(fault),
-            None => ConnectionFault::Http2(reason.unwrap_or(Reason::PROTOCOL_ERROR)).into(),
+            None => Self::Http2(reason.unwrap_or(Reason::PROTOCOL_ERROR)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What goes with every message to a collector, whatever carries it.
 
+use http::{HeaderMap, HeaderValue, header};
 use oz_worker_net::url::Url;
-use ureq::http::{HeaderMap, HeaderValue, header};
 
 use crate::otlp::body::Encoding;
 use crate::settings::Headers;

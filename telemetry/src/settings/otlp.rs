@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use oz_worker_net::proxy::{self, Proxy};
 use oz_worker_net::tls::Tls;
 use oz_worker_net::url::Url;
-use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::settings::problem::VariableProblem;
 use crate::settings::reader::{Reader, key_and_value};
@@ -42,9 +42,9 @@ pub(crate) enum Compression {
 pub(crate) struct Otlp {
     pub(crate) signal: OtelSignal,
     pub(crate) protocol: Protocol,
-    /// The whole URL; of gRPC, scheme, host and port count. Its type shows these only.
+    /// The whole URL over HTTP; of gRPC what stands before the method's path. Its type shows neither path nor user.
     pub(crate) endpoint: Url,
-    /// What the endpoint is reached through; never with gRPC.
+    /// What the endpoint is reached through.
     pub(crate) proxy: Option<Proxy>,
     /// Secrets, all of them: their type shows their names only.
     pub(crate) headers: Headers,
@@ -63,6 +63,29 @@ impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
+}
+
+/// Whether a header says how a message is written or carried, which only the exporter knows, or is about one connection (RFC
+/// 9110, section 7.6.1; RFC 9113, section 8.2.2): given by somebody else it would break every push. Names that begin with
+/// `grpc-` are gRPC's own.
+fn is_the_exporters(name: &HeaderName) -> bool {
+    const NAMES: [&str; 14] = [
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    NAMES.contains(&name.as_str()) || name.as_str().starts_with("grpc-")
 }
 
 impl Reader<'_> {
@@ -89,7 +112,7 @@ impl Reader<'_> {
             compression: self.choice(&signal.variables("COMPRESSION"), &compressions),
             // Nothing of it is read where it is of no use.
             tls: Arc::new(if endpoint.is_secure() { self.tls(signal)? } else { Tls::default() }),
-            proxy: if protocol == Protocol::Grpc { None } else { self.proxy(signal, &endpoint).ok()? },
+            proxy: self.proxy(signal, &endpoint).ok()?,
             endpoint,
         })
     }
@@ -97,17 +120,14 @@ impl Reader<'_> {
     /// The signal's own variable is the whole URL; the general one is a base, to which the signal's path is added.
     fn http_endpoint(&mut self, signal: OtelSignal) -> Option<Url> {
         let [own, general] = signal.variables("ENDPOINT");
-        let (variable, url) = match (self.get(&own), self.get(&general)) {
-            (Some(url), _) => (own, url),
-            (None, base) => {
-                let base = base.unwrap_or_else(|| "http://localhost:4318".to_owned());
-                (general, format!("{}/v1/{signal}", base.trim_end_matches('/')))
-            }
-        };
-        self.url(signal, variable, &url)
+        if let Some(url) = self.get(&own) {
+            return self.url(signal, own, &url);
+        }
+        let base = self.get(&general).unwrap_or_else(|| "http://localhost:4318".to_owned());
+        self.url(signal, general, &base)?.below(&format!("/v1/{signal}")).ok()
     }
 
-    /// No path is added. Without a scheme the connection is secure, unless that is turned off.
+    /// No path is added here: a method has its own. Without a scheme the connection is secure, unless that is turned off.
     fn grpc_endpoint(&mut self, signal: OtelSignal) -> Option<Url> {
         let insecure = self.boolean(&signal.variables("INSECURE"));
         let [_, general] = signal.variables("ENDPOINT");
@@ -139,11 +159,13 @@ impl Reader<'_> {
                 value.set_sensitive(true);
                 Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
             });
+            let (variable, entry) = (variable.clone(), index + 1);
             match header {
-                Some((name, value)) => drop(headers.insert(name, value)),
-                None => {
-                    self.problems.push(VariableProblem::NotAHeader { variable: variable.clone(), entry: index + 1 });
+                Some((name, _)) if is_the_exporters(&name) => {
+                    self.problems.push(VariableProblem::NotTheOperators { variable, entry, name });
                 }
+                Some((name, value)) => drop(headers.insert(name, value)),
+                None => self.problems.push(VariableProblem::NotAHeader { variable, entry }),
             }
         }
         Headers(headers)

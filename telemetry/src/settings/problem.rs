@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use http::HeaderName;
 use oz_worker_net::proxy::ProxyError;
 use oz_worker_net::tls::{PemError, TlsError};
 use oz_worker_net::url::UrlError;
@@ -18,12 +19,11 @@ pub(crate) enum VariableProblem {
         .signal.exporter_variable(), quoted(.value), exporters(*.signal))]
     UnknownExporter { signal: OtelSignal, value: String },
 
-    #[error("{variable}: {} is neither true nor false; taken as false", quoted(.value))]
-    NotABoolean { variable: String, value: String },
+    #[error("{variable}: {} is neither true nor false; using {instead}", quoted(.value))]
+    NotABoolean { variable: String, value: String, instead: bool },
 
-    #[error("{variable}: {} is not known; accepted are {}; using {}",
-        quoted(.value), .accepted.join(", "), .accepted.first().unwrap_or(&"the default"))]
-    NotAChoice { variable: String, value: String, accepted: Vec<&'static str> },
+    #[error("{variable}: {} is not known; accepted are {}; using {instead}", quoted(.value), .accepted.join(", "))]
+    NotAChoice { variable: String, value: String, accepted: Vec<&'static str>, instead: &'static str },
 
     #[error("{variable}: {} is not a whole number of milliseconds above 0; using {}", quoted(.value), .instead.as_millis())]
     NotMilliseconds { variable: String, value: String, instead: Duration },
@@ -55,6 +55,9 @@ pub(crate) enum VariableProblem {
 
     #[error("{variable}: entry {entry} is not name=value with a valid header name and value; it is left out")]
     NotAHeader { variable: String, entry: usize },
+
+    #[error("{variable}: entry {entry}: the header {name} is for the exporter itself to set; it is left out")]
+    NotTheOperators { variable: String, entry: usize, name: HeaderName },
 
     #[error("{variable}: cannot read {}: {source}; {signal} are not pushed", quoted(.path))]
     NotAFile { signal: OtelSignal, variable: String, path: String, source: io::Error },

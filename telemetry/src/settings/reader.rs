@@ -25,6 +25,29 @@ impl<'a> Reader<'a> {
         variable(self.env, name)
     }
 
+    /// What the first of these variables that can be understood says, and `default` when none can: a bad value of a signal's
+    /// own variable leaves the general one in force. Each bad one is a problem, which knows what holds instead.
+    fn valid<T>(
+        &mut self,
+        names: &[impl AsRef<str>],
+        default: T,
+        read: impl Fn(&str) -> Option<T>,
+        problem: impl Fn(String, String, &T) -> VariableProblem,
+    ) -> T {
+        let (mut bad, mut valid) = (Vec::new(), None);
+        for name in names.iter().map(AsRef::as_ref) {
+            let Some(value) = self.get(name) else { continue };
+            valid = read(&value);
+            if valid.is_some() {
+                break;
+            }
+            bad.push((name.to_owned(), value));
+        }
+        let holds = valid.unwrap_or(default);
+        self.problems.extend(bad.into_iter().map(|(variable, value)| problem(variable, value, &holds)));
+        holds
+    }
+
     /// The first of these variables that is set, with its name.
     pub(super) fn first(&self, names: &[impl AsRef<str>]) -> Option<(String, String)> {
         names.iter().map(AsRef::as_ref).find_map(|name| self.get(name).map(|value| (name.to_owned(), value)))
@@ -34,54 +57,69 @@ impl<'a> Reader<'a> {
         self.boolean(&["OTEL_SDK_DISABLED"])
     }
 
-    /// Whether the first of these variables that is set is `true`.
+    /// Whether one of these variables is `true`.
     pub(super) fn boolean(&mut self, names: &[impl AsRef<str>]) -> bool {
-        let Some((variable, value)) = self.first(names) else { return false };
-        let yes = value.eq_ignore_ascii_case("true");
-        if !yes && !value.eq_ignore_ascii_case("false") {
-            self.problems.push(VariableProblem::NotABoolean { variable, value });
-        }
-        yes
+        let read = |value: &str| match value.to_ascii_lowercase().as_str() {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        };
+        self.valid(names, false, read, |variable, value, instead| VariableProblem::NotABoolean {
+            variable,
+            value,
+            instead: *instead,
+        })
     }
 
-    /// What the first of these variables that is set stands for; the first of `choices` is the default.
-    pub(super) fn choice<T: Copy + Default>(&mut self, names: &[String], choices: &[(&'static str, T)]) -> T {
+    /// What one of these variables stands for; the first of `choices` is the default.
+    pub(super) fn choice<T: Copy + Default + PartialEq>(
+        &mut self,
+        names: &[String],
+        choices: &[(&'static str, T)],
+    ) -> T {
         let default = choices.first().map(|(_, choice)| *choice).unwrap_or_default();
-        let Some((variable, value)) = self.first(names) else { return default };
-        let chosen = choices.iter().find(|(word, _)| value.eq_ignore_ascii_case(word));
-        chosen.map_or_else(
-            || {
-                let accepted = choices.iter().map(|(word, _)| *word).collect();
-                self.problems.push(VariableProblem::NotAChoice { variable, value, accepted });
-                default
-            },
-            |(_, choice)| *choice,
-        )
+        let read =
+            |value: &str| choices.iter().find(|(word, _)| value.eq_ignore_ascii_case(word)).map(|(_, choice)| *choice);
+        self.valid(names, default, read, |variable, value, instead| VariableProblem::NotAChoice {
+            variable,
+            value,
+            accepted: choices.iter().map(|(word, _)| *word).collect(),
+            instead: choices.iter().find(|(_, choice)| choice == instead).map_or("the default", |(word, _)| word),
+        })
     }
 
-    /// The time in the first of these variables that is set, or `default` when none is, or it is not a time.
+    /// The time in one of these variables.
     pub(super) fn milliseconds(&mut self, names: &[impl AsRef<str>], default: Duration) -> Duration {
-        let Some((variable, value)) = self.first(names) else { return default };
-        match value.parse() {
-            Ok(milliseconds) if milliseconds > 0 => Duration::from_millis(milliseconds),
-            _ => {
-                self.problems.push(VariableProblem::NotMilliseconds { variable, value, instead: default });
-                default
-            }
-        }
+        let read = |value: &str| value.parse().ok().filter(|number| *number > 0).map(Duration::from_millis);
+        self.valid(names, default, read, |variable, value, instead| VariableProblem::NotMilliseconds {
+            variable,
+            value,
+            instead: *instead,
+        })
     }
 
     /// The same for a bound on a time, where 0 is none (OpenTelemetry specification, SDK environment variables, "Timeout").
     pub(super) fn timeout(&mut self, names: &[impl AsRef<str>], default: Duration) -> Duration {
-        let Some((variable, value)) = self.first(names) else { return default };
-        match value.parse() {
-            Ok(0) => NO_LIMIT,
-            Ok(milliseconds) => Duration::from_millis(milliseconds).min(NO_LIMIT),
-            Err(_) => {
-                self.problems.push(VariableProblem::NotATimeout { variable, value, instead: default });
-                default
-            }
-        }
+        let read = |value: &str| match value.parse().ok()? {
+            0 => Some(NO_LIMIT),
+            milliseconds => Some(Duration::from_millis(milliseconds).min(NO_LIMIT)),
+        };
+        self.valid(names, default, read, |variable, value, instead| VariableProblem::NotATimeout {
+            variable,
+            value,
+            instead: *instead,
+        })
+    }
+
+    /// The number in one of these variables, from 1 to `most`.
+    pub(super) fn count(&mut self, names: &[&str], most: usize, default: usize) -> usize {
+        let read = |value: &str| value.parse().ok().filter(|count| (1..=most).contains(count));
+        self.valid(names, default, read, |variable, value, instead| VariableProblem::NotACount {
+            variable,
+            value,
+            most,
+            instead: *instead,
+        })
     }
 }
 

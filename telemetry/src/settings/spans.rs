@@ -102,13 +102,4 @@ impl Reader<'_> {
             1.0
         })
     }
-
-    /// The number in the first of these variables that is set, or `default` when none is, or it is not one from 1 to `most`.
-    fn count(&mut self, names: &[&'static str], most: usize, default: usize) -> usize {
-        let Some((variable, value)) = self.first(names) else { return default };
-        value.parse().ok().filter(|count| (1..=most).contains(count)).unwrap_or_else(|| {
-            self.problems.push(VariableProblem::NotACount { variable, value, most, instead: default });
-            default
-        })
-    }
 }

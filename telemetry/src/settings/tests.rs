@@ -321,11 +321,96 @@ fn a_collector_is_reached_through_the_proxy_that_the_link_would_take() {
     assert_eq!(through(&[collector, ("all_proxy", "proxy:1")]).as_deref(), Some("proxy:1"));
     assert_eq!(through(&[collector, proxy, ("NO_PROXY", "collector")]), None);
     assert_eq!(through(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://localhost:4318"), proxy]), None);
-    assert_eq!(through(&[collector, proxy, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]), None);
+    let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+    assert_eq!(through(&[collector, proxy, grpc]).as_deref(), Some("proxy:3128"));
     assert!(!format!("{:?}", otlp(&[collector, proxy])).contains("hunter2"));
-    let (settings, problems) = read(&[collector, ("HTTPS_PROXY", "socks5://me:hunter2@proxy")]);
-    assert!(settings.metrics.otlp.is_none());
-    assert!(matches!(&*problems, [line] if line.contains("HTTPS_PROXY") && !line.contains("hunter2")), "{problems:?}");
+    // What cannot be used is not gone around, with the credentials and without the proxy.
+    for protocol in ["http/protobuf", "http/json", "grpc"] {
+        for endpoint in ["https://collector:4318", "http://collector:4318"] {
+            let (settings, problems) = read(&[
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                ("ALL_PROXY", "socks5://me:hunter2@proxy"),
+            ]);
+            assert!(settings.metrics.otlp.is_none(), "{protocol} {endpoint}");
+            assert!(
+                matches!(&*problems, [line] if line.contains("ALL_PROXY") && !line.contains("hunter2")),
+                "{problems:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_bad_value_of_a_signal_leaves_the_general_one_in_force() {
+    let (settings, problems) = read(&[
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grcp"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
+        ("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "br"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "700"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "1s"),
+        ("OTEL_EXPORTER_OTLP_INSECURE", "true"),
+        ("OTEL_EXPORTER_OTLP_METRICS_INSECURE", "1"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
+    ]);
+    let otlp = settings.metrics.otlp.unwrap();
+    assert_eq!((otlp.protocol, otlp.compression), (Protocol::Grpc, Compression::Zstd));
+    assert_eq!((otlp.timeout, otlp.endpoint.scheme()), (Duration::from_millis(700), "http"));
+    // Each is a problem all the same, and says what holds.
+    for words in [
+        ["METRICS_PROTOCOL", "using grpc"],
+        ["METRICS_COMPRESSION", "using zstd"],
+        ["METRICS_TIMEOUT", "using 700"],
+        ["METRICS_INSECURE", "using true"],
+    ] {
+        let told = problems.iter().filter(|line| words.iter().all(|word| line.contains(word))).count();
+        assert_eq!(told, 1, "{words:?}: {problems:#?}");
+    }
+    assert_eq!(problems.len(), 4, "{problems:#?}");
+    let length = |variables: &[(&str, &str)]| traces(variables).0.longest_text;
+    let own = ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "ten");
+    assert_eq!(length(&[own, ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "10")]), 10);
+}
+
+#[test]
+fn headers_of_the_exporter_itself_are_refused_by_name() {
+    for name in ["Content-Length", "connection", "Transfer-Encoding", "Host", "content-type", "TE", "grpc-timeout"] {
+        let list = format!("a=1,{name}=canary,b=2");
+        let (settings, problems) = read(&[("OTEL_EXPORTER_OTLP_HEADERS", &list)]);
+        let headers = settings.metrics.otlp.unwrap().headers;
+        assert_eq!(format!("{headers:?}"), r#"{"a", "b"}"#);
+        let words = ["OTEL_EXPORTER_OTLP_HEADERS", "entry 2", &name.to_ascii_lowercase()];
+        assert!(matches!(&*problems, [line] if words.iter().all(|word| line.contains(word))), "{problems:?}");
+        assert!(!problems.concat().contains("canary"), "{problems:?}");
+    }
+}
+
+#[test]
+fn an_endpoint_is_one_url_over_every_protocol() {
+    for protocol in ["http/protobuf", "http/json", "grpc"] {
+        let protocol = ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol);
+        for (url, word) in [
+            ("http://collector:431800", "port"),
+            ("http://collector:0", "port"),
+            ("http://user:canary@", "host"),
+            ("http://user:canary#x@collector", "%23"),
+            ("http://coll ector", "host"),
+            ("http://collector/canary path", "percent-encoded"),
+        ] {
+            for variable in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"] {
+                let (settings, problems) = read(&[protocol, (variable, url)]);
+                assert!(settings.metrics.otlp.is_none(), "{url}");
+                assert!(matches!(&*problems, [line] if line.contains(variable) && line.contains(word)), "{problems:?}");
+                assert!(!problems.concat().contains("canary"), "{problems:?}");
+            }
+        }
+        let otlp = otlp(&[protocol, ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user%40x:p@collector/otlp/?k=v")]);
+        let path = if otlp.protocol == Protocol::Grpc { "/otlp/?k=v" } else { "/otlp/v1/metrics?k=v" };
+        assert_eq!(shown(&otlp.endpoint), format!("http://collector:80{path}"));
+        let user = otlp.endpoint.user_info().unwrap();
+        assert_eq!((user.user.expose(), user.password.expose()), ("user@x", "p"));
+    }
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -25,12 +27,14 @@ pub struct Files {
 
 impl Authority {
     pub fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::default();
+        // Of two with one name the wrong one would be taken for the right one with a bad signature.
+        params.distinguished_name.push(DnType::CommonName, directory.path().to_str().unwrap());
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
-        let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
         Self { directory, issuer: Issuer::new(params, key), certificate: certificate.der().clone() }
     }

@@ -11,12 +11,12 @@ use std::thread;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
+use http::{HeaderMap, Request, Response};
 use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsPartialSuccess, ExportMetricsServiceResponse};
 use prost::Message;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
-use ureq::http::{HeaderMap, Request, Response};
 
 use super::PATIENCE;
 
@@ -207,7 +207,8 @@ async fn answer_call(
     assert_eq!(length as usize, body.len() - 5);
     assert_eq!(body[0] == 1, head.headers.contains_key("grpc-encoding"));
     let headers = head.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
-    let post = Post { path: head.uri.path().to_owned(), headers: headers.collect(), body: body.split_off(5) };
+    let path = head.uri.path_and_query().unwrap().to_string();
+    let post = Post { path, headers: headers.collect(), body: body.split_off(5) };
 
     let Answer { status, headers, body } = peer.answers.next().unwrap_or_default();
     let _ = peer.sender.send(post);

@@ -5,12 +5,16 @@
 use std::{
     fs,
     net::TcpListener,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::Command,
-    thread,
     time::{Duration, Instant},
 };
 
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::inotify,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -77,7 +81,8 @@ impl Setup {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (service, grpc, http) = self.run(program, dir.path());
         // The same ports again after a restart.
-        Some(Collector { service, setup: Self { grpc, http, ..self }, program, dir })
+        let setup = Self { grpc, http, ..self };
+        Some(Collector { service, setup, program, writes: Writes::into(dir.path()), dir })
     }
 
     fn run(&self, program: &Path, dir: &Path) -> (Service, String, String) {
@@ -122,7 +127,33 @@ pub struct Collector {
     service: Service,
     setup: Setup,
     program: &'static PathBuf,
+    writes: Writes,
     dir: TempDir,
+}
+
+/// Tells when something was written in a directory.
+struct Writes(OwnedFd);
+
+impl Writes {
+    fn into(dir: &Path) -> Self {
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        let writes = inotify::init(flags).expect("inotify");
+        let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE;
+        inotify::add_watch(&writes, dir, events).expect("a directory that can be watched");
+        Self(writes)
+    }
+
+    /// Forgets what was written so far.
+    fn forget(&self) {
+        while rustix::io::read(&self.0, &mut [0_u8; 4096]).is_ok_and(|length| length > 0) {}
+    }
+
+    /// Waits until something was written since; false when nothing was before `deadline`.
+    fn wait_until(&self, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).expect("bounds are small");
+        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&left)).expect("an own descriptor") > 0
+    }
 }
 
 impl Collector {
@@ -159,27 +190,28 @@ impl Collector {
 
     /// Everything that it has written so far, in order.
     pub fn exports(&self) -> Vec<Export> {
-        let text = fs::read_to_string(self.dir.path().join("exports")).unwrap_or_default();
-        // The last line may be half written.
-        text.split_inclusive('\n').filter(|line| line.ends_with('\n')).map(Export::parse).collect()
+        let bytes = fs::read(self.dir.path().join("exports")).unwrap_or_default();
+        // The last line may be half written, in the middle of a character.
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let text = std::str::from_utf8(bytes.get(..whole).unwrap_or_default()).expect("the Collector writes JSON");
+        text.lines().map(Export::parse).collect()
     }
 
-    /// Waits until something is as wanted in all that was written. There is no event to wait for, so it looks as often as
-    /// there may be something new.
+    /// Waits until something is as wanted in all that was written.
     pub fn wait_for<T>(&self, what: &str, find: impl Fn(&[Export]) -> Option<T>) -> T {
         let deadline = Instant::now() + BOUND;
         loop {
+            self.writes.forget();
             let exports = self.exports();
             if let Some(found) = find(&exports) {
                 return found;
             }
             assert!(
-                Instant::now() < deadline,
+                self.writes.wait_until(deadline),
                 "{what} did not come; the last of {}: {:#?}",
                 exports.len(),
                 exports.last()
             );
-            thread::sleep(FLUSH / 2);
         }
     }
 }

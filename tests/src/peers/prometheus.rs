@@ -7,7 +7,6 @@ use std::{
     io::Write,
     path::Path,
     process::{Command, Stdio},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -15,7 +14,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Peer, service::Service};
+use super::{Peer, service::Service, ticks::Ticks};
 use crate::{BOUND, metrics::Labels, worker::http_get};
 
 /// How often each worker is scraped: between two scrapes no answer changes.
@@ -33,6 +32,8 @@ pub struct Prometheus {
     _service: Service,
     _dir: TempDir,
     address: String,
+    /// Scraped as often as the workers.
+    ticks: Ticks,
 }
 
 impl Prometheus {
@@ -56,10 +57,11 @@ impl Prometheus {
     fn with(scrape: &Value) -> Option<Self> {
         let program = Peer::Prometheus.programs()?.first()?;
         let dir = tempfile::tempdir().expect("a temporary directory");
+        let ticks = Ticks::start();
         let interval = format!("{}ms", INTERVAL.as_millis());
         let config = json!({
             "global": {"scrape_interval": interval, "scrape_timeout": interval},
-            "scrape_configs": [scrape],
+            "scrape_configs": [scrape, {"job_name": "ticks", "static_configs": [{"targets": [ticks.address()]}]}],
         });
         let file = dir.path().join("prometheus.yml");
         // JSON is YAML.
@@ -69,7 +71,7 @@ impl Prometheus {
         let (_, address) = line.rsplit_once("address=").unwrap_or_else(|| panic!("no address in {line:?}"));
         let address = address.to_owned();
         service.wait_for_line("Server is ready to receive web requests");
-        Some(Self { _service: service, _dir: dir, address })
+        Some(Self { _service: service, _dir: dir, address, ticks })
     }
 
     /// What a `PromQL` query answers now.
@@ -91,17 +93,16 @@ impl Prometheus {
         answer.first().map(|sample| sample.value)
     }
 
-    /// Asks until the answer is as wanted, and gives it. There is no event to wait for, so it asks as often as there may be
-    /// something new.
+    /// Asks until the answer is as wanted, and gives it; once more whenever everything was scraped once more.
     pub fn wait_for(&self, query: &str, is_wanted: impl Fn(&[Sample]) -> bool) -> Vec<Sample> {
         let deadline = Instant::now() + BOUND;
         loop {
+            let seen = self.ticks.count();
             let answer = self.query(query);
             if is_wanted(&answer) {
                 return answer;
             }
-            assert!(Instant::now() < deadline, "{query} still answers {answer:#?}");
-            thread::sleep(INTERVAL / 4);
+            assert!(self.ticks.wait_beyond(seen, deadline), "{query} still answers {answer:#?}");
         }
     }
 

@@ -179,12 +179,12 @@ fn the_deployment_of_the_least_values_is_what_it_always_was() {
         Some(json!(true))
     );
     let args = container["args"].as_array_mut().unwrap();
-    assert_eq!(args.split_off(10), ["--health-address", "0.0.0.0:9464"]);
+    assert_eq!(args.split_off(10), ["--health-address", "[::]:9464"]);
     assert_eq!(
         spec,
         json!({
             "serviceAccountName": "r-oz-agent-worker",
-            "terminationGracePeriodSeconds": 30,
+            "terminationGracePeriodSeconds": 43,
             "securityContext": {
                 "runAsNonRoot": true, "runAsUser": 10001, "runAsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"}
             },
@@ -415,7 +415,7 @@ fn metrics() {
         // The endpoint is the one that is scraped.
         "container/args/10": null, "container/args/11": null,
         "container/env/1/value": "prometheus",
-        "container/env/2": {"name": "OTEL_EXPORTER_PROMETHEUS_HOST", "value": "0.0.0.0"},
+        "container/env/2": {"name": "OTEL_EXPORTER_PROMETHEUS_HOST", "value": "[::]"},
         "container/env/3": {"name": "OTEL_EXPORTER_PROMETHEUS_PORT", "value": "9464"},
         "container/ports": [{"name": "metrics", "containerPort": 9464, "protocol": "TCP"}]
     });
@@ -490,4 +490,161 @@ fn what_scrapes_finds_the_worker() {
             "podMetricsEndpoints": [{"port": "metrics", "path": "/metrics", "interval": "15s", "scrapeTimeout": "5s"}]
         })
     );
+}
+
+/// Names of the worker's variables, in order.
+fn variables(rendering: &Rendering) -> Vec<String> {
+    let entries = rendering.container()["env"].as_array().unwrap();
+    entries.iter().map(|entry| text(&entry["name"]).to_owned()).collect()
+}
+
+#[test]
+fn a_name_stands_once_in_every_list_and_the_operators_wins() {
+    let given = |name: &str, value: &str| json!({"name": name, "value": value});
+    let rendering = rendered!({
+        "image": {"pullSecrets": [{"name": "s"}, {"name": "t"}, {"name": "s"}]},
+        "worker": {
+            "backend": "direct", "podLabels": {"a": "b", "app.kubernetes.io/instance": "r"},
+            "extraEnv": [
+                given("HOME", "/home/oz"), given("WARP_API_KEY", "wk"), given("TWICE", "1"), given("BOTH", "1"),
+                given("TWICE", "2"), given("OTEL_EXPORTER_PROMETHEUS_HOST", "0.0.0.0")
+            ]
+        },
+        "directBackend": {"environment": [given("A", "1"), given("B", "1"), given("A", "2")], "workspaceRoot": "/tmp/"},
+        "metrics": {
+            "enabled": true, "extraEnv": [given("BOTH", "2"), given("OTEL_SERVICE_NAME", "x")],
+            "podMonitor": {"create": true, "additionalLabels": {"app.kubernetes.io/name": "mine"}},
+            "serviceMonitor": {"create": true, "additionalLabels": {"app.kubernetes.io/name": "mine"}},
+            "prometheusRule": {"create": true, "additionalLabels": {"app.kubernetes.io/name": "mine"}},
+            "dashboard": {"create": true, "labels": {"app.kubernetes.io/name": "mine"}}
+        },
+        "networkPolicy": {"create": true, "collectorPorts": [4317, 4317]}
+    });
+    // YAML with a key twice is no YAML to this reader: that every object was read shows the maps.
+    for (name, value) in [
+        ("HOME", "/home/oz"),
+        ("WARP_API_KEY", "wk"),
+        ("TWICE", "2"),
+        ("BOTH", "2"),
+        ("OTEL_EXPORTER_PROMETHEUS_HOST", "0.0.0.0"),
+        ("OTEL_EXPORTER_PROMETHEUS_PORT", "9464"),
+        ("OTEL_METRICS_EXPORTER", "prometheus"),
+        ("OTEL_SERVICE_NAME", "x"),
+    ] {
+        assert_eq!(rendering.variable(name).unwrap()["value"], value, "{name}");
+    }
+    let names = variables(&rendering);
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+    assert_eq!(rendering.pod()["spec"]["imagePullSecrets"], json!([{"name": "s"}, {"name": "t"}]));
+    assert_eq!(
+        rendering.pod()["metadata"]["labels"],
+        json!({"a": "b", "app.kubernetes.io/instance": "r", "app.kubernetes.io/name": "oz-agent-worker"})
+    );
+    for kind in ["PodMonitor", "ServiceMonitor", "PrometheusRule"] {
+        assert_eq!(rendering.the(kind)["metadata"]["labels"]["app.kubernetes.io/name"], "mine", "{kind}");
+    }
+    let environment = &rendering.file()["backend"]["direct"]["environment"];
+    assert_eq!(*environment, json!([{"name": "B", "value": "1"}, {"name": "A", "value": "2"}]));
+    let paths: Vec<&str> = rendering.container()["volumeMounts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|mount| text(&mount["mountPath"]))
+        .collect();
+    assert_eq!(paths, ["/etc/oz-agent-worker", "/tmp"]);
+    assert_eq!(rendering.file()["backend"]["direct"]["workspace_root"], "/tmp");
+    let volumes: Vec<&str> =
+        rendering.pod()["spec"]["volumes"].as_array().unwrap().iter().map(|volume| text(&volume["name"])).collect();
+    assert_eq!(volumes, ["config", "workspaces"]);
+}
+
+#[test]
+fn what_would_break_the_release_is_refused_by_name() {
+    let Some(helm) = helm() else { return };
+    let variable = |name: &str, value: &str| json!([{"name": name, "value": value}]);
+    let scraped = json!({"enabled": true});
+    let constraint = json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"});
+    for (values, said) in [
+        (json!({"worker": {"podLabels": {"app.kubernetes.io/name": "x"}}}), "worker.podLabels: app.kubernetes.io/name"),
+        (json!({"worker": {"podAnnotations": {"checksum/config": "x"}}}), "worker.podAnnotations: checksum/config"),
+        (json!({"worker": {"replicas": 2, "extraEnv": variable("POD_NAME", "x")}}), "worker.extraEnv: POD_NAME"),
+        (json!({"worker": {"replicas": 2, "extraArgs": ["--worker-id=x"]}}), "worker.extraArgs: --worker-id"),
+        (json!({"worker": {"extraArgs": ["--health-address", "a:1"]}}), "worker.extraArgs: --health-address"),
+        (json!({"worker": {"extraArgs": ["--drain-timeout", "1h"]}}), "worker.drainTimeoutSeconds"),
+        (json!({"worker": {"extraArgs": ["--cancel-grace-period=1m"]}}), "worker.cancelGracePeriodSeconds"),
+        (
+            json!({"worker": {"extraEnv": variable("OTEL_METRICS_EXPORTER", "prometheus")}}),
+            "worker.extraEnv: OTEL_METRICS_EXPORTER",
+        ),
+        (
+            json!({"metrics": {"enabled": true, "extraEnv": variable("OTEL_METRICS_EXPORTER", "otlp")}}),
+            "metrics.extraEnv: OTEL_METRICS_EXPORTER",
+        ),
+        (
+            json!({"metrics": scraped, "worker": {"extraEnv": variable("OTEL_EXPORTER_PROMETHEUS_PORT", "1")}}),
+            "OTEL_EXPORTER_PROMETHEUS_PORT is where probes and Service find the worker; set metrics.port",
+        ),
+        (
+            json!({"metrics": scraped, "worker": {"extraEnv": variable("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost")}}),
+            "OTEL_EXPORTER_PROMETHEUS_HOST",
+        ),
+        (
+            json!({"metrics": scraped, "worker": {"extraEnv": variable("OTEL_SDK_DISABLED", "true")}}),
+            "OTEL_SDK_DISABLED",
+        ),
+        (
+            json!({"worker": {"topologySpreadConstraints": [constraint, constraint]}}),
+            "worker.topologySpreadConstraints: zone stands twice",
+        ),
+        (
+            json!({"worker": {"backend": "direct"}, "directBackend": {"workspaceRoot": "/etc/oz-agent-worker/ws"}}),
+            "directBackend.workspaceRoot: /etc/oz-agent-worker/ws",
+        ),
+        (
+            json!({"worker": {"backend": "direct"}, "directBackend": {"workspaceRoot": "//"}}),
+            "directBackend.workspaceRoot",
+        ),
+    ] {
+        let error = helm.try_render(&chart::values(&values)).expect_err(&values.to_string());
+        assert!(error.contains(said), "{values}: {error}");
+    }
+    // What breaks nothing is the operator's.
+    let rendering = rendered!({"worker": {"extraEnv": [{"name": "OTEL_METRICS_EXPORTER", "value": "otlp"}]}});
+    assert_eq!(variables(&rendering), ["WARP_API_KEY", "OTEL_METRICS_EXPORTER"]);
+    assert_eq!(rendering.variable("OTEL_METRICS_EXPORTER").unwrap()["value"], "otlp");
+}
+
+/// Seconds of a constant of the worker.
+fn seconds(source: &str, name: &str) -> u64 {
+    let after = chart::read(source);
+    let (_, after) = after.split_once(&format!("const {name}: Duration = Duration::from_secs(")).expect(name);
+    after.split_once(')').unwrap().0.parse().unwrap()
+}
+
+#[test]
+fn the_pod_has_the_time_that_the_worker_may_take() {
+    let after_the_grace_period: u64 = [
+        ("worker/src/start.rs", "TEARDOWN_LIMIT"),
+        ("core/src/worker/shutdown.rs", "REPORT_LIMIT"),
+        ("core/src/worker/shutdown.rs", "CLOSE_LIMIT"),
+        ("worker/src/start.rs", "FLUSH_LIMIT"),
+        ("worker/src/start.rs", "LOG_LIMIT"),
+    ]
+    .into_iter()
+    .map(|(source, name)| seconds(source, name))
+    .sum();
+    for (worker, drain_and_cancel, own) in [
+        (json!({}), 10, 0),
+        (json!({"backend": "direct"}), 10, 0),
+        (json!({"drainTimeoutSeconds": 1800}), 1810, 0),
+        (json!({"drainTimeoutSeconds": 60, "cancelGracePeriodSeconds": 0}), 60, 0),
+        (json!({"cancelGracePeriodSeconds": 100}), 100, 0),
+        (json!({"terminationGracePeriodSeconds": 600}), 10, 600),
+    ] {
+        let rendering = rendered!({"worker": worker});
+        let given = rendering.pod()["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap();
+        // A little more than the worker counts with: the kernel takes its time to end what was killed.
+        let taken = drain_and_cancel + after_the_grace_period;
+        assert!(given >= (taken + 2).max(own) && given <= (taken + 10).max(own), "{worker}: {given} s, not {taken} s");
+    }
 }

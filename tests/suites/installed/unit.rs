@@ -145,15 +145,32 @@ fn stop_lets_a_task_finish_and_a_second_signal_does_not() {
 fn killed_worker_is_started_again_with_the_new_key_and_without_its_tasks() {
     let Some(mut host) = Host::installed() else { return };
     host.machine.run("mkfifo -m 666 /run/begun");
-    host.claim("T1", "echo begun >/run/begun; sleep 4321");
+    // A program with a name of its own, which has it when it says that it has begun.
+    host.machine.write("/usr/local/bin/lingers", "#!/bin/sh\necho begun >/run/begun\nread line </run/begun\n");
+    host.machine.run("chmod 755 /usr/local/bin/lingers");
+    host.claim("T1", "lingers");
     assert_eq!(host.machine.run("cat /run/begun"), "begun\n");
-    assert!(host.programs().contains(&"sleep".to_owned()));
+    assert!(host.programs().contains(&"lingers".to_owned()));
     host.machine.run_with("second-key\n", "cat >/etc/oz/api-key");
     host.machine.run("systemctl kill -s KILL --kill-whom=main oz-agent-worker");
     let mut session = with_key(host.server.request(), "second-key");
-    assert!(!host.programs().contains(&"sleep".to_owned()), "the task lives on");
+    assert!(!host.programs().contains(&"lingers".to_owned()), "the task lives on");
     session.send(Assignment::new("T2").run("true"));
     assert_eq!(session.expect("task_claimed")["task_id"], "T2");
     assert_eq!(session.expect("task_completed")["task_id"], "T2");
     assert_eq!(host.show("NRestarts"), "1");
+}
+
+#[test]
+#[ignore = "boots a systemd; .ci/run asks for it"]
+fn file_that_is_wrong_is_not_tried_again_and_a_crash_leaves_no_core_dump() {
+    let Some(host) = Host::installed() else { return };
+    // What the unit says holds for tasks too, which is as well: their memory has what they were told.
+    assert_eq!(host.show("LimitCORE"), "0");
+    host.machine.run("echo 'worker_idd: x' >>/etc/oz/worker.yaml");
+    host.machine.run("systemctl restart --no-block oz-agent-worker");
+    host.machine.wait_for_line("worker_idd");
+    host.machine.wait_for_line("oz-agent-worker.service: Failed with result");
+    assert_eq!((host.show("ExecMainStatus"), host.show("ActiveState")), ("2".into(), "failed".into()));
+    assert_eq!((host.show("Result"), host.show("NRestarts")), ("exit-code".into(), "0".into()));
 }

@@ -30,6 +30,8 @@ pub struct Remote {
     pub proxy: Option<Proxy>,
     /// Whom to trust there.
     pub tls: Arc<Tls>,
+    /// HTTP/2 is spoken there: TLS asks for it (ALPN), and a proxy, which reads HTTP/1.1 only, opens a tunnel.
+    pub http2: bool,
 }
 
 impl Destination {
@@ -39,7 +41,7 @@ impl Destination {
     /// A variable that cannot be used.
     pub fn new(url: Url, env: &dyn Fn(&str) -> Option<String>, tls: Arc<Tls>) -> Result<Self, ProxyError> {
         let proxy = proxy::for_url(env, &url)?;
-        Ok(Self::Host(Box::new(Remote { url, proxy, tls })))
+        Ok(Self::Host(Box::new(Remote { url, proxy, tls, http2: false })))
     }
 
     /// A request with `Host`, `User-Agent`, and what a proxy must know.
@@ -73,9 +75,9 @@ impl Destination {
 }
 
 impl Remote {
-    /// Whether the proxy reads the requests and passes each on, as is done for plain HTTP. Anything else goes through a
+    /// Whether the proxy reads the requests and passes each on, as is done for plain HTTP/1.1. Anything else goes through a
     /// tunnel.
     pub(crate) fn is_forwarded(&self) -> bool {
-        self.proxy.is_some() && self.url.scheme() == "http"
+        self.proxy.is_some() && self.url.scheme() == "http" && !self.http2
     }
 }

@@ -10,13 +10,13 @@ use futures_rustls::client::TlsStream;
 use http::{HeaderValue, Method, Request, header};
 use oz_worker_runtime::{Address, Lane, Runtime};
 
-use crate::destination::Destination;
+use crate::destination::{Destination, Remote};
 use crate::eyeballs::connect_first;
 use crate::http::{AnswerError, HttpClient};
 use crate::payload::Payload;
 use crate::proxy::Proxy;
 use crate::socket::Duplex;
-use crate::tls::{Tls, TlsError, TlsFault, server_name};
+use crate::tls::{TlsError, TlsFault, server_name};
 use crate::url::{Url, UrlHost};
 use crate::wire::{Metered, Wire};
 
@@ -84,7 +84,7 @@ pub async fn dial<R: Runtime>(runtime: &R, destination: &Destination) -> Result<
         }
     };
     if url.is_secure() {
-        Ok(Wire::tls(secure(runtime, Metered::new(stream), url.host(), &remote.tls).await?))
+        Ok(Wire::tls(secure(runtime, Metered::new(stream), remote).await?))
     } else {
         Ok(Wire::plain(stream))
     }
@@ -132,13 +132,16 @@ async fn open_tunnel<S: Duplex>(stream: S, proxy: &Proxy, url: &Url) -> Result<S
 async fn secure<R: Runtime>(
     runtime: &R,
     stream: Metered<R::Stream>,
-    host: &UrlHost,
-    tls: &Arc<Tls>,
+    Remote { url, tls, http2, .. }: &Remote,
 ) -> Result<TlsStream<Metered<R::Stream>>, DialError> {
+    let host = url.host();
     let name = server_name(host).ok_or_else(|| DialError::ServerName(host.clone()))?;
     // Read anew for every dial, so that a rotated certificate authority needs no restart.
     let tls = Arc::clone(tls);
-    let config = runtime.unblock(Lane::Dial, move || tls.client_config()).await?;
+    let mut config = runtime.unblock(Lane::Dial, move || tls.client_config()).await?;
+    if *http2 {
+        config.alpn_protocols = vec![b"h2".to_vec()];
+    }
     let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
     connecting.await.map_err(|error| DialError::Handshake { host: host.clone(), source: TlsFault::from(&error) })
 }

@@ -144,6 +144,16 @@ impl Url {
         &self.path_and_query
     }
 
+    /// The same with `path`, which begins with a slash, behind its own path. A query stays behind both (RFC 3986, section 3.4).
+    ///
+    /// # Errors
+    /// `path` has a character that a URL cannot hold.
+    pub fn below(self, path: &str) -> Result<Self, UrlError> {
+        let own = self.path_and_query.path().trim_end_matches('/');
+        let query = self.path_and_query.query().map(|query| format!("?{query}")).unwrap_or_default();
+        Ok(Self { path_and_query: read_path(&format!("{own}{path}{query}"))?, ..self })
+    }
+
     /// Host and port, always with the port: what a proxy is asked for.
     pub const fn authority(&self) -> &Authority {
         &self.authority
@@ -347,6 +357,19 @@ mod tests {
             assert_eq!(info.basic().expose(), basic, "{text}");
         }
         assert!(url("http://h/a@b").user_info().is_none());
+    }
+
+    #[test]
+    fn a_path_goes_between_the_path_and_the_query() {
+        for (text, expected) in [
+            ("http://h", "/v1/metrics"),
+            ("http://h/", "/v1/metrics"),
+            ("http://h/otlp", "/otlp/v1/metrics"),
+            ("http://h/otlp/?k=v/&w", "/otlp/v1/metrics?k=v/&w"),
+            ("http://h?k=v", "/v1/metrics?k=v"),
+        ] {
+            assert_eq!(url(text).below("/v1/metrics").unwrap().path_and_query(), expected, "{text}");
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use data_encoding::BASE64_NOPAD;
+use http::HeaderMap;
 use prost::Message;
-use ureq::http::HeaderMap;
 
 use crate::otlp::failure::ExportFailure;
 
