@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use oz_worker_tests::{BOUND, agent, message::Assignment, process::Watch, worker::names_in};
+use oz_worker_tests::{BOUND, agent, message::Assignment, peers::skip_this, process::Watch, worker::names_in};
 use serde_json::json;
 
 use crate::scene::Scene;
@@ -297,7 +297,7 @@ impl<'a> Mount<'a> {
         if mounted.as_ref().is_ok_and(|output| output.status.success()) {
             return Some(Self(at));
         }
-        eprintln!("skipped: cannot mount a tmpfs here");
+        skip_this("no tmpfs can be mounted here");
         None
     }
 }

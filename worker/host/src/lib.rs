@@ -7,6 +7,7 @@
 mod cgroup;
 mod code;
 mod files;
+mod hold;
 mod leftovers;
 mod owner;
 mod proc;
@@ -14,6 +15,7 @@ mod process;
 mod removal;
 mod shared;
 mod spawn;
+mod tag;
 mod tree;
 
 pub use code::give_back_code;

@@ -22,7 +22,7 @@ use std::task::{Context, Poll};
 use futures_io::{AsyncRead, AsyncWrite};
 use oz_worker_core::time::Instant;
 
-pub use host::{Files, Host, Machine, Named, PathKind};
+pub use host::{Files, Hold, Host, Machine, Named, PathKind};
 pub use owner::{Mark, Owner, split_numbered};
 pub use process::{Command, Environment, Exit, Pipes, Process, Signal, Tree};
 

@@ -4,7 +4,6 @@ mod payload;
 mod settings;
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +25,6 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(10);
 pub struct CommandBackend<R: Host> {
     common: Arc<Common<R>>,
     settings: CommandSettings,
-    /// The working directory of both commands.
-    cwd: PathBuf,
     /// The environment of both commands: the worker's own, then the configured one.
     env: Environment,
 }
@@ -65,7 +62,7 @@ impl<R: Host> CommandBackend<R> {
     pub fn new(settings: CommandSettings, common: Arc<Common<R>>) -> Self {
         let mut env = common.host_env.clone();
         env.extend(common.environment.iter());
-        Self { common, settings, cwd: std::env::current_dir().unwrap_or_else(|_| "/".into()), env }
+        Self { common, settings, env }
     }
 
     pub(crate) async fn run(&self, task: Task) -> Vec<Failure> {
@@ -136,7 +133,8 @@ impl<R: Host> CommandBackend<R> {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), script.into()],
             env,
-            cwd: self.cwd.clone(),
+            // Where the worker runs, also when that was removed or cannot be entered a second time.
+            cwd: None,
             input: true,
             output: Pipes::Merged,
         }

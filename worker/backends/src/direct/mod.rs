@@ -1,5 +1,6 @@
 //! Backend `direct`: the agent as a process of this host, in a workspace of its own.
 
+mod dotenv;
 mod ending;
 mod environment;
 mod program;
@@ -27,6 +28,9 @@ pub use program::ProgramError;
 pub use settings::{DirectError, DirectSettings};
 use steps::{Step, StepEnd, Steps};
 pub use workspaces::{Cleaned, Origin, Workspace, WorkspaceError, Workspaces};
+
+/// How many lines that setup wrote and that cannot be read are named one by one.
+const MOST_LINES_TOLD: usize = 10;
 
 pub struct DirectBackend<R: Host> {
     runtime: R,
@@ -202,11 +206,11 @@ impl<R: Host> DirectBackend<R> {
             let place =
                 job.place(files, &spec.task_id).map_err(|message| failed(FailureReason::WorkspaceSetup, message))?;
             let tree = Arc::new(machine.tree());
-            let command = match &job.setup_command {
-                Some(script) => job.script(script, &spec, &place),
-                None => job.agent(&Environment::default(), &spec, &place),
+            let (command, ready) = match &job.setup_command {
+                Some(script) => (job.script(script, &spec, &place), environment::make_file(files, &place)),
+                None => (job.agent(&Environment::default(), &spec, &place), Ok(())),
             };
-            let first = machine.start(&command, Some(&tree));
+            let first = ready.and_then(|()| machine.start(&command, Some(&tree)));
             if first.is_ok() && job.setup_command.is_none() {
                 trace.backend_started();
             }
@@ -241,14 +245,18 @@ impl<R: Host> DirectBackend<R> {
             }
         }
         let path = environment::file(place);
-        let read = self.runtime.on(Lane::Start, move |machine| environment::read_file(machine.files(), &path));
+        let known = environment::of_agent(&self.job.host_env, spec, place);
+        let read = self.runtime.on(Lane::Start, move |machine| environment::read_file(machine.files(), &path, &known));
         let read = async { Some(read.await) };
         let stopped = async {
             steps.stop.asked().await;
             None
         };
         let from_setup = match stopped.or(read).await {
-            Some(Ok(variables)) => variables,
+            Some(Ok(variables)) => {
+                tell_unreadable(&variables.unreadable, &spec.task_id, steps.trace);
+                variables.set
+            }
             Some(Err(message)) => return failed(FailureReason::SetupCommand, message),
             None => return Outcome::Stopped,
         };
@@ -274,6 +282,17 @@ impl<R: Host> DirectBackend<R> {
     /// Gives back what was taken from the machine.
     pub(crate) async fn release(&self) {
         machine::release(&self.runtime).await;
+    }
+}
+
+/// Says which lines that setup wrote count for nothing; never what stands there.
+fn tell_unreadable(lines: &[usize], task_id: &str, trace: &TaskTrace) {
+    let trace_id = trace.id();
+    for line in lines.iter().take(MOST_LINES_TOLD) {
+        warn!(task_id, trace_id, "line {line} of what the setup command wrote is not NAME=VALUE: it is left out");
+    }
+    if let Some(more) = lines.len().checked_sub(MOST_LINES_TOLD).filter(|more| *more > 0) {
+        warn!(task_id, trace_id, "{more} more lines of what the setup command wrote are left out");
     }
 }
 

@@ -88,6 +88,9 @@ pub enum DirectError {
     /// `target_dir` must be there.
     #[error("backend direct: target_dir {} is not a directory; it must exist before the worker starts", .0.display())]
     TargetDir(PathBuf),
+    /// Nothing can run in `target_dir`.
+    #[error("backend direct: target_dir {} cannot be entered by this user, so nothing could run there", .0.display())]
+    ClosedTargetDir(PathBuf),
     /// `workspace_root` can neither be used nor made.
     #[error("backend direct: workspace_root {} cannot be written in: {} is not a writable directory", root.display(), at.display())]
     WorkspaceRoot {
@@ -106,13 +109,14 @@ impl DirectSettings {
         let agent = find_program(files, self.oz_path.as_deref().unwrap_or("oz"), path)?;
         if let Some(directory) = &self.target_dir {
             return match files.named(directory) {
-                Ok(Named::Directory { .. }) => Ok(agent),
+                Ok(Named::Directory { enterable: true, .. }) => Ok(agent),
+                Ok(Named::Directory { .. }) => Err(DirectError::ClosedTargetDir(directory.clone())),
                 _ => Err(DirectError::TargetDir(directory.clone())),
             };
         }
         let at = nearest_existing(files, &self.workspace_root);
         match files.named(at) {
-            Ok(Named::Directory { writable: true }) => Ok(agent),
+            Ok(Named::Directory { writable: true, .. }) => Ok(agent),
             _ => Err(DirectError::WorkspaceRoot { root: self.workspace_root.clone(), at: at.to_owned() }),
         }
     }

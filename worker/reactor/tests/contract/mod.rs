@@ -35,7 +35,7 @@ fn shell(script: &str) -> Command {
         program: "/bin/sh".into(),
         args: vec!["-c".into(), script.into()],
         env: [("PATH", "/usr/bin:/bin")].into_iter().collect(),
-        cwd: "/".into(),
+        cwd: Some("/".into()),
         input: false,
         output: Pipes::Merged,
     }
