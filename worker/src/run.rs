@@ -86,6 +86,8 @@ pub struct RunLoop<R: Host> {
     events: (Sender<Event>, Pin<Box<Receiver<Event>>>),
     told: Arc<Told>,
     is_stopping: bool,
+    /// Whether SIGTERM or SIGINT came.
+    was_urged: bool,
     /// Tasks that are started as soon as nothing is there to be read: a cancellation may be.
     starting: Vec<(RunId, Box<TaskSpec>, TaskTrace)>,
     timer: Option<Timer>,
@@ -118,6 +120,7 @@ impl<R: Host> RunLoop<R> {
             events: (sender, Box::pin(receiver)),
             told: Arc::default(),
             is_stopping: false,
+            was_urged: false,
             starting: Vec::new(),
             timer: None,
         }
@@ -148,6 +151,7 @@ impl<R: Host> RunLoop<R> {
                     now = self.runtime.now();
                 }
                 Some(Happening::Timeout) => worker.handle(now, Input::Timeout),
+                Some(Happening::Signal(signal)) if !self.hears(signal) => {}
                 Some(Happening::Signal(signal)) => {
                     self.is_stopping = true;
                     self.told.wakes.store(true, Ordering::Relaxed);
@@ -157,6 +161,15 @@ impl<R: Host> RunLoop<R> {
                 Some(Happening::Event(event)) => self.tell(&mut worker, now, event),
             }
         }
+    }
+
+    /// Whether a signal asks for anything new. Whoever lets a worker go may send SIGHUP besides (systemd does, and a terminal that
+    /// closes): only SIGTERM and SIGINT, and only when one came before, ask to be quicker.
+    fn hears(&mut self, signal: &str) -> bool {
+        let urges = matches!(signal, "SIGTERM" | "SIGINT");
+        let was_urged = self.was_urged;
+        self.was_urged |= urges;
+        !self.is_stopping || urges && was_urged
     }
 
     fn tell(&mut self, worker: &mut Worker, now: Instant, event: Event) {

@@ -119,6 +119,10 @@ impl BackendSettings {
         each!(self, own => own.after_kill())
     }
 
+    pub fn runs_here(&self) -> bool {
+        each!(self, own => own.runs_here())
+    }
+
     /// As [`Configure::check`].
     ///
     /// # Errors

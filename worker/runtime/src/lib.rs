@@ -108,6 +108,6 @@ impl Lane {
 
 /// The stream of signals that ask the worker to stop. Whoever has it polls it: it needs no task that might not run.
 pub trait StopSignals: Send + 'static {
-    /// Ready with the name of the next one (`SIGTERM`, `SIGINT`) when it has arrived.
+    /// Ready with the name of the next one (`SIGTERM`, `SIGINT`, `SIGHUP`, `SIGQUIT`) when it has arrived.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<&'static str>;
 }

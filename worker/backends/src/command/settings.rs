@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use oz_worker_core::AfterKill;
+use oz_worker_core::agent::AgentSettings;
+use oz_worker_core::secret::Variables;
 use oz_worker_runtime::Files;
 use oz_worker_text::duration;
 use oz_worker_text::section::{Section, Vocabulary};
@@ -52,6 +54,11 @@ impl Configure for CommandSettings {
             cancel_command: section.command("cancel_command"),
             dispatch_timeout: dispatch_timeout.unwrap_or(Self::DISPATCH_TIMEOUT),
         })
+    }
+
+    /// The operator's variables are for the operator's commands, and do not travel to where tasks run.
+    fn adjust(&self, agent: &mut AgentSettings) {
+        agent.environment = Variables::default();
     }
 
     fn check(&self, facts: &mut Facts, _: &impl Files, _: Option<&OsStr>) -> Result<(), String> {

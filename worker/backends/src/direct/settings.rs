@@ -46,6 +46,7 @@ impl Configure for DirectSettings {
     )];
     const STOPS_TASKS: bool = true;
     const AFTER_KILL: AfterKill = AfterKill::Fails;
+    const RUNS_HERE: bool = true;
 
     fn unconfigured() -> Option<Self> {
         Some(Self::default())
