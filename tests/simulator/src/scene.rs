@@ -207,7 +207,7 @@ pub(crate) fn run_loop(
         max_concurrent_tasks: operator.limit,
         drain_timeout: operator.drain,
         stop_timeout: operator.grace + Duration::from_secs(10),
-        stops_tasks_on_shutdown: !operator.dispatches,
+        stops_tasks_on_shutdown: true,
         after_kill: if operator.dispatches { AfterKill::IsCancelled } else { AfterKill::Fails },
         journal: false,
         agent: AgentSettings::default(),

@@ -16,6 +16,9 @@ pub(crate) type TreeOf<R> = <<R as Host>::Machine as Machine>::Tree;
 /// How long whoever is asked to stop waits for what is being begun: it is usually there, and then ended as it should be.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long killed processes may take to die before the worker goes on without them.
+pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(5);
+
 /// How often orphans that ended while no task did are reaped.
 const REAP_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -77,12 +80,17 @@ pub(crate) async fn start<R: Host>(
     runtime.on(Lane::Start, begin).await.and_then(Unclaimed::claim)
 }
 
-/// A process on its way to whoever wanted it.
+/// A process that is killed with its group when whoever is to have it never does.
 pub(crate) struct Unclaimed<P: Process>(Option<P>);
 
 impl<P: Process> Unclaimed<P> {
     pub(crate) const fn new(process: P) -> Self {
         Self(Some(process))
+    }
+
+    /// It, until it is claimed.
+    pub(crate) const fn process(&mut self) -> Option<&mut P> {
+        self.0.as_mut()
     }
 
     pub(crate) fn claim(mut self) -> io::Result<P> {

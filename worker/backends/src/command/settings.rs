@@ -32,7 +32,8 @@ impl Configure for CommandSettings {
     const NAME: &'static str = "command";
     const VOCABULARY: &'static Vocabulary =
         &[("backend.command", &["dispatch_command", "cancel_command", "dispatch_timeout", "environment"])];
-    const STOPS_TASKS: bool = false;
+    // Of those that are being handed over. The others are no longer here.
+    const STOPS_TASKS: bool = true;
     const AFTER_KILL: AfterKill = AfterKill::IsCancelled;
 
     fn unconfigured() -> Option<Self> {

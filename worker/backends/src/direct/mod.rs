@@ -9,6 +9,7 @@ mod steps;
 mod workspaces;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -164,26 +165,32 @@ impl<R: Host> DirectBackend<R> {
                 return Vec::new();
             }
         };
-        report.started();
-        if place.own.origin() == Origin::Foreign {
-            let (path, task_id, trace_id) = (place.own.path().display(), &spec.task_id, trace.id());
-            warn!(task_id, trace_id, "workspace {path} was there before: it is used, and will not be removed");
-        }
         let grace = self.job.cancel_grace_period;
         let (over, outputs) = (Vec::new(), Vec::new());
         let mut steps =
             Steps { runtime: &self.runtime, trace: &trace, log: &log, grace, stop: &stop, tree, over, outputs };
-        report.finished(self.follow(first, &spec, &place, &mut steps).await);
-
+        // A bug of ours does not spare what the task started and made.
+        let followed = AssertUnwindSafe(async {
+            report.started();
+            tell_foreign(&place, &spec.task_id, &trace);
+            report.finished(self.follow(first, &spec, &place, &mut steps).await);
+        });
+        let followed = followed.catch_unwind().await;
         let mut failures = Vec::new();
-        if let Some(script) = &self.job.teardown_command
-            && !stop.is_abandoned()
-        {
-            failures.extend(tear_down(self.job.script(script, &spec, &place), &mut steps).await);
-        }
+        let torn_down = AssertUnwindSafe(async {
+            if let Some(script) = &self.job.teardown_command
+                && !stop.is_abandoned()
+            {
+                failures.extend(tear_down(self.job.script(script, &spec, &place), &mut steps).await);
+            }
+        });
+        let torn_down = torn_down.catch_unwind().await;
         let Steps { tree, over, outputs, .. } = steps;
         let left = Left { task_id: spec.task_id.clone(), trace: trace.clone(), place, tree, over, outputs };
         failures.extend(ending::end(&self.runtime, &self.job, left, &report).await);
+        if let Err(panic) = followed.and(torn_down) {
+            resume_unwind(panic);
+        }
         failures
     }
 
@@ -282,6 +289,14 @@ impl<R: Host> DirectBackend<R> {
     /// Gives back what was taken from the machine.
     pub(crate) async fn release(&self) {
         machine::release(&self.runtime).await;
+    }
+}
+
+/// Says of a workspace that is not the worker's what that means.
+fn tell_foreign(place: &Place, task_id: &str, trace: &TaskTrace) {
+    if place.own.origin() == Origin::Foreign {
+        let (path, trace_id) = (place.own.path().display(), trace.id());
+        warn!(task_id, trace_id, "workspace {path} was there before: it is used, and will not be removed");
     }
 }
 
