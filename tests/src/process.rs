@@ -127,7 +127,8 @@ pub fn signal(pid: i32, signal: Signal) {
     }
 }
 
-fn all() -> Vec<i32> {
+/// Every process there is.
+pub fn all() -> Vec<i32> {
     let entries = fs::read_dir("/proc").expect("/proc is mounted");
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
