@@ -6,6 +6,7 @@ use oz_worker_tests::{
     BOUND,
     agent::Agent,
     message::{Assignment, Cancellation},
+    peers::skip_this,
     process::Watch,
     worker::Launch,
 };
@@ -186,23 +187,57 @@ fn a_worker_that_leaves_waits_for_cancel_commands() {
     scene.worker.signal(Signal::TERM);
     assert_eq!(scene.session.expect_close(), Some(1000));
     scene.session.hang_up();
-    scene.worker.wait_for_line("stopp");
-    assert!(cancelling.is_alive() && !scene.worker.has_ended_within(Duration::ZERO));
+    // What a worker that does not wait takes to be gone.
+    assert!(!scene.worker.has_ended_within(Duration::from_secs(2)));
+    assert!(cancelling.is_alive());
     scene.agent.open_gate();
     assert_eq!(scene.worker.exit().code(), Some(0));
     assert!(!cancelling.is_alive());
 }
 
 #[test]
-fn commands_run_where_the_worker_runs_also_when_that_was_removed() {
-    let mut scene = Scene::command(dispatching(""), |launch| {
-        launch.with_metrics().through(["sh", "-c", "mkdir gone && cd gone && rmdir ../gone && exec \"$@\"", "sh"])
-    });
-    let link = fs::read_link(format!("/proc/{}/cwd", scene.worker.pid())).unwrap();
-    assert!(link.to_string_lossy().ends_with("gone (deleted)"), "{}", link.display());
-    scene.claim(&Assignment::new("T1"));
-    scene.agent.wait_for("T1", "dispatched");
-    scene.worker.wait_for_metric("oz_worker_tasks_completed_total", &[("result", "dispatched")], 1.0);
+fn commands_that_nothing_can_run_are_an_error_at_start() {
+    if !rustix::process::getuid().is_root() {
+        return skip_this("only root may take the shell away");
+    }
+    let hide = ["unshare", "--mount", "sh", "-c", "mount --bind /dev/null /bin/sh && exec \"$@\"", "sh"];
+    let server = oz_worker_tests::server::Server::start();
+    let agent = Agent::new();
+    let launches = [
+        Launch::command(&server, &agent),
+        Launch::direct(&server, &agent).config("setup_command", "true"),
+        Launch::direct(&server, &agent).config("teardown_command", "true"),
+    ];
+    for launch in launches {
+        for check in [false, true] {
+            let launch = launch.clone().through(hide);
+            let ended = if check { launch.flag("--check") } else { launch }.run();
+            assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+            assert!(ended.stderr.contains("/bin/sh is to run your commands"), "{}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn commands_run_where_the_worker_runs_also_when_nobody_can_go_there_any_more() {
+    let closed =
+        "mkdir there && cd there && chmod 0 . && exec setpriv --bounding-set=-dac_override,-dac_read_search \"$@\"";
+    let removed = "mkdir there && cd there && exec \"$@\"";
+    for (way, script) in [("closed", closed), ("removed", removed)] {
+        if way == "closed" && !rustix::process::getuid().is_root() {
+            skip_this("only root can go where it may not go");
+            continue;
+        }
+        let mut scene =
+            Scene::command(dispatching(""), |launch| launch.with_metrics().through(["sh", "-c", script, "sh"]));
+        let there = scene.worker.launch.dir().join("there");
+        if way == "removed" {
+            fs::remove_dir(&there).unwrap();
+        }
+        scene.claim(&Assignment::new("T1"));
+        scene.agent.wait_for("T1", "dispatched");
+        scene.worker.wait_for_metric("oz_worker_tasks_completed_total", &[("result", "dispatched")], 1.0);
+    }
 }
 
 #[test]

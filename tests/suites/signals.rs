@@ -68,6 +68,7 @@ fn no_other_signal_changes_anything() {
         Signal::XFSZ,
         Signal::XCPU,
         Signal::PIPE,
+        Signal::TSTP,
         Signal::TTIN,
         Signal::TTOU,
         Signal::CHILD,

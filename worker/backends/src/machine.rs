@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
-use oz_worker_runtime::{Command, Host, Lane, Machine, Owner, Process, Signal};
+use oz_worker_runtime::{Command, Files, Host, Lane, Machine, Named, Owner, Process, Signal};
 use tracing::warn;
 
 pub(crate) type ProcessOf<R> = <<R as Host>::Machine as Machine>::Process;
@@ -38,6 +39,27 @@ pub(crate) async fn adopt<R: Host>(runtime: &R, owner: &Owner) {
             own.on(Lane::Finish, Machine::reap).await;
         }
     });
+}
+
+/// The shell that runs the operator's commands.
+pub(crate) const SHELL: &str = "/bin/sh";
+
+/// The operator's commands cannot run on this machine, in an image without a shell for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("backend {backend}: {SHELL} is to run your commands, and there is no such program here")]
+pub struct NoShell {
+    backend: &'static str,
+}
+
+/// Looks whether the operator's commands can run on this machine.
+///
+/// # Errors
+/// When there is no shell.
+pub(crate) fn check_shell(files: &impl Files, backend: &'static str) -> Result<(), NoShell> {
+    match files.named(Path::new(SHELL)) {
+        Ok(Named::File { executable: true }) => Ok(()),
+        _ => Err(NoShell { backend }),
+    }
 }
 
 /// Gives back what was taken from the machine.

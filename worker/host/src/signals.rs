@@ -2,9 +2,9 @@
 
 use rustix::process::Signal;
 
-/// What ends a process that does nothing about it, and means nothing to the worker. SIGTTIN and SIGTTOU would stop it when it
-/// runs in the background of a terminal. The real-time signals come on top.
-const NOT_FOR_US: [Signal; 13] = [
+/// What ends or stops a process that does nothing about it, and means nothing to the worker. A worker that a terminal stopped would
+/// lose its connection while its tasks go on. The real-time signals come on top.
+const NOT_FOR_US: [Signal; 14] = [
     Signal::USR1,
     Signal::USR2,
     Signal::ALARM,
@@ -16,6 +16,7 @@ const NOT_FOR_US: [Signal; 13] = [
     Signal::XFSZ,
     Signal::XCPU,
     Signal::PIPE,
+    Signal::TSTP,
     Signal::TTIN,
     Signal::TTOU,
 ];

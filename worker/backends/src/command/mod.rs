@@ -11,13 +11,13 @@ use async_channel::{Receiver, Sender};
 use futures_lite::{AsyncWriteExt, FutureExt};
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome};
-use oz_worker_runtime::{Command, Environment, Exit, Host, Pipes, Process, Signal};
+use oz_worker_runtime::{Command, Environment, Exit, Host, Lane, Machine, Pipes, Process, Signal};
 use oz_worker_telemetry::TaskTrace;
 use oz_worker_text::duration;
 use tracing::warn;
 
-use crate::contract::{Common, Report, Stop, Task, failed};
-use crate::machine::{self, KILL_LIMIT, Unclaimed};
+use crate::contract::{Common, Configure, Report, Stop, Task, failed};
+use crate::machine::{self, KILL_LIMIT, SHELL, Unclaimed};
 use crate::output::{TaskLog, forward};
 pub use settings::CommandSettings;
 
@@ -58,10 +58,15 @@ enum End {
 }
 
 impl<R: Host> CommandBackend<R> {
-    /// The backend on a machine that can run it. What is started in the directory of the worker runs there too.
-    pub async fn prepare(settings: CommandSettings, common: Arc<Common<R>>) -> Self {
+    /// The backend on a machine that can run it.
+    ///
+    /// # Errors
+    /// What the machine lacks, in one line.
+    pub async fn prepare(settings: CommandSettings, common: Arc<Common<R>>) -> Result<Self, String> {
+        let check = |machine: &R::Machine| machine::check_shell(machine.files(), CommandSettings::NAME);
+        common.runtime.on(Lane::Start, check).await.map_err(|error| error.to_string())?;
         machine::adopt(&common.runtime, &common.owner).await;
-        Self::new(settings, common)
+        Ok(Self::new(settings, common))
     }
 
     /// The backend on a machine that is ready.
@@ -137,7 +142,7 @@ impl<R: Host> CommandBackend<R> {
         env.set("OZ_WORKER_BACKEND", "command");
         env.extend(handed.trace.variables().iter().map(|(name, value)| (name, value.expose())));
         Command {
-            program: "/bin/sh".into(),
+            program: SHELL.into(),
             args: vec!["-c".into(), script.into()],
             env,
             // Where the worker runs, also when that was removed or cannot be entered a second time.

@@ -12,6 +12,7 @@ use oz_worker_text::section::{Section, Vocabulary};
 use oz_worker_text::yaml::Position;
 
 use crate::contract::{Configure, Facts};
+use crate::machine::check_shell;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandSettings {
@@ -62,7 +63,8 @@ impl Configure for CommandSettings {
         agent.environment = Variables::default();
     }
 
-    fn check(&self, facts: &mut Facts, _: &impl Files, _: Option<&OsStr>) -> Result<(), String> {
+    fn check(&self, facts: &mut Facts, files: &impl Files, _: Option<&OsStr>) -> Result<(), String> {
+        check_shell(files, Self::NAME).map_err(|error| error.to_string())?;
         facts.configured("dispatch command", Some(&self.dispatch_command));
         facts.add("dispatch timeout", duration::show(self.dispatch_timeout));
         facts.configured("cancel command", self.cancel_command.as_ref());

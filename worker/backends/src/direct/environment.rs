@@ -8,6 +8,7 @@ use oz_worker_runtime::{Command, Environment, Files, Pipes};
 
 use super::Place;
 use super::dotenv::{self, Variables};
+use crate::machine::SHELL;
 
 /// What the agent gets from the worker's own environment.
 const PASSED_ON: [&str; 3] = ["HOME", "TMPDIR", "PATH"];
@@ -53,7 +54,7 @@ pub(super) fn script(script: &str, host: &Environment, spec: &TaskSpec, place: &
     env.set("OZ_RUN_ID", &spec.task_id);
     env.set("OZ_ENVIRONMENT_FILE", file(place));
     Command {
-        program: "/bin/sh".into(),
+        program: SHELL.into(),
         args: vec!["-c".into(), script.into()],
         env,
         cwd: Some(place.cwd.clone()),

@@ -217,7 +217,9 @@ impl<R: Host> DirectBackend<R> {
                 Some(script) => (job.script(script, &spec, &place), environment::make_file(files, &place)),
                 None => (job.agent(&Environment::default(), &spec, &place), Ok(())),
             };
-            let first = ready.and_then(|()| machine.start(&command, Some(&tree)));
+            // Making the place may have taken long.
+            let wanted = if stop.is_asked() { Err(io::ErrorKind::Interrupted.into()) } else { ready };
+            let first = wanted.and_then(|()| machine.start(&command, Some(&tree)));
             if first.is_ok() && job.setup_command.is_none() {
                 trace.backend_started();
             }
@@ -238,6 +240,7 @@ impl<R: Host> DirectBackend<R> {
         let is_setup = self.job.setup_command.is_some();
         let first = match first {
             Ok(process) => steps.follow(if is_setup { Step::Setup } else { Step::Agent }, process).await,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => StepEnd::Stopped,
             Err(error) => StepEnd::Error(error),
         };
         if !is_setup {

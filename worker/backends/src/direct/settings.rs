@@ -10,6 +10,7 @@ use oz_worker_text::yaml::Position;
 
 use super::program::{ProgramError, find_program};
 use crate::contract::{Configure, Facts};
+use crate::machine::{NoShell, check_shell};
 
 /// Backend `direct`. Paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +87,8 @@ impl Configure for DirectSettings {
 pub enum DirectError {
     #[error("backend direct has no agent to run: {0}; put oz on PATH, or set oz_path in the file")]
     Agent(#[from] ProgramError),
+    #[error(transparent)]
+    Shell(#[from] NoShell),
     /// `target_dir` must be there.
     #[error("backend direct: target_dir {} is not a directory; it must exist before the worker starts", .0.display())]
     TargetDir(PathBuf),
@@ -107,6 +110,9 @@ impl DirectSettings {
     /// # Errors
     /// What this machine lacks to run tasks.
     pub fn agent(&self, files: &impl Files, path: Option<&OsStr>) -> Result<PathBuf, DirectError> {
+        if self.setup_command.is_some() || self.teardown_command.is_some() {
+            check_shell(files, Self::NAME)?;
+        }
         let agent = find_program(files, self.oz_path.as_deref().unwrap_or("oz"), path)?;
         if let Some(directory) = &self.target_dir {
             return match files.named(directory) {
