@@ -20,7 +20,7 @@ use futures_lite::FutureExt;
 use futures_lite::future::poll_fn;
 use oz_worker_backends::Backend;
 use oz_worker_backends::command::Handed;
-use oz_worker_backends::contract::{Report, Stop, Task, TaskEvent};
+use oz_worker_backends::contract::{Latch, Report, Stop, Task, TaskEvent};
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::time::Instant;
 use oz_worker_core::{Failure, Input, Notice, Output, RunId, Worker};
@@ -84,8 +84,8 @@ pub struct RunLoop<R: Host> {
     recorder: Recorder,
     signals: R::StopSignals,
     tasks: BTreeMap<String, Running>,
-    /// Closed when the worker leaves: every task still running is to be killed.
-    leaving: (Sender<()>, Receiver<()>),
+    /// Set when the worker leaves: every task still running is to be killed.
+    leaving: Latch,
     events: (Sender<Event>, Pin<Box<Receiver<Event>>>),
     told: Arc<Told>,
     /// How many dispatched tasks are being cancelled.
@@ -102,8 +102,8 @@ pub struct RunLoop<R: Host> {
 /// A task that its backend is not done with.
 struct Running {
     run: RunId,
-    /// Closing it asks the task to stop.
-    stop: (Sender<()>, Receiver<()>),
+    /// Setting it asks the task to stop.
+    stop: Latch,
 }
 
 struct Timer {
@@ -122,7 +122,7 @@ impl<R: Host> RunLoop<R> {
             recorder,
             signals,
             tasks: BTreeMap::new(),
-            leaving: async_channel::bounded(1),
+            leaving: Latch::default(),
             events: (sender, Box::pin(receiver)),
             told: Arc::default(),
             cancelling: 0,
@@ -202,14 +202,14 @@ impl<R: Host> RunLoop<R> {
             Output::Send(frame) => self.link.send(frame),
             Output::Close => self.link.close(),
             Output::StartTask { run, spec } => {
-                let stop = async_channel::bounded(1);
+                let stop = Latch::default();
                 self.tasks.insert(spec.task_id.clone(), Running { run, stop });
                 let trace = self.recorder.claimed(&spec);
                 self.starting.push((run, spec, trace));
             }
             Output::StopTask { task_id, run } => {
                 if let Some(running) = self.tasks.get(&task_id).filter(|running| running.run == run) {
-                    running.stop.0.close();
+                    running.stop.set();
                 }
             }
             Output::CancelDispatched { task_id, execution_id } => self.cancel_dispatched(task_id, execution_id),
@@ -236,7 +236,7 @@ impl<R: Host> RunLoop<R> {
 
     fn start_task(&mut self, run: RunId, mut spec: Box<TaskSpec>, trace: TaskTrace) {
         let task_id = spec.task_id.clone();
-        let Some(asked) = self.tasks.get(&task_id).map(|running| running.stop.1.clone()) else { return };
+        let Some(asked) = self.tasks.get(&task_id).map(|running| running.stop.clone()) else { return };
         trace.pass_on(&mut spec.env);
         let (backend, events) = (Arc::clone(&self.backend), self.events.0.clone());
         let (told, hears, of) = (Arc::clone(&self.told), self.events.0.clone(), task_id.clone());
@@ -245,7 +245,7 @@ impl<R: Host> RunLoop<R> {
                 let _ = hears.try_send(Event::Told);
             }
         });
-        let stop = Stop::new(asked, self.leaving.1.clone());
+        let stop = Stop::new(asked, self.leaving.clone());
         let log = logs::task(&task_id, trace.id());
         let mut running = Box::pin(async move {
             trace.started();
@@ -315,7 +315,7 @@ impl<R: Host> RunLoop<R> {
 
     /// Kills every task that still runs and waits until nothing of it is left, and until cancel commands are done.
     async fn leave(mut self) {
-        self.leaving.0.close();
+        self.leaving.set();
         let runtime = self.runtime.clone();
         let mut latest = runtime.now().plus(LEAVE_LIMIT);
         if let Some(since) = self.stopping_since.filter(|_| self.cancelling > 0) {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_channel::Receiver;
+use async_lock::OnceCell;
 use futures_lite::FutureExt;
 use oz_worker_core::agent::{AgentSettings, TaskSpec};
 use oz_worker_core::metrics::FailureReason;
@@ -163,37 +163,57 @@ impl Report {
     }
 }
 
-/// The request to stop one task. Both channels carry nothing: closing them is the message. A clone hears the same.
+/// Something that happens at most once, and that anybody can wait for. A clone is another handle to the same.
+#[derive(Clone, Default)]
+pub struct Latch(Arc<OnceCell<()>>);
+
+impl Latch {
+    /// Lets it happen. Nothing more comes of a second time.
+    pub fn set(&self) {
+        let _ = self.0.set_blocking(());
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.is_initialized()
+    }
+
+    /// Ends when it has happened.
+    pub async fn wait(&self) {
+        self.0.wait().await;
+    }
+}
+
+/// The request to stop one task. A clone hears the same.
 #[derive(Clone)]
 pub struct Stop {
-    task: Receiver<()>,
-    worker: Receiver<()>,
+    task: Latch,
+    worker: Latch,
 }
 
 impl Stop {
-    /// Stops the task when `task` is closed, and without any ceremony when `worker` is.
-    pub const fn new(task: Receiver<()>, worker: Receiver<()>) -> Self {
+    /// Stops the task when `task` is set, and without any ceremony when `worker` is.
+    pub const fn new(task: Latch, worker: Latch) -> Self {
         Self { task, worker }
     }
 
     /// Whether the task is to stop.
     pub fn is_asked(&self) -> bool {
-        self.task.is_closed() || self.is_abandoned()
+        self.task.is_set() || self.is_abandoned()
     }
 
     /// Ends when the task is to stop.
     pub async fn asked(&self) {
-        let _ = self.task.recv().or(self.worker.recv()).await;
+        self.task.wait().or(self.worker.wait()).await;
     }
 
     /// Whether the worker leaves now: what still runs is to be killed, and nothing else done.
     pub fn is_abandoned(&self) -> bool {
-        self.worker.is_closed()
+        self.worker.is_set()
     }
 
     /// Ends when the worker leaves now.
     pub async fn abandoned(&self) {
-        let _ = self.worker.recv().await;
+        self.worker.wait().await;
     }
 }
 

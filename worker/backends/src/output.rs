@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use async_channel::Receiver;
+use futures_channel::oneshot::{self, Receiver};
 use futures_io::AsyncRead;
 use futures_lite::FutureExt;
 use futures_lite::future::poll_fn;
@@ -46,18 +46,18 @@ pub trait TaskLog: Send + Sync + 'static {
     fn end(&self);
 }
 
-/// Writes what comes out of `stream` to `log` until the stream ends, beside the caller. What is given back is closed then.
+/// Writes what comes out of `stream` to `log` until the stream ends, beside the caller. What is given back ends then.
 pub fn forward<R: Runtime>(
     runtime: &R,
     stream: Option<impl AsyncRead + Unpin + Send + 'static>,
     log: Arc<dyn TaskLog>,
 ) -> Receiver<()> {
-    let (open, closed) = async_channel::bounded(1);
+    let (open, closed) = oneshot::channel();
     if let Some(stream) = stream {
         let own = runtime.clone();
         runtime.spawn(async move {
             read_lines(&own, stream, Lines::new(log)).await;
-            open.close();
+            drop(open);
         });
     }
     closed

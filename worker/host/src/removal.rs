@@ -7,27 +7,36 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
+/// How long a removal may take as long as it gets on. Somebody who makes files as fast as they are removed must not keep a thread
+/// for ever; what is left then is removed by the next start.
+const LIMIT: Duration = Duration::from_secs(3600);
+
 /// Removes the directory at `path`. That there is none is not an error.
 ///
 /// # Errors
-/// The first thing that could not be removed; everything else is gone.
+/// The first thing that could not be removed; everything else is gone. [`io::ErrorKind::TimedOut`] when it took too long.
 pub(super) fn remove_directory(path: &Path) -> io::Result<()> {
+    remove_until(path, Instant::now() + LIMIT)
+}
+
+fn remove_until(path: &Path, latest: Instant) -> io::Result<()> {
     match rustix::fs::rmdir(path) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::NOTEMPTY | Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
     let top = open_directory(CWD, path)?;
-    empty(&top)?;
+    empty(&top, latest)?;
     Ok(rustix::fs::rmdir(path)?)
 }
 
-fn empty(top: &OwnedFd) -> io::Result<()> {
+fn empty(top: &OwnedFd, latest: Instant) -> io::Result<()> {
     let mut names = Names { next: 0 };
     loop {
         let (mut any, mut progress, mut failure) = (false, false, None);
@@ -51,6 +60,7 @@ fn empty(top: &OwnedFd) -> io::Result<()> {
         match (any, progress, failure) {
             (false, ..) => return Ok(()),
             (true, false, Some(error)) => return Err(error.into()),
+            _ if Instant::now() >= latest => return Err(io::ErrorKind::TimedOut.into()),
             _ => {}
         }
     }
@@ -209,6 +219,16 @@ mod tests {
             here = open_directory(&here, "d").unwrap();
         }
         remove_directory(&top).unwrap();
+        assert!(!top.exists());
+    }
+
+    #[test]
+    fn a_removal_that_takes_too_long_is_given_up_though_it_gets_on() {
+        let top = scratch("endless");
+        fs::write(top.join("file"), "").unwrap();
+        let ended = remove_until(&top, Instant::now()).unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+        remove_until(&top, Instant::now()).unwrap();
         assert!(!top.exists());
     }
 

@@ -11,10 +11,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use futures_channel::oneshot;
 use oz_worker_runtime::Lane;
 
 /// The most threads of one lane: a few pieces of work that hang must not be all that a lane can do.
-pub const MOST_THREADS: usize = 4;
+pub const MOST_THREADS: usize = 3;
 /// How long a thread waits for more work before it ends.
 const IDLE: Duration = Duration::from_secs(30);
 /// Enough for the deepest work of the worker (a name look-up, a start) many times over.
@@ -47,18 +48,18 @@ impl Lanes {
         lane: Lane,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = T> + Send + 'static {
-        let (done, result) = async_channel::bounded(1);
+        let (done, result) = oneshot::channel();
         self.push(
             lane,
             Box::new(move || {
-                if !done.is_closed() {
+                if !done.is_canceled() {
                     // Nobody may be left to hear of it by then: the result is dropped here.
-                    let _ = done.try_send(catch_unwind(AssertUnwindSafe(work)));
+                    let _ = done.send(catch_unwind(AssertUnwindSafe(work)));
                 }
             }),
         );
         async move {
-            match result.recv().await {
+            match result.await {
                 Ok(Ok(value)) => value,
                 Ok(Err(panic)) => resume_unwind(panic),
                 // The operating system gave no thread for it.

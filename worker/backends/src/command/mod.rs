@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_channel::{Receiver, Sender};
+use async_lock::Semaphore;
 use futures_lite::{AsyncWriteExt, FutureExt};
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome};
@@ -31,8 +31,8 @@ pub struct CommandBackend<R: Host> {
     settings: CommandSettings,
     /// The environment of both commands: the worker's own, then the configured one.
     env: Environment,
-    /// Holds something for each cancel command that runs.
-    cancelling: (Sender<()>, Receiver<()>),
+    /// Whoever runs a cancel command has a place of it.
+    cancelling: Semaphore,
 }
 
 /// A task that was handed over, to be cancelled.
@@ -73,7 +73,7 @@ impl<R: Host> CommandBackend<R> {
     pub fn new(settings: CommandSettings, common: Arc<Common<R>>) -> Self {
         let mut env = common.host_env.clone();
         env.extend(common.environment.iter());
-        Self { common, settings, env, cancelling: async_channel::bounded(MOST_CANCELLING) }
+        Self { common, settings, env, cancelling: Semaphore::new(MOST_CANCELLING) }
     }
 
     pub(crate) async fn run(&self, task: Task) -> Vec<Failure> {
@@ -125,7 +125,7 @@ impl<R: Host> CommandBackend<R> {
 
     pub(crate) async fn cancel(&self, handed: &Handed<'_>) -> Result<(), String> {
         let Some(script) = &self.settings.cancel_command else { return Ok(()) };
-        let _turn = Turn::of(&self.cancelling).await;
+        let _place = self.cancelling.acquire().await;
         let command = self.command(script, handed);
         match self.execute(handed, command, Purpose::Cancel, CANCEL_LIMIT, None).await {
             End::Exited(Exit::Code(0)) | End::Stopped => Ok(()),
@@ -200,7 +200,7 @@ impl<R: Host> CommandBackend<R> {
         let mut unclaimed = Unclaimed::new(process);
         let Some(process) = unclaimed.process() else { return End::Stopped };
         let input = process.input();
-        forward(runtime, process.output(), Arc::clone(handed.log));
+        drop(forward(runtime, process.output(), Arc::clone(handed.log)));
         if let Purpose::Dispatch(payload, report) = purpose {
             report.started();
             if let Some(mut input) = input {
@@ -246,22 +246,5 @@ impl<R: Host> CommandBackend<R> {
     /// Gives back what was taken from the machine.
     pub(crate) async fn release(&self) {
         machine::release(&self.common.runtime).await;
-    }
-}
-
-/// One of the [`MOST_CANCELLING`], until dropped.
-struct Turn(Receiver<()>);
-
-impl Turn {
-    async fn of((taken, given_back): &(Sender<()>, Receiver<()>)) -> Self {
-        // Both ends live as long as the backend.
-        let _ = taken.send(()).await;
-        Self(given_back.clone())
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let _ = self.0.try_recv();
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_channel::Receiver;
+use futures_channel::oneshot::Receiver;
 use futures_lite::FutureExt;
 use oz_worker_core::Failure;
 use oz_worker_core::metrics::FailureReason;
@@ -88,7 +88,7 @@ async fn clear_and_remove<R: Host>(runtime: R, job: Arc<Job>, left: Left<R>) -> 
         runtime.sleep_until(runtime.now().plus(pause)).await;
         pause = (pause * 2).min(Duration::from_millis(50));
     };
-    steps::read_out(&runtime, &outputs).await;
+    steps::read_out(&runtime, outputs).await;
     let removed = match given {
         Given::Back(result) => result,
         Given::Rest(rest) => runtime.on(Lane::Remove, move |machine| rest.remove(machine.files())).await,

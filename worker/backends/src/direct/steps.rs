@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_channel::Receiver;
+use futures_channel::oneshot::Receiver;
 use futures_lite::FutureExt;
 use oz_worker_runtime::{Command, Exit, Host, Lane, Machine, Process, Signal, Tree};
 use oz_worker_telemetry::TaskTrace;
@@ -67,7 +67,7 @@ pub(super) struct Steps<'a, R: Host> {
     pub(super) tree: Arc<TreeOf<R>>,
     /// The processes of the steps that are over. Kept, because the tree knows descendants by their groups.
     pub(super) over: Vec<ProcessOf<R>>,
-    /// Closed when the output of a step has been read to its end.
+    /// Ended when the output of a step has been read to its end.
     pub(super) outputs: Vec<Receiver<()>>,
 }
 
@@ -152,10 +152,10 @@ impl<R: Host> Steps<'_, R> {
 }
 
 /// Waits until what the steps wrote has been read to its end, for a moment.
-pub(super) async fn read_out<R: Host>(runtime: &R, outputs: &[Receiver<()>]) {
+pub(super) async fn read_out<R: Host>(runtime: &R, outputs: Vec<Receiver<()>>) {
     let read = async {
         for output in outputs {
-            let _ = output.recv().await;
+            let _ = output.await;
         }
     };
     read.or(runtime.sleep_until(runtime.now().plus(LAST_OUTPUT_LIMIT))).await;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_lite::FutureExt;
 use oz_worker_backends::Backend;
 use oz_worker_backends::command::{CommandBackend, CommandSettings};
-use oz_worker_backends::contract::{Common, Report, Stop, Task, TaskEvent};
+use oz_worker_backends::contract::{Common, Latch, Report, Stop, Task, TaskEvent};
 use oz_worker_backends::direct::{DirectBackend, Job, Workspaces};
 use oz_worker_backends::output::TaskLog;
 use oz_worker_core::agent::{InstanceShape, TaskSpec};
@@ -56,7 +56,7 @@ fn scratch(name: &str, end: &str) -> PathBuf {
 }
 
 /// A task whose report panics when this is said.
-fn task(panics_at: fn(&TaskEvent) -> bool) -> (Task, [async_channel::Sender<()>; 2]) {
+fn task(panics_at: fn(&TaskEvent) -> bool) -> Task {
     let spec = TaskSpec {
         task_id: "T1".into(),
         execution_id: None,
@@ -69,12 +69,9 @@ fn task(panics_at: fn(&TaskEvent) -> bool) -> (Task, [async_channel::Sender<()>;
         shape: InstanceShape::default(),
         task: "{}".into(),
     };
-    let (stop, asked) = async_channel::bounded(1);
-    let (leave, leaving) = async_channel::bounded(1);
     let report = Report::new(move |event| assert!(!panics_at(&event), "as a test"));
-    let task =
-        Task { spec, trace: TaskTrace::default(), stop: Stop::new(asked, leaving), report, log: Arc::new(Silent) };
-    (task, [stop, leave])
+    let stop = Stop::new(Latch::default(), Latch::default());
+    Task { spec, trace: TaskTrace::default(), stop, report, log: Arc::new(Silent) }
 }
 
 /// Runs the task, which panics; gives the daemon that it left.
@@ -119,7 +116,7 @@ fn what_a_task_leaves_is_killed_and_removed_when_its_backend_panics() {
                 host_env: [("PATH", "/usr/bin:/bin")].into_iter().collect(),
             },
         ));
-        let (task, _kept) = task(panics_at);
+        let task = task(panics_at);
         if name == "started" {
             // The agent may not have come to its daemon when it is killed.
             fs::write(dir.join("pid"), "2147483647").unwrap();
@@ -154,7 +151,7 @@ fn a_dispatch_is_killed_when_its_backend_panics() {
     };
     let backend = Backend::Command(CommandBackend::new(settings, common.into()));
     fs::write(dir.join("pid"), "2147483647").unwrap();
-    let (task, _kept) = task(|event| matches!(event, TaskEvent::Started));
+    let task = task(|event| matches!(event, TaskEvent::Started));
     let dispatch = panics(&runtime, &backend, task, &dir);
     let started = std::time::Instant::now();
     while is_alive(dispatch) {
