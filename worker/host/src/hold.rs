@@ -74,7 +74,7 @@ fn lock(directory: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// The whole of a file; l_pid must be 0.
+/// The whole of a file; `l_pid` must be 0.
 fn request(kind: libc::c_int) -> libc::flock {
     // SAFETY: a `struct flock` is numbers only.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };

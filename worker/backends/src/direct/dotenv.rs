@@ -140,12 +140,10 @@ fn unescape<'a>(escape: &'a str, quoted: bool, value: &mut OsString) -> &'a str 
 /// when it is in capitals, as names of variables are. Anything else stays: it is part of a password.
 fn refer<'a>(found: &'a str, known: &Known<'_>, value: &mut OsString) -> &'a str {
     let after = found.get(1..).unwrap_or_default();
-    let (name, rest) = match after.strip_prefix('{') {
-        Some(inside) => inside.split_once('}').unwrap_or_default(),
-        None => {
-            let end = after.find(|char: char| !is_in_name(char)).unwrap_or(after.len());
-            after.split_at(end)
-        }
+    let (name, rest) = if let Some(inside) = after.strip_prefix('{') {
+        inside.split_once('}').unwrap_or_default()
+    } else {
+        after.split_at(after.find(|char: char| !is_in_name(char)).unwrap_or(after.len()))
     };
     let is_name =
         name.chars().all(is_in_name) && !name.is_empty() && !name.starts_with(|char: char| char.is_ascii_digit());

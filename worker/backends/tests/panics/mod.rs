@@ -18,7 +18,7 @@ use oz_worker_core::agent::{InstanceShape, TaskSpec};
 use oz_worker_core::secret::Variables;
 use oz_worker_host::owner;
 use oz_worker_reactor::{OnReactor, Tasks};
-use oz_worker_runtime::{Environment, Host, Lane, Machine as _, Runtime as _};
+use oz_worker_runtime::{Environment, Host, Lane, Machine, Runtime as _};
 use oz_worker_telemetry::TaskTrace;
 
 use super::runtime;
@@ -55,8 +55,10 @@ fn scratch(name: &str, end: &str) -> PathBuf {
     dir
 }
 
-/// A task whose report panics when this is said.
-fn task(panics_at: fn(&TaskEvent) -> bool) -> Task {
+/// At what that is said of a task its report panics.
+type At = fn(&TaskEvent) -> bool;
+
+fn task(panics_at: At) -> Task {
     let spec = TaskSpec {
         task_id: "T1".into(),
         execution_id: None,
@@ -94,7 +96,7 @@ fn is_alive(pid: i32) -> bool {
 
 #[test]
 fn what_a_task_leaves_is_killed_and_removed_when_its_backend_panics() {
-    let cases: [(&str, &str, fn(&TaskEvent) -> bool); 2] = [
+    let cases: [(&str, &str, At); 2] = [
         ("finished", "exit 0", |event| matches!(event, TaskEvent::Finished(_))),
         ("started", "sleep 1000", |event| matches!(event, TaskEvent::Started)),
     ];
@@ -124,7 +126,7 @@ fn what_a_task_leaves_is_killed_and_removed_when_its_backend_panics() {
         let daemon = panics(&runtime, &backend, task, &dir);
         assert!(!is_alive(daemon), "{name}: the daemon lives on");
         assert_eq!(fs::read_dir(dir.join("root")).unwrap().count(), 0, "{name}: the workspace is left");
-        runtime.drive(runtime.on(Lane::Finish, |machine| machine.release()));
+        runtime.drive(runtime.on(Lane::Finish, Machine::release));
         fs::remove_dir_all(&dir).unwrap();
     }
 }
