@@ -198,23 +198,36 @@ planted! {
     }
     a_task_is_over_only_when_its_teardown_is {
         Simulator, "exited 0, and it says", "worker/backends/src/direct/mod.rs",
-        "        report.finished(self.follow(first, &spec, &place, &mut steps).await);
-
+        "            report.finished(self.follow(first, &spec, &place, &mut steps).await);
+        });
+        let followed = followed.catch_unwind().await;
         let mut failures = Vec::new();
-        if let Some(script) = &self.job.teardown_command
-            && !stop.is_abandoned()
-        {
-            failures.extend(tear_down(self.job.script(script, &spec, &place), &mut steps).await);
-        }
+        let torn_down = AssertUnwindSafe(async {
+            if let Some(script) = &self.job.teardown_command
+                && !stop.is_abandoned()
+            {
+                failures.extend(tear_down(self.job.script(script, &spec, &place), &mut steps).await);
+            }
+        });
+        let torn_down = torn_down.catch_unwind().await;
 "
-        => "        let followed = self.follow(first, &spec, &place, &mut steps).await;
+        => "            self.follow(first, &spec, &place, &mut steps).await
+        });
+        let followed = followed.catch_unwind().await;
         let mut failures = Vec::new();
-        if let Some(script) = &self.job.teardown_command
-            && !stop.is_abandoned()
-        {
-            failures.extend(tear_down(self.job.script(script, &spec, &place), &mut steps).await);
-        }
-        report.finished(if stop.is_asked() { Outcome::Stopped } else { followed });
+        let torn_down = AssertUnwindSafe(async {
+            if let Some(script) = &self.job.teardown_command
+                && !stop.is_abandoned()
+            {
+                failures.extend(tear_down(self.job.script(script, &spec, &place), &mut steps).await);
+            }
+        });
+        let torn_down = torn_down.catch_unwind().await;
+        report.finished(match &followed {
+            Ok(outcome) if !stop.is_asked() => outcome.clone(),
+            _ => Outcome::Stopped,
+        });
+        let followed = followed.map(drop);
 "
     }
     a_dial_waits_behind_removals {

@@ -63,21 +63,26 @@ pub fn descendants(pid: i32) -> Vec<i32> {
     found
 }
 
-/// Removes the cgroups that a worker which was killed had made below its own, once nothing is left in them.
-pub fn remove_cgroups_of(pid: i32) {
+/// The directory of the cgroup (version 2) that a process is in.
+pub fn cgroup_of(pid: i32) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
     let mount = mounts.lines().find_map(|line| {
         let mut fields = line.split(' ');
         let (at, kind) = (fields.nth(1)?, fields.next()?);
         (kind == "cgroup2").then_some(at)
-    });
-    let own = String::from_utf8_lossy(&read(std::process::id().cast_signed(), "cgroup")).into_owned();
-    let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
-    let (Some(mount), Some(own)) = (mount, own) else { return };
-    for entry in fs::read_dir(Path::new(mount).join(own)).into_iter().flatten().flatten() {
+    })?;
+    let own = String::from_utf8_lossy(&read(pid, "cgroup")).into_owned();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(Path::new(mount).join(own))
+}
+
+/// Removes the cgroups that a worker which was killed had made below its own, once nothing is left in them.
+pub fn remove_cgroups_of(pid: i32) {
+    let Some(own) = cgroup_of(std::process::id().cast_signed()) else { return };
+    for entry in fs::read_dir(own).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        // `oz-agent-worker.<key>.<pid>.<start>.<number>`
-        if name.to_str().and_then(|name| name.strip_prefix("oz-agent-worker.")?.split('.').nth(1)?.parse().ok())
+        // `oz-agent-worker.<key>.<boot>.<pid>.<start>.<number>`
+        if name.to_str().and_then(|name| name.strip_prefix("oz-agent-worker.")?.split('.').nth(2)?.parse().ok())
             == Some(pid)
         {
             let _ = fs::remove_dir(entry.path());
@@ -122,7 +127,8 @@ pub fn signal(pid: i32, signal: Signal) {
     }
 }
 
-fn all() -> Vec<i32> {
+/// Every process there is.
+pub fn all() -> Vec<i32> {
     let entries = fs::read_dir("/proc").expect("/proc is mounted");
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }

@@ -39,6 +39,7 @@ pub const API_KEY: &str = "wk-test-key";
 #[derive(Clone)]
 pub struct Launch {
     dir: Arc<TempDir>,
+    through: Vec<String>,
     worker_id: Option<String>,
     args: Vec<String>,
     env: BTreeMap<String, OsString>,
@@ -49,8 +50,14 @@ impl Launch {
     /// A worker without any flag or file; its environment is `PATH`, `HOME` and no telemetry.
     pub fn bare() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let launch =
-            Self { dir: Arc::new(dir), worker_id: None, args: Vec::new(), env: BTreeMap::new(), file: Map::new() };
+        let launch = Self {
+            dir: Arc::new(dir),
+            through: Vec::new(),
+            worker_id: None,
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            file: Map::new(),
+        };
         fs::create_dir(launch.home()).expect("a new directory");
         fs::create_dir(launch.workspaces()).expect("a new directory");
         let home = launch.home().display().to_string();
@@ -104,6 +111,14 @@ impl Launch {
     #[must_use]
     pub fn flag(self, flag: &str) -> Self {
         self.flags([flag])
+    }
+
+    /// Has a program started with these arguments, which the worker's program and its own follow. It must become the worker
+    /// (`exec`), unless only what the worker does elsewhere is looked at.
+    #[must_use]
+    pub fn through<'a>(mut self, words: impl IntoIterator<Item = &'a str>) -> Self {
+        self.through = words.into_iter().map(str::to_owned).collect();
+        self
     }
 
     /// Adds flags, or a flag and its value.
@@ -184,7 +199,14 @@ impl Launch {
 
     pub fn start(&self) -> Worker {
         let program = worker_binary().unwrap_or_else(|error| panic!("no worker to test: {error}"));
-        let mut command = Command::new(&program);
+        let mut command = match self.through.split_first() {
+            None => Command::new(&program),
+            Some((first, words)) => {
+                let mut command = Command::new(first);
+                command.args(words).arg(&program);
+                command
+            }
+        };
         if !self.file.is_empty() {
             // JSON is YAML.
             let text = serde_json::to_string_pretty(&self.file).expect("a value prints");

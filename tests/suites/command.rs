@@ -1,11 +1,12 @@
 //! The command backend: what a dispatch is told, when it counts as failed, and that dispatched tasks are left alone.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use oz_worker_tests::{
     BOUND,
     agent::Agent,
     message::{Assignment, Cancellation},
+    peers::skip_this,
     process::Watch,
     worker::Launch,
 };
@@ -82,6 +83,161 @@ fn payload_carries_the_task_and_its_secrets_and_the_environment_does_not() {
     assert_eq!(environment["CONFIGURED"], "yes");
     assert_eq!(environment["OZ_RUN_ID"], "T1", "the worker's own variables win");
     assert!(!environment.values().any(|value| value.contains("canary-of-the-task")));
+}
+
+#[test]
+fn what_the_operator_configured_stays_with_the_operators_commands() {
+    let dispatch = dispatching("");
+    let cancel = format!("echo \"$OZ_RUN_ID cancelled $CONFIGURED $FLAG\" > '{}'", dispatch.path("events").display());
+    let mut scene = Scene::command(dispatch, |launch| {
+        launch
+            .with_metrics()
+            .config("environment", json!([{"name": "CONFIGURED", "value": "canary-of-the-file"}]))
+            .config("cancel_command", cancel)
+            .flags(["-e", "FLAG=canary-of-the-flag"])
+    });
+    scene.claim(&Assignment::new("T1").env("OF_THE_TASK", "yes"));
+    scene.worker.wait_for_metric("oz_worker_tasks_completed_total", &[("result", "dispatched")], 1.0);
+    let environment = scene.agent.record("T1").environment;
+    assert_eq!((&*environment["CONFIGURED"], &*environment["FLAG"]), ("canary-of-the-file", "canary-of-the-flag"));
+    let payload = payload(&scene, "T1");
+    assert_eq!(payload["env"]["OF_THE_TASK"], "yes");
+    assert!(!payload.to_string().contains("canary-of-the"), "{payload}");
+    scene.session.send(Cancellation::of("T1"));
+    assert_eq!(scene.agent.hear("T1", "cancelled"), "canary-of-the-file canary-of-the-flag");
+}
+
+/// A cancel command that says so, and that goes on when somebody opens its gate.
+fn cancelling(dispatch: &Agent) -> String {
+    let dir = dispatch.path("");
+    format!("echo \"$OZ_RUN_ID cancelling $$\" > '{0}/events'; read -r _ < '{0}/gate'", dir.display())
+}
+
+#[test]
+fn a_dispatch_that_is_stopped_half_way_is_killed_and_cancelled_before_that_is_told() {
+    for (way, reason) in [("SIGTERM", "graceful_shutdown"), ("time-out", "dispatch_timeout"), ("cancellation", "")] {
+        let dispatch = dispatching("say pid $$; sleep 600");
+        let cancel = cancelling(&dispatch);
+        let mut scene = Scene::command(dispatch, |launch| {
+            let limit = if way == "time-out" { "1s" } else { "10m" };
+            launch.config("cancel_command", cancel).config("dispatch_timeout", limit)
+        });
+        scene.claim(&Assignment::new("T1"));
+        let dispatch = Watch::new(scene.agent.hear_pid("T1", "pid"));
+        match way {
+            "SIGTERM" => scene.worker.signal(Signal::TERM),
+            "cancellation" => scene.session.send(Cancellation::of("T1")),
+            _ => {}
+        }
+        scene.agent.hear_pid("T1", "cancelling");
+        assert!(!dispatch.is_alive(), "{way}: it is cancelled while it still runs");
+        scene.session.ping(b"not yet");
+        scene.session.expect_pong(b"not yet");
+        scene.agent.open_gate();
+        let end = scene.end_of("T1");
+        match way {
+            "cancellation" => assert_eq!(end["data"]["task_state"], "CANCELLED"),
+            _ => assert_eq!(end["data"]["failure_reason"], reason, "{way}"),
+        }
+    }
+}
+
+#[test]
+fn many_cancellations_are_not_as_many_processes() {
+    const MANY: usize = 60;
+    let dispatch = dispatching("");
+    let cancel = cancelling(&dispatch);
+    let mut scene = Scene::command(dispatch, |launch| launch.with_metrics().config("cancel_command", cancel));
+    let tasks: Vec<String> = (0..MANY).map(|number| format!("T{number}")).collect();
+    for task_id in &tasks {
+        scene.claim(&Assignment::new(task_id));
+        scene.agent.wait_for(task_id, "dispatched");
+    }
+    let all = f64::from(u32::try_from(MANY).unwrap());
+    scene.worker.wait_for_metric("oz_worker_tasks_completed_total", &[("result", "dispatched")], all);
+    for task_id in &tasks {
+        scene.session.send(Cancellation::of(task_id));
+    }
+    // Each that is let go makes room for one more.
+    let mut most = 0;
+    for gone in 0..MANY {
+        let begun = || scene.agent.said().iter().filter(|said| said.contains(" cancelling ")).count();
+        let deadline = std::time::Instant::now() + BOUND;
+        while begun() <= gone {
+            assert!(std::time::Instant::now() < deadline, "{gone} of {MANY} were cancelled");
+            std::thread::yield_now();
+        }
+        scene.session.ping(b"all heard");
+        scene.session.expect_pong(b"all heard");
+        most = most.max(begun() - gone);
+        scene.agent.open_gate();
+    }
+    assert!(most <= 9, "{most} cancel commands ran at once");
+}
+
+#[test]
+fn a_worker_that_leaves_waits_for_cancel_commands() {
+    let dispatch = dispatching("");
+    let cancel = cancelling(&dispatch);
+    let mut scene = Scene::command(dispatch, |launch| launch.with_metrics().config("cancel_command", cancel));
+    scene.claim(&Assignment::new("T1"));
+    scene.worker.wait_for_metric("oz_worker_tasks_completed_total", &[("result", "dispatched")], 1.0);
+    scene.session.send(Cancellation::of("T1"));
+    let cancelling = Watch::new(scene.agent.hear_pid("T1", "cancelling"));
+    scene.worker.signal(Signal::TERM);
+    assert_eq!(scene.session.expect_close(), Some(1000));
+    scene.session.hang_up();
+    // What a worker that does not wait takes to be gone.
+    assert!(!scene.worker.has_ended_within(Duration::from_secs(2)));
+    assert!(cancelling.is_alive());
+    scene.agent.open_gate();
+    assert_eq!(scene.worker.exit().code(), Some(0));
+    assert!(!cancelling.is_alive());
+}
+
+#[test]
+fn commands_that_nothing_can_run_are_an_error_at_start() {
+    if !rustix::process::getuid().is_root() {
+        return skip_this("only root may take the shell away");
+    }
+    let hide = ["unshare", "--mount", "sh", "-c", "mount --bind /dev/null /bin/sh && exec \"$@\"", "sh"];
+    let server = oz_worker_tests::server::Server::start();
+    let agent = Agent::new();
+    let launches = [
+        Launch::command(&server, &agent),
+        Launch::direct(&server, &agent).config("setup_command", "true"),
+        Launch::direct(&server, &agent).config("teardown_command", "true"),
+    ];
+    for launch in launches {
+        for check in [false, true] {
+            let launch = launch.clone().through(hide);
+            let ended = if check { launch.flag("--check") } else { launch }.run();
+            assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+            assert!(ended.stderr.contains("/bin/sh is to run your commands"), "{}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn commands_run_where_the_worker_runs_also_when_nobody_can_go_there_any_more() {
+    let closed =
+        "mkdir there && cd there && chmod 0 . && exec setpriv --bounding-set=-dac_override,-dac_read_search \"$@\"";
+    let removed = "mkdir there && cd there && exec \"$@\"";
+    for (way, script) in [("closed", closed), ("removed", removed)] {
+        if way == "closed" && !rustix::process::getuid().is_root() {
+            skip_this("only root can go where it may not go");
+            continue;
+        }
+        let mut scene =
+            Scene::command(dispatching(""), |launch| launch.with_metrics().through(["sh", "-c", script, "sh"]));
+        let there = scene.worker.launch.dir().join("there");
+        if way == "removed" {
+            fs::remove_dir(&there).unwrap();
+        }
+        scene.claim(&Assignment::new("T1"));
+        scene.agent.wait_for("T1", "dispatched");
+        scene.worker.wait_for_metric("oz_worker_tasks_completed_total", &[("result", "dispatched")], 1.0);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use oz_worker_tests::{BOUND, agent, message::Assignment, process::Watch, worker::names_in};
+use oz_worker_tests::{BOUND, agent, message::Assignment, peers::skip_this, process::Watch, worker::names_in};
 use serde_json::json;
 
 use crate::scene::Scene;
@@ -297,7 +297,7 @@ impl<'a> Mount<'a> {
         if mounted.as_ref().is_ok_and(|output| output.status.success()) {
             return Some(Self(at));
         }
-        eprintln!("skipped: cannot mount a tmpfs here");
+        skip_this("no tmpfs can be mounted here");
         None
     }
 }
@@ -307,6 +307,65 @@ impl Drop for Mount<'_> {
         // Lazily: a worker that looks into it must not keep it.
         let _ = Command::new("umount").arg("-l").arg(self.0).status();
     }
+}
+
+#[test]
+fn what_setup_writes_is_never_filled_in_from_the_workers_environment() {
+    let setup = r#"test -f "$OZ_ENVIRONMENT_FILE" && ! test -s "$OZ_ENVIRONMENT_FILE" && test "$WARP_API_KEY" || exit 1
+        printf '%s\n' 'TITLE="Fix ${WARP_API_KEY}$HOSTVAR."' 'KEY=$WARP_API_KEY' 'OWN="${FROM_TASK}/x"' 'PATH=/opt/x/bin:$PATH' \
+            'not a variable' 'LAST=it counts' > "$OZ_ENVIRONMENT_FILE""#;
+    let mut scene = Scene::with(|launch| launch.env("HOSTVAR", "from-host").config("setup_command", setup));
+    scene.run(&Assignment::new("T1").env("FROM_TASK", "task").run("record"));
+    let environment = scene.agent.record("T1").environment;
+    let has = |name: &str| environment.get(name).map(String::as_str);
+    assert_eq!(
+        (has("TITLE"), has("KEY"), has("OWN"), has("LAST")),
+        (Some("Fix ."), Some(""), Some("task/x"), Some("it counts"))
+    );
+    assert!(has("PATH").unwrap().starts_with("/opt/x/bin:/"), "{environment:?}");
+    let warnings = scene.warnings_before("T1");
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("line 5 ") && !warnings[0].contains("not a variable"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn a_link_in_place_of_the_file_of_variables_is_not_followed() {
+    let holder = tempfile::tempdir().unwrap();
+    let precious = holder.path().join("precious");
+    fs::write(&precious, "kept").unwrap();
+    let mut scene = Scene::with(|launch| launch.flag("--no-cleanup").config("setup_command", "true"));
+    // The first run leaves a link, the second finds it.
+    scene.run(&Assignment::new("T1").run(&format!("rm -f .oz-env; ln -s '{}' .oz-env", precious.display())));
+    assert_eq!(scene.run(&Assignment::new("T1").execution("2"))["type"], "task_completed");
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "kept");
+}
+
+#[test]
+fn agent_that_was_stopped_hears_that_it_is_to_end() {
+    let mut scene = Scene::new();
+    let script = "trap 'say cleaned; exit 0' TERM; say pid $$; while :; do sleep 600 & wait; done";
+    scene.claim(&Assignment::new("T1").run(script));
+    let pid = scene.agent.hear_pid("T1", "pid");
+    oz_worker_tests::process::signal(pid, rustix::process::Signal::STOP);
+    scene.cancel("T1");
+    assert_eq!(scene.agent.said(), [format!("T1 pid {pid}"), "T1 cleaned".to_owned()]);
+}
+
+#[test]
+fn target_dir_that_cannot_be_entered_is_an_error_at_start() {
+    let holder = tempfile::tempdir().unwrap();
+    fs::set_permissions(holder.path(), fs::Permissions::from_mode(0o600)).unwrap();
+    let scene = Scene::new();
+    let mut launch = scene.worker.launch.clone().flags(["--target-dir", holder.path().to_str().unwrap()]);
+    if rustix::process::getuid().is_root() {
+        // Root enters anything, unless it gives up the right to.
+        launch = launch.through(["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]);
+    }
+    let ended = launch.run();
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("cannot be entered"), "{}", ended.stderr);
 }
 
 #[test]

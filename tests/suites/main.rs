@@ -27,6 +27,7 @@ pub(crate) mod scene;
 mod secrets;
 mod session;
 mod shutdown;
+mod signals;
 mod status_page;
 mod storm;
 mod stuck;

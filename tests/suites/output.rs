@@ -19,20 +19,43 @@ fn output_and_errors_are_logged_line_by_line_with_the_task() {
 #[test]
 fn control_characters_of_a_task_do_not_reach_the_terminal() {
     let mut scene = Scene::new();
-    scene.run(&Assignment::new("T1").run(r"printf 'before\033[2J\007\r\000after\377\n'"));
+    scene.run(&Assignment::new("T1").run(r"printf 'before\033[2J\007\b\000after\377\n'"));
     let line = scene.worker.wait_for_line("before");
     assert!(line.contains("after"), "{line:?}");
     assert!(!line.chars().any(char::is_control), "{line:?}");
 }
 
 #[test]
-fn line_over_16_kib_is_cut() {
+fn line_over_16_kib_is_cut_in_its_middle() {
     let mut scene = Scene::new();
-    scene
-        .run(&Assignment::new("T1").run("printf 'head-'; head -c 100000 /dev/zero | tr '\\0' x; echo; echo next-line"));
+    let script = "printf 'head-'; head -c 100000 /dev/zero | tr '\\0' x; echo -tail; echo next-line";
+    scene.run(&Assignment::new("T1").run(script));
     scene.worker.wait_for_line("next-line");
     let line = scene.worker.wait_for_line("head-xxx");
+    assert!(line.ends_with("xxx-tail"), "{}", line.get(line.len() - 40..).unwrap());
     assert!((16_000..18_000).contains(&line.len()), "{} bytes", line.len());
+}
+
+#[test]
+fn what_waits_for_an_answer_is_shown_as_it_stands() {
+    let mut scene = Scene::new();
+    scene.claim(&Assignment::new("T1").run("printf 'Password: '; gate; echo; echo next"));
+    assert!(scene.worker.wait_for_line("Password: ").ends_with("T1 | Password: "));
+    scene.agent.open_gate();
+    scene.end_of("T1");
+    scene.worker.wait_for_line("T1 | next");
+    assert_eq!(scene.worker.lines_with("T1 | ").len(), 2, "{:#?}", scene.worker.log());
+}
+
+#[test]
+fn a_carriage_return_ends_a_line() {
+    let mut scene = Scene::new();
+    let script = r"for i in 1 2 3; do printf '\rprogress %s0 %%' $i; done; printf '\rerror: at last\r\n'";
+    scene.run(&Assignment::new("T1").run(script));
+    scene.worker.wait_for_line("error: at last");
+    let lines: Vec<String> = scene.worker.lines_with("T1 | ");
+    let texts: Vec<&str> = lines.iter().filter_map(|line| line.split_once("T1 | ")).map(|(_, text)| text).collect();
+    assert_eq!(texts, ["progress 10 %", "progress 20 %", "progress 30 %", "error: at last"]);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Canaries: an API key and a task's secret, looked for in every place that they must never reach.
 
 use oz_worker_tests::{
+    agent::Agent,
     message::{Assignment, Cancellation},
     process,
+    server::Server,
     worker::Launch,
 };
 use rustix::process::Signal;
@@ -93,6 +95,35 @@ fn no_secret_leaves_its_place() {
         assert_silent(&ended.stderr, "the log");
         assert_silent(&ended.stdout, "standard output");
     }
+}
+
+/// Setup and teardown are the operator's own commands: they have the worker's environment, key and all. While each of the three
+/// runs, its environment and its arguments are looked at from outside.
+#[test]
+fn setup_and_teardown_have_the_key_in_their_environment_and_the_agent_never_has() {
+    let agent = Agent::new();
+    let step = |word: &str| {
+        format!("echo \"$OZ_RUN_ID {word} $$\" > '{0}/events'; read -r _ < '{0}/gate'", agent.path("").display())
+    };
+    let server = Server::start();
+    let launch = Launch::direct(&server, &agent).env("WARP_API_KEY", KEY);
+    let launch = launch.config("setup_command", step("setup")).config("teardown_command", step("teardown"));
+    let worker = launch.start();
+    let mut session = server.accept();
+    session.send(Assignment::new("T1").env("TASK_SECRET", TASK_SECRET).run("say agent $$; gate"));
+    session.expect("task_claimed");
+    for (word, has_key) in [("setup", true), ("agent", false), ("teardown", true)] {
+        let pid = agent.hear_pid("T1", word);
+        let environment = process::environment(pid);
+        assert!(process::contains(&environment, TASK_SECRET), "of {word}");
+        assert_eq!(process::contains(&environment, KEY), has_key, "environment of {word}");
+        for pid in process::descendants(worker.pid()) {
+            let arguments = process::arguments(pid);
+            assert!(!process::contains(&arguments, KEY) && !process::contains(&arguments, TASK_SECRET), "of {word}");
+        }
+        agent.open_gate();
+    }
+    session.expect("task_completed");
 }
 
 #[test]

@@ -80,7 +80,15 @@ fn drain_lets_running_tasks_finish() {
     scene.claim(&Assignment::new("T1").run("say started; gate; exit 3"));
     scene.agent.wait_for("T1", "started");
     scene.worker.signal(Signal::TERM);
-    // Until it says that it takes nothing more, it may not have seen the signal.
+    drains(&mut scene);
+    scene.agent.open_gate();
+    let failed = scene.session.expect("task_failed");
+    assert_eq!((&failed["failure_reason"], &failed["exit_code"]), (&json!("agent_invocation"), &json!(3)));
+    goes_cleanly(&mut scene);
+}
+
+/// Waits until the worker has seen the signal: it takes nothing more.
+fn drains(scene: &mut Scene) {
     while let task_id = format!("probe-{}", scene.agent.said().len())
         && {
             scene.session.send(Assignment::new(&task_id).run("say probed"));
@@ -94,18 +102,17 @@ fn drain_lets_running_tasks_finish() {
             taken
         }
     {}
-    scene.agent.open_gate();
-    let failed = scene.session.expect("task_failed");
-    assert_eq!((&failed["failure_reason"], &failed["exit_code"]), (&json!("agent_invocation"), &json!(3)));
-    goes_cleanly(&mut scene);
 }
 
 #[test]
 fn cancellation_is_heard_while_draining() {
     let mut scene = Scene::with(|launch| launch.flags(["--drain-timeout", "10m"]));
-    scene.claim(&Assignment::new("T1").run("say started; sleep 600"));
-    scene.agent.wait_for("T1", "started");
+    scene.claim(&Assignment::new("T1").run("say pid $$; sleep 600"));
+    let agent = Watch::new(scene.agent.hear_pid("T1", "pid"));
     scene.worker.signal(Signal::TERM);
+    drains(&mut scene);
+    // It drains, and so the task still runs: nothing but the cancellation ends it.
+    assert!(agent.is_alive());
     scene.session.send(Cancellation::of("T1"));
     assert_eq!(scene.session.expect("task_completed")["task_state"], "CANCELLED");
     goes_cleanly(&mut scene);

@@ -25,8 +25,9 @@ const SETUP: &str = r#"[ -z "$HOLD" ] || {
         open($leased, ">", "leased"); close($leased); sleep 600' &
     read _ < leased || :
 }"#;
-/// The threads that begin tasks.
-const THREADS: usize = 4;
+/// Fewer than the threads that begin tasks; and more.
+const FEW: usize = 2;
+const MANY: usize = 12;
 
 fn scene() -> Scene {
     Scene::with(|launch| launch.with_metrics().config("setup_command", SETUP))
@@ -51,7 +52,7 @@ fn hold_up(scene: &mut Scene, count: usize) -> Vec<String> {
 #[test]
 fn tasks_whose_files_do_not_answer_hold_up_no_other_and_hear_a_cancellation() {
     let mut scene = scene();
-    let held_up = hold_up(&mut scene, THREADS - 1);
+    let held_up = hold_up(&mut scene, FEW);
     for number in 0..5 {
         let end = scene.run(&Assignment::new(&format!("T{number}")).run("exit 0"));
         assert_eq!(end["type"], "task_completed");
@@ -67,8 +68,9 @@ fn tasks_whose_files_do_not_answer_hold_up_no_other_and_hear_a_cancellation() {
 #[test]
 fn a_worker_that_can_begin_nothing_says_so_takes_nothing_and_can_be_stopped() {
     let mut scene = scene();
-    hold_up(&mut scene, THREADS);
-    scene.claim(&Assignment::new("T1").run("say started"));
+    for number in 0..MANY {
+        scene.claim(&Assignment::new(&format!("H{number}")).env("HOLD", "yes").run("say started"));
+    }
     scene.worker.wait_for_line_within("not ready: ", Duration::from_secs(10) + BOUND);
     let (status, reason) = http_get(&scene.worker.metrics_address(), "/readyz");
     assert!(status == 503 && reason.contains("does not start"), "{status} {reason}");
@@ -76,7 +78,7 @@ fn a_worker_that_can_begin_nothing_says_so_takes_nothing_and_can_be_stopped() {
     scene.session.send(Assignment::new("T2").run("say started"));
     assert_eq!(scene.session.expect("task_rejected"), json!({"task_id": "T2", "reason": "worker is not ready"}));
     scene.worker.signal(Signal::TERM);
-    for _ in 0..=THREADS {
+    for _ in 0..MANY {
         assert_eq!(scene.session.expect("task_failed")["failure_reason"], "graceful_shutdown");
     }
     assert!(scene.worker.exit().success());

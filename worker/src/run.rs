@@ -34,14 +34,17 @@ use crate::logs;
 const MOST_STARTING: usize = 64;
 /// How long tasks that are killed when the worker leaves may take to be cleaned up.
 const LEAVE_LIMIT: Duration = Duration::from_secs(6);
+/// How long after the first signal cancel commands are waited for, when nothing else takes longer. Within the bound that
+/// `docs/guarantees.md` sets for the whole way out.
+const CANCEL_LIMIT: Duration = Duration::from_secs(20);
 
 enum Event {
     /// Its backend says something of it, which is among what was [`Told`].
     Told,
     /// Its backend is done with it.
     Ended { task_id: String, run: RunId, cleanup: Vec<Failure> },
-    /// Its cancel command failed.
-    CancelFailed { task_id: String, problem: String },
+    /// A dispatched task was cancelled, or could not be.
+    Cancelled { task_id: String, result: Result<(), String> },
 }
 
 /// What backends say of tasks that go on. It is heard before anything else that happens, and nothing has to happen for it:
@@ -85,7 +88,12 @@ pub struct RunLoop<R: Host> {
     leaving: Latch,
     events: (Sender<Event>, Pin<Box<Receiver<Event>>>),
     told: Arc<Told>,
-    is_stopping: bool,
+    /// How many dispatched tasks are being cancelled.
+    cancelling: usize,
+    /// When the first signal came that asks the worker to stop.
+    stopping_since: Option<Instant>,
+    /// Whether SIGTERM or SIGINT came.
+    was_urged: bool,
     /// Tasks that are started as soon as nothing is there to be read: a cancellation may be.
     starting: Vec<(RunId, Box<TaskSpec>, TaskTrace)>,
     timer: Option<Timer>,
@@ -117,7 +125,9 @@ impl<R: Host> RunLoop<R> {
             leaving: Latch::default(),
             events: (sender, Box::pin(receiver)),
             told: Arc::default(),
-            is_stopping: false,
+            cancelling: 0,
+            stopping_since: None,
+            was_urged: false,
             starting: Vec::new(),
             timer: None,
         }
@@ -148,8 +158,9 @@ impl<R: Host> RunLoop<R> {
                     now = self.runtime.now();
                 }
                 Some(Happening::Timeout) => worker.handle(now, Input::Timeout),
+                Some(Happening::Signal(signal)) if !self.hears(signal) => {}
                 Some(Happening::Signal(signal)) => {
-                    self.is_stopping = true;
+                    self.stopping_since.get_or_insert(now);
                     self.told.wakes.store(true, Ordering::Relaxed);
                     worker.handle(now, Input::Stop(signal));
                 }
@@ -159,6 +170,15 @@ impl<R: Host> RunLoop<R> {
         }
     }
 
+    /// Whether a signal asks for anything new. Whoever lets a worker go may send SIGHUP besides (systemd does, and a terminal that
+    /// closes): only SIGTERM and SIGINT, and only when one came before, ask to be quicker.
+    fn hears(&mut self, signal: &str) -> bool {
+        let urges = matches!(signal, "SIGTERM" | "SIGINT");
+        let was_urged = self.was_urged;
+        self.was_urged |= urges;
+        self.stopping_since.is_none() || urges && was_urged
+    }
+
     fn tell(&mut self, worker: &mut Worker, now: Instant, event: Event) {
         match event {
             Event::Told => {}
@@ -166,8 +186,11 @@ impl<R: Host> RunLoop<R> {
                 self.tasks.remove(&task_id);
                 worker.handle(now, Input::TaskEnded { task_id: &task_id, run, cleanup });
             }
-            Event::CancelFailed { task_id, problem } => {
-                worker.handle(now, Input::CancelFailed { task_id: &task_id, problem });
+            Event::Cancelled { task_id, result } => {
+                self.cancelling -= 1;
+                if let Err(problem) = result {
+                    worker.handle(now, Input::CancelFailed { task_id: &task_id, problem });
+                }
             }
         }
     }
@@ -194,7 +217,7 @@ impl<R: Host> RunLoop<R> {
             Output::Notice(notice) => {
                 match notice {
                     Notice::NotReady { .. } => self.told.wakes.store(true, Ordering::Relaxed),
-                    Notice::Ready => self.told.wakes.store(self.is_stopping, Ordering::Relaxed),
+                    Notice::Ready => self.told.wakes.store(self.stopping_since.is_some(), Ordering::Relaxed),
                     _ => {}
                 }
                 let trace_id = self.recorder.note(&notice);
@@ -238,18 +261,18 @@ impl<R: Host> RunLoop<R> {
         }
     }
 
-    fn cancel_dispatched(&self, task_id: String, execution_id: Option<String>) {
+    fn cancel_dispatched(&mut self, task_id: String, execution_id: Option<String>) {
         let (backend, events) = (Arc::clone(&self.backend), self.events.0.clone());
         let trace = self.recorder.cancelling(&task_id);
+        self.cancelling += 1;
         let log = logs::task(&task_id, trace.id());
         self.runtime.spawn(async move {
             let execution_id = execution_id.as_deref();
             let handed = Handed { task_id: &task_id, execution_id, trace: &trace, log: &log };
-            let cancelled = backend.cancel_dispatched(&handed).await;
+            let cancelling = AssertUnwindSafe(backend.cancel_dispatched(&handed)).catch_unwind();
+            let cancelled = cancelling.await.unwrap_or_else(|_| Err("a bug of the worker's".to_owned()));
             trace.cancelled(&cancelled);
-            if let Err(problem) = cancelled {
-                let _ = events.try_send(Event::CancelFailed { task_id, problem });
-            }
+            let _ = events.try_send(Event::Cancelled { task_id, result: cancelled });
         });
     }
 
@@ -290,19 +313,32 @@ impl<R: Host> RunLoop<R> {
         due
     }
 
-    /// Kills every task that still runs and waits until nothing of it is left.
+    /// Kills every task that still runs and waits until nothing of it is left, and until cancel commands are done.
     async fn leave(mut self) {
         self.leaving.set();
         let runtime = self.runtime.clone();
+        let mut latest = runtime.now().plus(LEAVE_LIMIT);
+        if let Some(since) = self.stopping_since.filter(|_| self.cancelling > 0) {
+            latest = latest.max(since.plus(CANCEL_LIMIT));
+        }
         let cleaning = async {
-            while !self.tasks.is_empty() {
-                if let Ok(Event::Ended { task_id, .. }) = self.events.1.recv().await {
-                    self.tasks.remove(&task_id);
+            while !self.tasks.is_empty() || self.cancelling > 0 {
+                match self.events.1.recv().await {
+                    Ok(Event::Ended { task_id, .. }) => drop(self.tasks.remove(&task_id)),
+                    Ok(Event::Cancelled { task_id, result }) => {
+                        self.cancelling -= 1;
+                        if let Err(problem) = result {
+                            notices::log(Notice::CancelFailed { task_id, problem }, None);
+                        }
+                    }
+                    Ok(Event::Told) => {}
+                    // Somebody of us holds the other end.
+                    Err(_) => break,
                 }
             }
             self.backend.release().await;
         };
-        cleaning.or(runtime.sleep_until(runtime.now().plus(LEAVE_LIMIT))).await;
+        cleaning.or(runtime.sleep_until(latest)).await;
     }
 }
 

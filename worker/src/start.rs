@@ -10,7 +10,7 @@ use futures_lite::FutureExt;
 use oz_worker_backends::contract::Common;
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::{Config, Worker};
-use oz_worker_host::{HostFiles, give_back_code, owner};
+use oz_worker_host::{HostFiles, give_back_code, owner, set_signals, start_keeper};
 use oz_worker_runtime::{Host, StopSignals};
 use oz_worker_telemetry::{Heartbeat, Identity, Recorder, Telemetry, TelemetrySettings};
 use tracing::{error, info, warn};
@@ -58,6 +58,7 @@ pub fn main<R: Host>(
     start: impl FnOnce() -> io::Result<R>,
     drive: impl FnOnce(&R, Driven<'_>),
 ) -> ExitCode {
+    set_signals();
     let version = Version { version: VERSION, commit: option_env!("OZ_WORKER_COMMIT"), runtime: name };
     match plan(&version) {
         Ok(Plan::Serve(prepared)) => serve(*prepared, version, start, drive),
@@ -127,6 +128,8 @@ fn serve<R: Host>(
     drive: impl FnOnce(&R, Driven<'_>),
 ) -> ExitCode {
     let Prepared { settings, telemetry, target } = prepared;
+    // A copy of this process, so before it has any thread.
+    let kept = if settings.backend.runs_here() { start_keeper(&owner(&settings.worker_id)) } else { Ok(()) };
     if let Err(error) = logs::init(settings.log_level, settings.log_format) {
         let _ = writeln!(io::stderr(), "oz-agent-worker: cannot start the log: {error}");
         return ExitCode::FAILURE;
@@ -136,6 +139,9 @@ fn serve<R: Host>(
     info!(version = VERSION, runtime = version.runtime, worker_id, backend, "oz-agent-worker starts");
     for warning in &settings.warnings {
         warn!("{warning}");
+    }
+    if let Err(error) = kept {
+        warn!("if this worker is killed, its tasks go on until the next one starts: {error}");
     }
     let ended = start().map_err(|error| format!("cannot start the runtime: {error}")).and_then(|runtime| {
         let identity = Identity {

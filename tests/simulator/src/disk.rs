@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use oz_worker_runtime::{Files, Named, Owner, PathKind};
+use oz_worker_runtime::{Files, Hold, Named, PathKind};
 
 use crate::executor::Executor;
 use crate::journal::Journal;
@@ -117,11 +117,15 @@ impl Files for Disk {
     }
 
     fn named(&self, path: &Path) -> io::Result<Named> {
-        self.kind(path).map(|_| Named::Directory { writable: true })
+        self.kind(path).map(|_| Named::Directory { enterable: true, writable: true })
     }
 
-    fn is_stale(&self, _: &Owner, _: &str) -> bool {
-        false
+    fn hold(&self, _: &Path) -> io::Result<Hold> {
+        self.call("lock").map(|_| Hold::undisputed())
+    }
+
+    fn is_local(&self, _: &Path) -> bool {
+        true
     }
 
     fn names(&self, path: &Path) -> io::Result<Vec<OsString>> {
@@ -138,6 +142,10 @@ impl Files for Disk {
         let mut state = self.call("setxattr")?;
         *state.directories.get_mut(path).ok_or(ErrorKind::NotFound)? = Some(mark.to_owned());
         Ok(())
+    }
+
+    fn make_empty(&self, _: &Path) -> io::Result<()> {
+        self.call("create").map(drop)
     }
 
     fn remove_empty(&self, path: &Path) -> io::Result<()> {

@@ -45,6 +45,8 @@ pub struct Processes {
 #[derive(Default)]
 struct State {
     faulty: bool,
+    /// Whether processes hang in the kernel: they neither end nor die.
+    stuck: bool,
     next: u64,
     processes: BTreeMap<u64, Entry>,
 }
@@ -75,6 +77,11 @@ impl Processes {
     /// Whether processes misbehave from now on.
     pub fn set_faulty(&self, faulty: bool) {
         self.lock().faulty = faulty;
+    }
+
+    /// Whether processes hang in the kernel from now on: they neither end by themselves nor die of SIGKILL.
+    pub fn set_stuck(&self, stuck: bool) {
+        self.lock().stuck = stuck;
     }
 
     pub fn alive(&self) -> usize {
@@ -115,7 +122,7 @@ impl Processes {
         {
             entry.agent_of = Some(what.task.clone());
         }
-        let length = self.draw_length(what.kind, faulty);
+        let length = self.draw_length(what.kind, faulty).filter(|_| !self.lock().stuck);
         let exit = self.draw_exit(faulty);
         let shown = length.map_or_else(|| "never ends".to_owned(), |length| format!("runs {length:?}, {exit:?}"));
         self.journal.note(|| format!("host: {:?} of {} starts as {leader}: {shown}", what.kind, what.execution));
@@ -254,6 +261,9 @@ impl Processes {
     fn signal(&self, signal: Signal, chosen: impl Fn(&Entry) -> bool) {
         let state = self.lock();
         let faulty = state.faulty;
+        if state.stuck {
+            return;
+        }
         let receivers = state.processes.iter().filter(|(_, entry)| entry.exit.is_none() && chosen(entry));
         let receivers: Vec<_> = receivers.map(|(number, entry)| (*number, entry.heeds)).collect();
         drop(state);

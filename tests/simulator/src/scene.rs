@@ -207,7 +207,7 @@ pub(crate) fn run_loop(
         max_concurrent_tasks: operator.limit,
         drain_timeout: operator.drain,
         stop_timeout: operator.grace + Duration::from_secs(10),
-        stops_tasks_on_shutdown: !operator.dispatches,
+        stops_tasks_on_shutdown: true,
         after_kill: if operator.dispatches { AfterKill::IsCancelled } else { AfterKill::Fails },
         journal: false,
         agent: AgentSettings::default(),
@@ -224,7 +224,7 @@ pub(crate) fn run_loop(
 
 fn backend(machine: &Simulated, operator: &Operator) -> Backend<Simulated> {
     let script = |name: &str| operator.scripts.then(|| name.to_owned());
-    let owner = Owner::of_process("w1", 0, b"simulated", 1, 1);
+    let owner = Owner::of_process("w1", 0, b"boot", 1, 1);
     if operator.dispatches {
         let settings = CommandSettings {
             dispatch_command: "dispatch".into(),

@@ -262,6 +262,28 @@ fn a_removal_that_hangs_holds_up_neither_the_end_of_its_task_nor_the_next_dial()
     on_seeds_direct(drive);
 }
 
+#[test]
+fn a_dispatch_that_even_sigkill_does_not_end_frees_its_slot() {
+    async fn drive(scene: Scene) {
+        scene.machine.processes.set_stuck(true);
+        answer_to(&scene, "T1", Duration::from_secs(10)).await;
+        scene.executor.sleep(Duration::from_secs(1)).await;
+        scene.server.cancel("T1");
+        // Until the dispatch is given up, then the cancel command's time, then until that is given up.
+        scene.executor.sleep(Duration::from_secs(5 + 10 + 5 + 1)).await;
+        if scene.server.ledger(|ledger| ledger.active().count()) > 0 {
+            scene.watch.violate("the end of a dispatch that hangs in the kernel was not told".to_owned());
+        }
+    }
+    let stage = |executor: &_| {
+        Scene::new(executor, Operator { limit: 1, dispatches: true, drain: Duration::ZERO, ..Operator::draw(executor) })
+    };
+    for seed in 0..20 {
+        let report = run(seed, 1000 * HOUR, stage, drive);
+        assert!(report.violations.is_empty(), "{report}");
+    }
+}
+
 /// The most dials in any 100 ms.
 fn peak(dials: &[Duration]) -> usize {
     let within =

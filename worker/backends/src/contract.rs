@@ -31,6 +31,8 @@ pub trait Configure: Sized {
     const STOPS_TASKS: bool;
     /// What becomes of a task that ran when the worker was killed.
     const AFTER_KILL: AfterKill;
+    /// Whether tasks are processes of this machine, which end with the worker however it ends.
+    const RUNS_HERE: bool = false;
 
     fn name(&self) -> &'static str {
         Self::NAME
@@ -42,6 +44,10 @@ pub trait Configure: Sized {
 
     fn after_kill(&self) -> AfterKill {
         Self::AFTER_KILL
+    }
+
+    fn runs_here(&self) -> bool {
+        Self::RUNS_HERE
     }
 
     /// The settings when the file has none; `None` when it cannot do without.

@@ -119,6 +119,10 @@ impl BackendSettings {
         each!(self, own => own.after_kill())
     }
 
+    pub fn runs_here(&self) -> bool {
+        each!(self, own => own.runs_here())
+    }
+
     /// As [`Configure::check`].
     ///
     /// # Errors
@@ -136,7 +140,7 @@ impl BackendSettings {
         let common = Arc::new(common);
         match self {
             Self::Direct(settings) => DirectBackend::prepare(settings, common).await.map(Backend::Direct),
-            Self::Command(settings) => Ok(Backend::Command(CommandBackend::prepare(settings, common).await)),
+            Self::Command(settings) => CommandBackend::prepare(settings, common).await.map(Backend::Command),
             Self::Docker(_) | Self::Kubernetes(_) => {
                 Err(format!("backend {} is not there yet in this version", self.name()))
             }

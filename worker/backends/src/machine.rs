@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
-use oz_worker_runtime::{Command, Host, Lane, Machine, Owner, Process, Signal};
+use oz_worker_runtime::{Command, Files, Host, Lane, Machine, Named, Owner, Process, Signal};
 use tracing::warn;
 
 pub(crate) type ProcessOf<R> = <<R as Host>::Machine as Machine>::Process;
@@ -15,6 +16,9 @@ pub(crate) type TreeOf<R> = <<R as Host>::Machine as Machine>::Tree;
 
 /// How long whoever is asked to stop waits for what is being begun: it is usually there, and then ended as it should be.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long killed processes may take to die before the worker goes on without them.
+pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often orphans that ended while no task did are reaped.
 const REAP_INTERVAL: Duration = Duration::from_secs(15);
@@ -35,6 +39,27 @@ pub(crate) async fn adopt<R: Host>(runtime: &R, owner: &Owner) {
             own.on(Lane::Finish, Machine::reap).await;
         }
     });
+}
+
+/// The shell that runs the operator's commands.
+pub(crate) const SHELL: &str = "/bin/sh";
+
+/// The operator's commands cannot run on this machine, in an image without a shell for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("backend {backend}: {SHELL} is to run your commands, and there is no such program here")]
+pub struct NoShell {
+    backend: &'static str,
+}
+
+/// Looks whether the operator's commands can run on this machine.
+///
+/// # Errors
+/// When there is no shell.
+pub(crate) fn check_shell(files: &impl Files, backend: &'static str) -> Result<(), NoShell> {
+    match files.named(Path::new(SHELL)) {
+        Ok(Named::File { executable: true }) => Ok(()),
+        _ => Err(NoShell { backend }),
+    }
 }
 
 /// Gives back what was taken from the machine.
@@ -77,12 +102,17 @@ pub(crate) async fn start<R: Host>(
     runtime.on(Lane::Start, begin).await.and_then(Unclaimed::claim)
 }
 
-/// A process on its way to whoever wanted it.
+/// A process that is killed with its group when whoever is to have it never does.
 pub(crate) struct Unclaimed<P: Process>(Option<P>);
 
 impl<P: Process> Unclaimed<P> {
     pub(crate) const fn new(process: P) -> Self {
         Self(Some(process))
+    }
+
+    /// It, until it is claimed.
+    pub(crate) const fn process(&mut self) -> Option<&mut P> {
+        self.0.as_mut()
     }
 
     pub(crate) fn claim(mut self) -> io::Result<P> {

@@ -19,9 +19,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use oz_worker_runtime::{Owner, split_numbered};
+use oz_worker_runtime::{Mark, Owner, split_numbered};
 
-use super::owner;
+use super::hold;
 
 /// What the names of our cgroups begin with; mark and number follow.
 const PREFIX: &str = "oz-agent-worker.";
@@ -116,6 +116,7 @@ impl Cgroups {
         fs::create_dir(&path)?;
         let cgroup = Cgroup::open(path.clone());
         let usable = cgroup.and_then(|cgroup| {
+            hold::take(&cgroup.directory)?;
             rustix::fs::accessat(&cgroup.directory, "cgroup.kill", rustix::fs::Access::WRITE_OK, AtFlags::empty())?;
             Ok(Arc::new(cgroup))
         });
@@ -266,15 +267,17 @@ impl Events {
     }
 }
 
-/// Ends what is left in the cgroups of crashed workers with the same key. Gives the processes that were in them.
+/// Ends what is left in the cgroups of dead workers with the same key. Gives the processes that were in them.
 pub(super) fn end_leftovers(owner: &Owner) -> Vec<i32> {
     let mut ended = Vec::new();
     let Ok(base) = own_cgroup() else { return ended };
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let mark = name.to_str().and_then(|name| split_numbered(name.strip_prefix(PREFIX)?));
-        if mark.is_some_and(|(mark, _)| owner::is_stale(owner, mark))
+        let mark = name.to_str().and_then(|name| Mark::parse(split_numbered(name.strip_prefix(PREFIX)?)?.0));
+        if mark.is_some_and(|mark| mark.key == owner.key())
             && let Ok(cgroup) = Cgroup::open(entry.path())
+            // A living worker holds its own, wherever it runs.
+            && hold::take(&cgroup.directory).is_ok()
         {
             ended.extend(cgroup.processes());
             cgroup.end();

@@ -3,14 +3,14 @@
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::{Access, CWD, RenameFlags, XattrFlags, access};
 use rustix::io::Errno;
 
-use super::{owner, removal};
-use oz_worker_runtime::{Files, Named, Owner, PathKind};
+use super::{hold, removal};
+use oz_worker_runtime::{Files, Hold, Named, PathKind};
 
 /// The extended attribute whose value is the mark of the worker that made the directory.
 const ATTRIBUTE: &str = "user.oz-agent-worker";
@@ -56,7 +56,7 @@ impl Files for HostFiles {
         Ok(if metadata.is_file() {
             Named::File { executable: may(Access::EXEC_OK) }
         } else if metadata.is_dir() {
-            Named::Directory { writable: may(Access::WRITE_OK | Access::EXEC_OK) }
+            Named::Directory { enterable: may(Access::EXEC_OK), writable: may(Access::WRITE_OK | Access::EXEC_OK) }
         } else {
             Named::Other
         })
@@ -77,8 +77,20 @@ impl Files for HostFiles {
         Ok(rustix::fs::lsetxattr(path, ATTRIBUTE, mark.as_bytes(), XattrFlags::empty())?)
     }
 
-    fn is_stale(&self, owner: &Owner, mark: &str) -> bool {
-        owner::is_stale(owner, mark)
+    fn hold(&self, path: &Path) -> io::Result<Hold> {
+        hold::hold(path).map(Hold::by)
+    }
+
+    fn is_local(&self, path: &Path) -> bool {
+        hold::is_local(path)
+    }
+
+    fn make_empty(&self, path: &Path) -> io::Result<()> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
     }
 
     fn remove_empty(&self, path: &Path) -> io::Result<()> {

@@ -7,20 +7,26 @@
 mod cgroup;
 mod code;
 mod files;
+mod hold;
+mod keeper;
 mod leftovers;
 mod owner;
 mod proc;
 mod process;
 mod removal;
 mod shared;
+mod signals;
 mod spawn;
+mod tag;
 mod tree;
 
 pub use code::give_back_code;
 pub use files::HostFiles;
+pub use keeper::start_keeper;
 pub use owner::owner;
 pub use proc::TOKEN_VARIABLE;
 pub use process::{Child, Processes};
 pub use shared::Options;
+pub use signals::{ignores_hangup, set_signals};
 pub use spawn::StartError;
 pub use tree::Tree;

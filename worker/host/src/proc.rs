@@ -19,6 +19,8 @@ pub(super) struct Stat {
     pub session: i32,
     /// Clock ticks since the machine started. Together with the pid it names a process for good.
     pub start: u64,
+    /// The soft limit of resident memory, in bytes.
+    pub rss_limit: u64,
 }
 
 impl Stat {
@@ -42,6 +44,7 @@ impl Stat {
             group: fields.next()?.parse().ok()?,
             session: fields.next()?.parse().ok()?,
             start: fields.nth(22 - 7)?.parse().ok()?,
+            rss_limit: fields.nth(25 - 23)?.parse().ok()?,
         })
     }
 
@@ -51,14 +54,35 @@ impl Stat {
     }
 }
 
-/// Whether `/proc` is there to be asked at all.
-pub(super) fn is_readable() -> bool {
-    fs::exists("/proc/self/stat").unwrap_or(false)
-}
-
 /// Every process there is.
 pub(super) fn all() -> impl Iterator<Item = i32> {
     fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// The deepest line of ancestors that is followed.
+const MOST_ANCESTORS: usize = 4096;
+
+/// Whether `is_it` says so of a living ancestor of a process. Who died on the way makes it look again; what cannot be known is
+/// so.
+pub(super) fn has_ancestor(pid: i32, is_it: impl Fn(&Stat) -> bool) -> bool {
+    'again: for _ in 0..10 {
+        let Some(mut stat) = Stat::of(pid) else { return true };
+        for _ in 0..MOST_ANCESTORS {
+            // The first process of a namespace has 0: its parent cannot be seen from inside.
+            if stat.parent == 0 {
+                return false;
+            }
+            match Stat::of(stat.parent) {
+                Some(parent) if parent.has_ended() || parent.start > stat.start => continue 'again,
+                Some(parent) if is_it(&parent) => return true,
+                Some(parent) => stat = parent,
+                // Of another user's, which is hidden from us: no worker with our key.
+                None if stat.parent == 1 => return false,
+                None => continue 'again,
+            }
+        }
+    }
+    true
 }
 
 /// The value of an environment variable that a process was started with, when it has one and we may look.
@@ -93,16 +117,18 @@ mod tests {
     #[test]
     fn reads_a_stat_line_whatever_the_program_is_called() {
         for name in ["cat", "a b", "x) R 1 1 1", "((", "))) ((", ") ", "\u{fffd}\n)"] {
-            let line = format!("42 ({name}) S 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654321 1000 10 18446\n");
+            let line =
+                format!("42 ({name}) S 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654321 1000 10 18446 1\n");
             let stat = Stat::parse(line.as_bytes());
-            let expected = Stat { pid: 42, state: b'S', parent: 7, group: 42, session: 40, start: 987_654_321 };
+            let expected =
+                Stat { pid: 42, state: b'S', parent: 7, group: 42, session: 40, start: 987_654_321, rss_limit: 18446 };
             assert_eq!(stat, Some(expected), "{name:?}");
         }
     }
 
     #[test]
     fn a_torn_stat_line_is_no_stat() {
-        let line = b"42 (cat) S 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 9";
+        let line = b"42 (cat) S 7 42 40 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 9 1000 10 7";
         assert!(Stat::parse(line).is_some());
         for length in 0..line.len() - 1 {
             assert_eq!(Stat::parse(line.get(..length).unwrap()), None, "{length}");

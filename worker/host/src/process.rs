@@ -29,7 +29,7 @@ pub struct Processes {
     shared: Arc<Shared>,
 }
 
-/// A child process, leader of its own process group.
+/// A child process, leader of its own session and process group.
 ///
 /// As a file descriptor it is its pidfd, which becomes readable when the process ends: await that, then call
 /// [`try_wait`](Self::try_wait). Dropping it reaps the process, or leaves that to [`Processes::reap`] if it still runs.
@@ -84,11 +84,10 @@ impl Processes {
     /// A place for the processes of one task, empty.
     pub fn tree(&self) -> Tree {
         let number = self.shared.next_tree.fetch_add(1, Ordering::Relaxed);
-        let mark = self.shared.owner.get().map_or("unowned", Owner::mark);
-        Tree::new(number, format!("{mark}.{number}"), self.shared.clone())
+        Tree::new(number, self.shared.clone())
     }
 
-    /// Starts a process as the leader of a process group of its own, inside `tree` when one is given.
+    /// Starts a process as the leader of a session of its own, without a terminal, inside `tree` when one is given.
     ///
     /// Blocks until the program is executed, some hundred microseconds.
     ///
@@ -118,6 +117,7 @@ impl Processes {
             errors: errors_end.as_ref().unwrap_or(&output_end).as_fd(),
             cgroup: cgroup.as_deref().map(Cgroup::as_fd),
             open_files: self.shared.open_files.get().copied(),
+            tag: tree.and_then(Tree::tag),
         };
         let (pid, pidfd) = {
             let _starting = self.shared.starting.read().unwrap_or_else(PoisonError::into_inner);
@@ -188,6 +188,10 @@ impl Child {
         // By number, which is safe here: as long as `self` lives the child is not reaped, so that neither its number nor
         // that of the group it leads can have been given to anybody else. That nobody is left is no error.
         let _ = rustix::process::kill_process_group(self.pid, number(signal));
+        if signal == Signal::Terminate {
+            // Who was stopped (`kill -STOP`, a terminal) would not hear it before somebody makes it go on.
+            let _ = rustix::process::kill_process_group(self.pid, rustix::process::Signal::CONT);
+        }
     }
 }
 

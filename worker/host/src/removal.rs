@@ -7,27 +7,36 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
+/// How long a removal may take as long as it gets on. Somebody who makes files as fast as they are removed must not keep a thread
+/// for ever; what is left then is removed by the next start.
+const LIMIT: Duration = Duration::from_secs(3600);
+
 /// Removes the directory at `path`. That there is none is not an error.
 ///
 /// # Errors
-/// The first thing that could not be removed; everything else is gone.
+/// The first thing that could not be removed; everything else is gone. [`io::ErrorKind::TimedOut`] when it took too long.
 pub(super) fn remove_directory(path: &Path) -> io::Result<()> {
+    remove_until(path, Instant::now() + LIMIT)
+}
+
+fn remove_until(path: &Path, latest: Instant) -> io::Result<()> {
     match rustix::fs::rmdir(path) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::NOTEMPTY | Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
     let top = open_directory(CWD, path)?;
-    empty(&top)?;
+    empty(&top, latest)?;
     Ok(rustix::fs::rmdir(path)?)
 }
 
-fn empty(top: &OwnedFd) -> io::Result<()> {
+fn empty(top: &OwnedFd, latest: Instant) -> io::Result<()> {
     let mut names = Names { next: 0 };
     loop {
         let (mut any, mut progress, mut failure) = (false, false, None);
@@ -51,6 +60,7 @@ fn empty(top: &OwnedFd) -> io::Result<()> {
         match (any, progress, failure) {
             (false, ..) => return Ok(()),
             (true, false, Some(error)) => return Err(error.into()),
+            _ if Instant::now() >= latest => return Err(io::ErrorKind::TimedOut.into()),
             _ => {}
         }
     }
@@ -213,6 +223,16 @@ mod tests {
     }
 
     #[test]
+    fn a_removal_that_takes_too_long_is_given_up_though_it_gets_on() {
+        let top = scratch("endless");
+        fs::write(top.join("file"), "").unwrap();
+        let ended = remove_until(&top, Instant::now()).unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+        remove_until(&top, Instant::now()).unwrap();
+        assert!(!top.exists());
+    }
+
+    #[test]
     fn follows_no_link() {
         let (top, outside) = (scratch("links"), scratch("outside"));
         fs::write(outside.join("precious"), "kept").unwrap();
@@ -237,9 +257,34 @@ mod tests {
         remove_directory(&outside).unwrap();
     }
 
-    /// Root may do everything, so this only bites when the tests run as somebody else.
+    /// Makes this thread somebody who may not do everything, as long as it lives. (The bare system call: libc's is for all
+    /// threads.)
+    struct NotRoot;
+
+    impl NotRoot {
+        fn now() -> Self {
+            Self::become_user(65534);
+            Self
+        }
+
+        fn become_user(user: libc::c_long) {
+            if rustix::process::getuid().is_root() {
+                let keep: libc::c_long = -1;
+                // SAFETY: no pointer is passed, and only this thread is changed.
+                assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, keep, user, keep) }, 0);
+            }
+        }
+    }
+
+    impl Drop for NotRoot {
+        fn drop(&mut self) {
+            Self::become_user(0);
+        }
+    }
+
     #[test]
     fn removes_what_the_task_made_unreadable() {
+        let _user = NotRoot::now();
         let top = scratch("modes");
         for mode in [0o000, 0o400, 0o500, 0o100, 0o200, 0o600] {
             let directory = top.join(format!("{mode:o}/inner/{mode:o}"));
@@ -250,6 +295,7 @@ mod tests {
             }
         }
         fs::set_permissions(&top, fs::Permissions::from_mode(0o500)).unwrap();
+        assert!(fs::remove_dir_all(&top).is_err(), "modes mean nothing to who runs this");
         remove_directory(&top).unwrap();
         assert!(!top.exists());
     }

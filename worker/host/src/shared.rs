@@ -135,11 +135,12 @@ impl Shared {
             let own = rustix::process::getpid().as_raw_nonzero().get();
             return proc::all().filter(|pid| Stat::of(*pid).is_some_and(|stat| stat.parent == own)).collect();
         };
-        // Reading from the start makes the kernel write the list anew. It is one page at most; when there are more
-        // orphans than that, the next look finds the rest.
-        let mut content = [0; 4096];
-        let length = rustix::io::pread(list, &mut content[..], 0).unwrap_or(0);
-        let text = content.get(..length).and_then(|content| str::from_utf8(content).ok()).unwrap_or_default();
+        // Reading from the start makes the kernel write the list anew; one read gives a page of it at most.
+        let (mut content, mut page) = (Vec::new(), [0; 4096]);
+        while let Ok(length @ 1..) = rustix::io::pread(list, &mut page[..], content.len() as u64) {
+            content.extend_from_slice(page.get(..length).unwrap_or_default());
+        }
+        let text = str::from_utf8(&content).unwrap_or_default();
         text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
     }
 
@@ -175,34 +176,29 @@ impl Shared {
     }
 }
 
-/// The way for systems without `clone3`.
+/// The way for systems without `clone3`: std's, up to the last step.
 fn spawn_with_std(prepared: &Prepared, setting: Setting<'_>) -> io::Result<(Pid, OwnedFd)> {
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::process::CommandExt;
 
-    let text = |bytes| OsStr::from_bytes(bytes);
-    let variables = prepared.env.iter().filter_map(|entry| {
-        let entry = entry.as_bytes();
-        let equals = entry.iter().position(|byte| *byte == b'=')?;
-        Some((text(entry.get(..equals)?), text(entry.get(equals + 1..)?)))
-    });
-    let (program, cwd) = (spawn::to_path(&prepared.program), spawn::to_path(&prepared.cwd));
-    let child = std::process::Command::new(&program)
-        .args(prepared.args.iter().skip(1).map(|arg| text(arg.as_bytes())))
-        .env_clear()
-        .envs(variables)
-        .current_dir(&cwd)
-        .process_group(0)
+    let (program, cwd) = (spawn::to_path(&prepared.program), prepared.cwd.as_ref().map(spawn::to_path));
+    let mut command = std::process::Command::new(&program);
+    command
         .stdin(setting.input.try_clone_to_owned()?)
         .stdout(setting.output.try_clone_to_owned()?)
-        .stderr(setting.errors.try_clone_to_owned()?)
-        .spawn()
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => StartError::Process(source),
-            _ if !cwd.is_dir() => StartError::Directory { path: cwd, source },
-            _ => StartError::Program { path: program, source },
-        })?;
+        .stderr(setting.errors.try_clone_to_owned()?);
+    if let Some(cwd) = &cwd {
+        command.current_dir(cwd);
+    }
+    let last_step = spawn::LastStep::new(prepared, setting);
+    // SAFETY: it runs in the new process before that executes anything, while `prepared` lives in its copy of our memory.
+    unsafe {
+        command.pre_exec(move || Err(last_step.take()));
+    }
+    let child = command.spawn().map_err(|source| match (source.kind(), cwd) {
+        (io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory, _) => StartError::Process(source),
+        (_, Some(path)) if !path.is_dir() => StartError::Directory { path, source },
+        _ => StartError::Program { path: program, source },
+    })?;
     let pid = Pid::from_child(&child);
     // It is not reaped before we do it, so the number is its.
     Ok((pid, rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?))

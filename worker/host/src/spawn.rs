@@ -17,6 +17,8 @@ use rustix::process::Pid;
 
 use oz_worker_runtime::Command;
 
+use crate::tag::Tag;
+
 /// Why a process was not started. Never holds an argument's or a variable's value.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -68,7 +70,8 @@ impl From<StartError> for io::Error {
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub program: CString,
-    pub cwd: CString,
+    /// None: where the worker runs.
+    pub cwd: Option<CString>,
     /// The program's name included.
     pub args: Vec<CString>,
     /// `NAME=value`.
@@ -90,7 +93,7 @@ impl Prepared {
         // One entry per name: what a program makes of two is its own secret.
         let env: BTreeMap<&OsStr, &OsStr> = given.chain(more).collect();
         let env = env.into_iter().map(|(name, value)| variable(name, value)).collect::<Result<_, _>>()?;
-        Ok(Self { program, cwd: path(&command.cwd)?, args, env })
+        Ok(Self { program, cwd: command.cwd.as_deref().map(path).transpose()?, args, env })
     }
 }
 
@@ -116,6 +119,8 @@ pub(super) struct Setting<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// The number of open files that the worker was started with, when it has raised its own.
     pub open_files: Option<libc::rlimit>,
+    /// The tag of the tree.
+    pub tag: Option<Tag>,
 }
 
 #[derive(Debug)]
@@ -128,21 +133,19 @@ pub(super) enum Attempt {
     BadCgroup,
 }
 
-/// Starts `prepared` as the leader of a process group of its own.
+/// Starts `prepared` as the leader of a session of its own.
 pub(super) fn spawn(prepared: &Prepared, setting: Setting<'_>) -> Attempt {
-    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
-        strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
-    };
     let (args, env) = (pointers(&prepared.args), pointers(&prepared.env));
     let mut plan = Plan {
         program: prepared.program.as_ptr(),
         args: args.as_ptr(),
         env: env.as_ptr(),
-        cwd: prepared.cwd.as_ptr(),
+        cwd: prepared.cwd.as_ref().map_or(ptr::null(), |cwd| cwd.as_ptr()),
         input: setting.input.as_raw_fd(),
         output: setting.output.as_raw_fd(),
         errors: setting.errors.as_raw_fd(),
         open_files: setting.open_files,
+        tag: setting.tag.map(Tag::limit),
         ignored: ignored_signals(),
         failed: Stage::None,
         errno: 0,
@@ -166,10 +169,60 @@ pub(super) fn spawn(prepared: &Prepared, setting: Setting<'_>) -> Attempt {
     );
     let source = io::Error::from_raw_os_error(plan.errno);
     Attempt::Failed(match plan.failed {
-        Stage::Directory => StartError::Directory { path: to_path(&prepared.cwd), source },
+        Stage::Directory => {
+            StartError::Directory { path: prepared.cwd.as_ref().map(to_path).unwrap_or_default(), source }
+        }
         Stage::Program => StartError::Program { path: to_path(&prepared.program), source },
         Stage::None | Stage::Descriptors => StartError::Process(source),
     })
+}
+
+/// As `execve` wants them.
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+}
+
+/// What a child does that somebody else made: becomes a task's and executes its program. Not left to std, which hands a file
+/// that is no program to a shell.
+pub(super) struct LastStep {
+    program: *const c_char,
+    args: Vec<*const c_char>,
+    env: Vec<*const c_char>,
+    ignored: &'static [c_int],
+    open_files: Option<libc::rlimit>,
+    tag: Option<libc::rlimit>,
+}
+
+// SAFETY: the pointers are only followed in the new process, where no other thread is.
+unsafe impl Send for LastStep {}
+// SAFETY: as above.
+unsafe impl Sync for LastStep {}
+
+impl LastStep {
+    /// For `prepared`, which must live until the step is taken.
+    pub fn new(prepared: &Prepared, setting: Setting<'_>) -> Self {
+        Self {
+            program: prepared.program.as_ptr(),
+            args: pointers(&prepared.args),
+            env: pointers(&prepared.env),
+            ignored: ignored_signals(),
+            open_files: setting.open_files,
+            tag: setting.tag.map(Tag::limit),
+        }
+    }
+
+    /// Comes back only when the program cannot be executed.
+    ///
+    /// # Safety
+    /// As for [`become_a_tasks`].
+    pub unsafe fn take(&self) -> io::Error {
+        // SAFETY: the caller vouches for the process; the strings and their lists live in its copy of our memory.
+        unsafe {
+            become_a_tasks(self.ignored, self.open_files.as_ref(), self.tag.as_ref());
+            libc::execve(self.program, self.args.as_ptr(), self.env.as_ptr());
+        }
+        io::Error::last_os_error()
+    }
 }
 
 pub(super) fn to_path(string: &CString) -> PathBuf {
@@ -186,6 +239,7 @@ struct Plan {
     output: c_int,
     errors: c_int,
     open_files: Option<libc::rlimit>,
+    tag: Option<libc::rlimit>,
     ignored: &'static [c_int],
     failed: Stage,
     errno: c_int,
@@ -355,22 +409,14 @@ unsafe extern "C" fn child(plan: *mut Plan) -> ! {
     // async-signal-safe (signal-safety(7)) or bare system calls.
     unsafe {
         let plan = &mut *plan;
-        libc::setpgid(0, 0);
-        // All zeros is the kernel's form of SIG_DFL.
-        let default = [0_u64; 4];
-        for signal in plan.ignored {
-            libc::syscall(libc::SYS_rt_sigaction, *signal, &raw const default, ptr::null::<u64>(), size_of::<u64>());
-        }
-        if let Some(limit) = &plan.open_files {
-            libc::setrlimit(libc::RLIMIT_NOFILE, limit);
-        }
+        become_a_tasks(plan.ignored, plan.open_files.as_ref(), plan.tag.as_ref());
         // Ours are at least 3 (std makes sure that 0, 1 and 2 are open), so none overwrites another.
         if libc::dup2(plan.input, 0) < 0 || libc::dup2(plan.output, 1) < 0 || libc::dup2(plan.errors, 2) < 0 {
             give_up(plan, Stage::Descriptors);
         }
         // Ours close by themselves; this is for what our parent left open when it started us.
         libc::syscall(libc::SYS_close_range, 3, c_int::MAX, 0);
-        if libc::chdir(plan.cwd) != 0 {
+        if !plan.cwd.is_null() && libc::chdir(plan.cwd) != 0 {
             give_up(plan, Stage::Directory);
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
@@ -378,6 +424,29 @@ unsafe extern "C" fn child(plan: *mut Plan) -> ! {
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
         libc::execve(plan.program, plan.args, plan.env);
         give_up(plan, Stage::Program)
+    }
+}
+
+/// What every child has of its own from its first moment, whichever way it is started.
+///
+/// # Safety
+/// Only in a new process that has executed nothing yet. Only system calls happen here.
+unsafe fn become_a_tasks(ignored: &[c_int], open_files: Option<&libc::rlimit>, tag: Option<&libc::rlimit>) {
+    // SAFETY: bare system calls; all pointers are to values that live until they return.
+    unsafe {
+        // A session has no terminal until somebody opens one, and its leader leads a process group too.
+        libc::setsid();
+        // All zeros is the kernel's form of SIG_DFL.
+        let default = [0_u64; 4];
+        for signal in ignored {
+            libc::syscall(libc::SYS_rt_sigaction, *signal, &raw const default, ptr::null::<u64>(), size_of::<u64>());
+        }
+        if let Some(limit) = open_files {
+            libc::setrlimit(libc::RLIMIT_NOFILE, limit);
+        }
+        if let Some(limit) = tag {
+            libc::setrlimit(libc::RLIMIT_RSS, limit);
+        }
     }
 }
 
@@ -406,7 +475,7 @@ mod tests {
             program: "/bin/true".into(),
             args: vec!["one".into(), "two".into()],
             env: [("A", "first"), ("B", "="), ("A", "second")].into_iter().collect(),
-            cwd: "/".into(),
+            cwd: Some("/".into()),
             input: false,
             output: Pipes::Merged,
         }
@@ -442,6 +511,6 @@ mod tests {
             assert_eq!(Prepared::new(&command, &[]).unwrap_err().to_string(), text);
         }
         assert!(refused(|c| c.program = "/bin/\0".into()).starts_with("the path /bin/"));
-        assert!(refused(|c| c.cwd = "/\0".into()).starts_with("the path /"));
+        assert!(refused(|c| c.cwd = Some("/\0".into())).starts_with("the path /"));
     }
 }

@@ -4,7 +4,8 @@
 //! - the process groups of what was started in the tree;
 //! - a cgroup, where there can be one: nobody leaves it but who may write the cgroup file system;
 //! - orphans. This process adopts them, so whatever survives its parent is our own child, or hangs below one. A token in
-//!   the environment says which task it belongs to; so does the group or session that it shares with one that has it.
+//!   the environment says which task it belongs to, and so does a [tag](crate::tag) that no process can hide; so does the
+//!   group or session that it shares with one that has either.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -15,7 +16,8 @@ use rustix::process::Pid;
 use super::cgroup::{Cgroup, Lease};
 use super::proc::{self, Stat, TOKEN_VARIABLE, kill_process};
 use super::shared::Shared;
-use oz_worker_runtime as runtime;
+use super::tag::Tag;
+use oz_worker_runtime::{self as runtime, Owner};
 
 /// All processes of one task. As long as its process groups matter (a descendant without the token may still be in
 /// one), drop no [`Child`](super::Child) of it before it [is empty](runtime::Tree::is_empty).
@@ -23,14 +25,18 @@ use oz_worker_runtime as runtime;
 pub struct Tree {
     number: u64,
     token: String,
+    tag: Option<Tag>,
     /// The last one is open to more processes, unless it was killed.
     cgroups: Mutex<Vec<Lease>>,
     shared: Arc<Shared>,
 }
 
 impl Tree {
-    pub(super) fn new(number: u64, token: String, shared: Arc<Shared>) -> Self {
-        let tree = Self { number, token, cgroups: Mutex::default(), shared };
+    pub(super) fn new(number: u64, shared: Arc<Shared>) -> Self {
+        let owner = shared.owner.get();
+        let token = format!("{}.{number}", owner.map_or("unowned", Owner::mark));
+        let tag = owner.and_then(|owner| Tag::new(owner.key(), owner.start(), number));
+        let tree = Self { number, token, tag, cgroups: Mutex::default(), shared };
         // Now, so that the task does not wait for one to be made when it starts.
         drop(tree.cgroup());
         tree
@@ -42,6 +48,10 @@ impl Tree {
 
     pub(super) fn token(&self) -> &OsStr {
         OsStr::new(&self.token)
+    }
+
+    pub(super) fn tag(&self) -> Option<Tag> {
+        self.tag
     }
 
     /// The cgroup for one more process, if there can be any.
@@ -57,14 +67,18 @@ impl Tree {
         self.cgroups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The living orphans that do not bear the token of another tree of this worker.
+    /// The living orphans that neither bear the tag nor the token of another tree of this worker.
     fn orphans(&self) -> Vec<i32> {
         let mut orphans = self.shared.orphans();
-        orphans.retain(|pid| proc::variable(*pid, TOKEN_VARIABLE).is_none_or(|token| !self.is_anothers(&token)));
+        orphans.retain(|pid| match Stat::of(*pid).and_then(|stat| Tag::of(&stat)) {
+            // (A worker that ran in the task has left its own.)
+            Some(tag) if self.tag.is_some_and(|own| own.has_worker_of(tag)) => self.tag == Some(tag),
+            _ => proc::variable(*pid, TOKEN_VARIABLE).is_none_or(|token| !self.is_anothers(&token)),
+        });
         orphans
     }
 
-    /// Whether `token` is that of another tree of this worker. (A worker that ran in the task may have left its own.)
+    /// Whether `token` is that of another tree of this worker.
     fn is_anothers(&self, token: &[u8]) -> bool {
         let mark = self.token.rsplit_once('.').map(|(mark, _)| mark);
         let number = mark.and_then(|mark| token.strip_prefix(mark.as_bytes())?.strip_prefix(b"."));
@@ -75,8 +89,11 @@ impl Tree {
     /// child of the tree.
     fn members(&self, orphans: &[i32], children: &[(Pid, bool)]) -> Vec<Stat> {
         let family = Family::read();
-        let mut known = Known { token: &self.token, groups: BTreeSet::new(), sessions: BTreeSet::new() };
-        known.groups.extend(children.iter().map(|(pid, _)| pid.as_raw_nonzero().get()));
+        let mut known = Known { token: &self.token, tag: self.tag, groups: BTreeSet::new(), sessions: BTreeSet::new() };
+        // Each leads a group and a session.
+        let led = children.iter().map(|(pid, _)| pid.as_raw_nonzero().get());
+        known.groups.extend(led.clone());
+        known.sessions.extend(led);
 
         let mut members = Vec::new();
         for (child, _) in children {
@@ -85,7 +102,7 @@ impl Tree {
         let mut unknown = Vec::new();
         for orphan in orphans {
             let branch = family.below(*orphan);
-            if branch.iter().any(|stat| known.has_token(stat.pid)) {
+            if branch.iter().any(|stat| known.is_known(stat)) {
                 members.extend(branch);
             } else {
                 unknown.push(branch);
@@ -127,13 +144,15 @@ impl runtime::Tree for Tree {
 /// How a process of a tree is known.
 struct Known<'a> {
     token: &'a str,
+    tag: Option<Tag>,
     groups: BTreeSet<i32>,
     sessions: BTreeSet<i32>,
 }
 
 impl Known<'_> {
-    fn has_token(&self, pid: i32) -> bool {
-        proc::variable(pid, TOKEN_VARIABLE).is_some_and(|token| token == self.token.as_bytes())
+    fn is_known(&self, stat: &Stat) -> bool {
+        let has_token = || proc::variable(stat.pid, TOKEN_VARIABLE).is_some_and(|token| token == self.token.as_bytes());
+        self.tag.is_some() && Tag::of(stat) == self.tag || has_token()
     }
 
     /// From now on the groups and sessions of `members` are the tree's, save those that the worker itself is in.

@@ -10,7 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use oz_worker_host::{Child, Options, Processes, StartError, TOKEN_VARIABLE, Tree, owner};
-use oz_worker_runtime::{Command, Exit, Pipes, Signal, Tree as _};
+use oz_worker_runtime::{Command, Exit, Owner, Pipes, Signal, Tree as _};
+use oz_worker_tests::peers::skip_this;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 
@@ -39,7 +40,7 @@ fn command(program: &str, args: &[&str]) -> Command {
         program: program.into(),
         args: args.iter().map(Into::into).collect(),
         env: [("PATH", "/usr/local/bin:/usr/bin:/bin")].into_iter().collect(),
-        cwd: "/".into(),
+        cwd: Some("/".into()),
         input: false,
         output: Pipes::Merged,
     }
@@ -145,7 +146,7 @@ fn a_child_gets_what_was_asked_for_and_nothing_else() {
     // The last one is the directory that ls itself has open.
     assert_eq!(run(&command("/bin/ls", &["/proc/self/fd"])), "0\n1\n2\n3\n");
     let mut pwd = shell("pwd; echo to stderr >&2; cat");
-    pwd.cwd = "/usr/bin".into();
+    pwd.cwd = Some("/usr/bin".into());
     assert_eq!(run(&pwd), "/usr/bin\nto stderr\n");
 
     let status = run(&command("/bin/cat", &["/proc/self/status"]));
@@ -273,7 +274,7 @@ fn a_daemon_that_cleared_its_environment_is_found_by_its_cgroup() {
     let _turn = turn();
     let processes = adopting(ALL, "cleared");
     if !processes.uses_cgroups() {
-        eprintln!("skipped: no cgroup version 2 may be made here");
+        skip_this("no cgroup version 2 may be made here");
         return;
     }
     let tree = processes.tree();
@@ -288,9 +289,8 @@ fn a_daemon_that_cleared_its_environment_is_found_by_its_cgroup() {
 }
 
 #[test]
-fn without_a_cgroup_group_session_and_descendants_give_a_daemon_away() {
+fn without_a_cgroup_token_tag_group_session_and_descendants_give_a_daemon_away() {
     let _turn = turn();
-    let processes = adopting(NO_CGROUPS, "relations");
     for script in [
         // In the task's process group.
         "(env -i /bin/sh -c 'echo $$; exec sleep 1000' &)",
@@ -298,15 +298,116 @@ fn without_a_cgroup_group_session_and_descendants_give_a_daemon_away() {
         "(setsid sh -c '(env -i /bin/sh -c \"echo \\$\\$; exec sleep 1000\" &); exec sleep 1000' &)",
         // Below one that has the token.
         "(setsid sh -c 'setsid env -i /bin/sh -c \"echo \\$\\$; exec sleep 1000\"; true' &)",
+        // With nothing of the kind: the tag is left.
+        "(setsid env -i /bin/sh -c 'echo $$; exec sleep 1000' &)",
+        // Without the tag: the token is left.
+        "(ulimit -m 1000000; setsid sh -c 'echo $$; exec sleep 1000' &)",
     ] {
-        let tree = processes.tree();
-        let mut child = processes.start(&shell(script), Some(&tree)).unwrap();
-        let daemon = pidfd(printed_pid(&mut child));
-        assert_eq!(finish(&child), Exit::Code(0));
-        assert!(!tree.is_empty(), "{script}");
-        end(&tree);
-        await_readable(daemon);
+        for (options, name) in [(NO_CGROUPS, "relations"), (OLD_SYSTEM, "old relations")] {
+            let processes = adopting(options, name);
+            let (tree, other) = (processes.tree(), processes.tree());
+            let mut child = processes.start(&shell(script), Some(&tree)).unwrap();
+            let daemon = pidfd(printed_pid(&mut child));
+            assert_eq!(finish(&child), Exit::Code(0));
+            assert!(other.is_empty(), "{script}");
+            assert!(!tree.is_empty(), "{script}");
+            end(&tree);
+            await_readable(daemon);
+        }
     }
+}
+
+/// Runs what is given as its arguments after it became what `ssh-agent` is: nobody but root reads its environment.
+const NOT_DUMPABLE: &str =
+    "import ctypes,os,time; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0); print(os.getpid(), flush=True); time.sleep(1000)";
+
+#[test]
+fn a_daemon_that_shows_its_environment_to_nobody_is_found() {
+    let _turn = turn();
+    let processes = adopting(NO_CGROUPS, "not dumpable");
+    let tree = processes.tree();
+    // Root reads every environment: so it is empty too.
+    let script = format!("(setsid env -i python3 -c '{NOT_DUMPABLE}' &)");
+    let mut child = processes.start(&shell(&script), Some(&tree)).unwrap();
+    let daemon = pidfd(printed_pid(&mut child));
+    assert_eq!(finish(&child), Exit::Code(0));
+    assert!(!tree.is_empty());
+    end(&tree);
+    await_readable(daemon);
+}
+
+#[test]
+fn a_task_that_leaves_its_cgroup_does_not_leave_its_tree() {
+    let _turn = turn();
+    let processes = adopting(ALL, "parent cgroup");
+    if !processes.uses_cgroups() {
+        skip_this("no cgroup version 2 may be made here");
+        return;
+    }
+    let base = own_cgroup(&processes).parent().unwrap().join("cgroup.procs");
+    let tree = processes.tree();
+    let script = format!("(echo 0 > '{}' && setsid env -i /bin/sh -c 'echo $$; exec sleep 1000' &)", base.display());
+    let mut child = processes.start(&shell(&script), Some(&tree)).unwrap();
+    let daemon = pidfd(printed_pid(&mut child));
+    assert_eq!(finish(&child), Exit::Code(0));
+    end(&tree);
+    await_readable(daemon);
+    assert!(tree.is_empty());
+}
+
+#[test]
+fn two_thousand_orphans_at_once_are_all_found() {
+    let _turn = turn();
+    let processes = adopting(NO_CGROUPS, "many");
+    let (many, last) = (processes.tree(), processes.tree());
+    let script = "i=0; while [ $i -lt 2000 ]; do (exec setsid sleep 1000 &); i=$((i+1)); done; echo done";
+    let mut child = processes.start(&shell(script), Some(&many)).unwrap();
+    assert_eq!(read_until(&mut child.output().unwrap(), |text| text.ends_with('\n')), "done\n");
+    finish(&child);
+    drop(child);
+    // Behind all of them in the kernel's list.
+    let mut child = processes.start(&shell(DAEMON), Some(&last)).unwrap();
+    let daemon = pidfd(printed_pid(&mut child));
+    finish(&child);
+    assert!(!last.is_empty(), "the newest orphan is not seen behind the others");
+    end(&last);
+    await_readable(daemon);
+    drop(child);
+    end(&many);
+    until("nobody is left", || {
+        processes.reap();
+        children_of_this_process().is_empty()
+    });
+}
+
+#[test]
+fn every_child_leads_a_session_without_a_terminal() {
+    let _turn = turn();
+    for options in [ALL, OLD_SYSTEM] {
+        let processes = Processes::new(options);
+        let script = "echo $$ $(cut -d' ' -f5,6 /proc/$$/stat); (: < /dev/tty) 2>/dev/null && echo a terminal";
+        let mut child = processes.start(&shell(script), None).unwrap();
+        let pid = child.pid();
+        assert_eq!(output_of(&mut child), format!("{pid} {pid} {pid}\n"), "{options:?}");
+        finish(&child);
+    }
+}
+
+#[test]
+fn a_child_that_was_stopped_hears_that_it_is_to_end() {
+    let _turn = turn();
+    let processes = Processes::default();
+    let script = "trap 'echo heard; exit 3' TERM; echo $$; while :; do sleep 1000 & wait; done";
+    let mut child = processes.start(&shell(script), None).unwrap();
+    let mut output = child.output().unwrap();
+    read_until(&mut output, |text| text.ends_with('\n'));
+    let pid = Pid::from_raw(i32::try_from(child.pid()).unwrap()).unwrap();
+    rustix::process::kill_process_group(pid, rustix::process::Signal::STOP).unwrap();
+    until("it is stopped", || fs::read_to_string(format!("/proc/{}/stat", child.pid())).unwrap().contains(") T "));
+    child.signal_group(Signal::Terminate);
+    assert_eq!(read_until(&mut output, |text| text.ends_with("heard\n")), "heard\n");
+    assert_eq!(finish(&child), Exit::Code(3));
+    child.signal_group(Signal::Kill);
 }
 
 #[test]
@@ -423,7 +524,7 @@ fn says_why_a_program_cannot_be_started() {
         assert!(text.contains("neither a program for this machine nor a script"), "{text}");
 
         let mut nowhere = command("/bin/true", &[]);
-        nowhere.cwd = "/no/such/directory".into();
+        nowhere.cwd = Some("/no/such/directory".into());
         let (kind, text, error) = started_error(processes.start(&nowhere, None));
         assert_eq!(kind, io::ErrorKind::NotFound);
         assert!(matches!(error, StartError::Directory { .. }));
@@ -489,11 +590,14 @@ fn what_a_crashed_worker_left_running_is_ended_and_nothing_else() {
     let _turn = turn();
     let ours = owner("crashed");
     let living = ours.mark();
-    let mut crashed = Sleep::with(&format!("{}.2147483647.1.1", ours.key()));
+    let dead = |name| Owner::of_process(name, rustix::process::geteuid().as_raw(), b"boot", 7, u64::from(u32::MAX));
+    let mut crashed = Sleep::with(&format!("{}.1", dead("crashed").mark()));
     let mut spared = [
         Sleep::with(&format!("{living}.1")),
-        Sleep::with(&format!("{}.2147483647.1.1", owner("another").key())),
-        Sleep::with(&format!("{}.2147483647.1", ours.key())),
+        // Its worker is one of its ancestors, whatever its number is called where that lives.
+        Sleep::with(&format!("{}.1", living.replace(&format!(".{}.", std::process::id()), ".1."))),
+        Sleep::with(&format!("{}.1", dead("another").mark())),
+        Sleep::with(dead("crashed").mark()),
         Sleep::with("anything"),
         Sleep::with(""),
     ];
@@ -510,12 +614,12 @@ fn the_cgroups_of_a_crashed_worker_are_emptied_and_removed() {
     let owner = owner("crashed-cgroup");
     let processes = adopting(ALL, "crashed-cgroup");
     if !processes.uses_cgroups() {
-        eprintln!("skipped: no cgroup version 2 may be made here");
+        skip_this("no cgroup version 2 may be made here");
         return;
     }
     let base = own_cgroup(&processes).parent().unwrap().to_owned();
-    let stale = base.join(format!("oz-agent-worker.{}.2147483647.1.3", owner.key()));
-    let spared = base.join("oz-agent-worker.ffffffffffffffff.2147483647.1.3");
+    let stale = base.join(format!("oz-agent-worker.{}.3", owner.mark()));
+    let spared = base.join("oz-agent-worker.ffffffffffffffff.ffffffffffffffff.2147483647.1.3");
     fs::create_dir_all(stale.join("made/by/the/task")).unwrap();
     fs::create_dir_all(&spared).unwrap();
     let mut sleeps = [Sleep::with(""), Sleep::with("")];
@@ -536,7 +640,7 @@ fn cgroups_are_used_again_and_removed_at_the_end() {
     let _turn = turn();
     let processes = adopting(ALL, "reuse");
     if !processes.uses_cgroups() {
-        eprintln!("skipped: no cgroup version 2 may be made here");
+        skip_this("no cgroup version 2 may be made here");
         return;
     }
     let first = own_cgroup(&processes);

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT, awaited on the reactor.
+//! The signals that ask the worker to stop, awaited on the reactor.
 
 use std::io;
 use std::pin::Pin;
@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use async_signal::Signal;
 use futures_core::Stream;
+use oz_worker_host::ignores_hangup;
 use oz_worker_runtime::StopSignals;
 
 /// The signals that ask the worker to stop.
@@ -14,7 +15,8 @@ pub struct Signals(async_signal::Signals);
 
 impl Signals {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self(async_signal::Signals::new([Signal::Term, Signal::Int])?))
+        let hangup = (!ignores_hangup()).then_some(Signal::Hup);
+        Ok(Self(async_signal::Signals::new([Signal::Term, Signal::Int, Signal::Quit].into_iter().chain(hangup))?))
     }
 }
 
@@ -22,6 +24,8 @@ impl StopSignals for Signals {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
         match Pin::new(&mut self.0).poll_next(cx) {
             Poll::Ready(Some(Ok(Signal::Int))) => Poll::Ready("SIGINT"),
+            Poll::Ready(Some(Ok(Signal::Quit))) => Poll::Ready("SIGQUIT"),
+            Poll::Ready(Some(Ok(Signal::Hup))) => Poll::Ready("SIGHUP"),
             Poll::Ready(Some(Ok(_))) => Poll::Ready("SIGTERM"),
             // The pipe behind it broke, which the kernel does not do; asking again would spin.
             Poll::Ready(Some(Err(_)) | None) | Poll::Pending => Poll::Pending,

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use crate::{Command, Lane, Owner, Process, Runtime, Tree};
@@ -46,7 +47,7 @@ pub trait Machine: Clone + Send + Sync + 'static {
     /// A place for the processes of one task, empty.
     fn tree(&self) -> Self::Tree;
 
-    /// Starts a process as the leader of a process group of its own, inside `tree` when one is given.
+    /// Starts a process as the leader of a session of its own, without a terminal, inside `tree` when one is given.
     ///
     /// # Errors
     /// What the operating system says about starting it (no such file, not executable, out of processes), or
@@ -91,8 +92,17 @@ pub trait Files: Clone + Send + Sync + 'static {
     /// Marks a directory as a worker's. [`io::ErrorKind::Unsupported`] on a file system that cannot.
     fn set_mark(&self, path: &Path, mark: &str) -> io::Result<()>;
 
-    /// Whether `mark` was made by a worker with the key of `owner` that is no longer alive. What cannot be known is not so.
-    fn is_stale(&self, owner: &Owner, mark: &str) -> bool;
+    /// Takes a directory for this worker, until what is given is dropped or this process ends, however it ends. No link is
+    /// followed. [`io::ErrorKind::ResourceBusy`] when somebody has it: another process, in whatever container, or this one.
+    /// [`io::ErrorKind::Unsupported`] on a file system that cannot.
+    fn hold(&self, path: &Path) -> io::Result<Hold>;
+
+    /// Whether only this machine can have the file system at `path`, so that nobody on another one holds anything there. What
+    /// cannot be known is not so.
+    fn is_local(&self, path: &Path) -> bool;
+
+    /// Makes an empty file that only our user may read and write, in place of any file or link that is there.
+    fn make_empty(&self, path: &Path) -> io::Result<()>;
 
     fn remove_empty(&self, path: &Path) -> io::Result<()>;
 
@@ -102,6 +112,27 @@ pub trait Files: Clone + Send + Sync + 'static {
     /// The bytes of a file, or none when there is no such file. An error when it is no regular file, or larger than
     /// `largest` bytes.
     fn read(&self, path: &Path, largest: u64) -> io::Result<Option<Vec<u8>>>;
+}
+
+/// A directory that is [held](Files::hold).
+#[derive(Debug)]
+pub struct Hold(Option<OwnedFd>);
+
+impl Hold {
+    /// One that lives as long as this descriptor is open.
+    pub const fn by(descriptor: OwnedFd) -> Self {
+        Self(Some(descriptor))
+    }
+
+    /// One that nobody could dispute.
+    pub const fn undisputed() -> Self {
+        Self(None)
+    }
+
+    /// Whether a descriptor keeps it.
+    pub const fn is_disputed(&self) -> bool {
+        self.0.is_some()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +152,8 @@ pub enum Named {
         executable: bool,
     },
     Directory {
+        /// Whether a process may run in it.
+        enterable: bool,
         /// Whether we may make something in it.
         writable: bool,
     },

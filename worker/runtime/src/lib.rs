@@ -22,7 +22,7 @@ use std::task::{Context, Poll};
 use futures_io::{AsyncRead, AsyncWrite};
 use oz_worker_core::time::Instant;
 
-pub use host::{Files, Host, Machine, Named, PathKind};
+pub use host::{Files, Hold, Host, Machine, Named, PathKind};
 pub use owner::{Mark, Owner, split_numbered};
 pub use process::{Command, Environment, Exit, Pipes, Process, Signal, Tree};
 
@@ -109,6 +109,6 @@ impl Lane {
 
 /// The stream of signals that ask the worker to stop. Whoever has it polls it: it needs no task that might not run.
 pub trait StopSignals: Send + 'static {
-    /// Ready with the name of the next one (`SIGTERM`, `SIGINT`) when it has arrived.
+    /// Ready with the name of the next one (`SIGTERM`, `SIGINT`, `SIGHUP`, `SIGQUIT`) when it has arrived.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<&'static str>;
 }

@@ -1,22 +1,24 @@
-//! Who owns a process or a directory: the worker that made it, known by a mark that outlives a crash.
+//! Who owns a process or a directory: the worker that made it, known by a mark that outlives it.
 
-/// A worker on its host. Two workers are the same owner when worker id, user and host name are the same, so that a worker
-/// that starts again knows what the crashed one left behind. The host name is part of it because the workspace root may
-/// be shared with other hosts, whose processes cannot be seen from here.
+/// A worker, as the owner of what it makes. Two workers have the same key when worker id and user are the same, so that a worker
+/// that starts again knows what the crashed one left behind, whatever its host or container is called by then. Whether the
+/// maker of something still lives is not for the mark to say: numbers of processes mean something else in every container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     key: String,
+    boot: String,
+    start: u64,
     mark: String,
 }
 
 impl Owner {
-    /// The worker `worker_id` of `user` on `host` as the process `pid`, which began at `start` (in the clock ticks of
-    /// `proc_pid_stat(5)`).
-    pub fn of_process(worker_id: &str, user: u32, host: &[u8], pid: i32, start: u64) -> Self {
-        let hash = fnv1a(&[worker_id.as_bytes(), b"\0", &user.to_le_bytes(), host]);
-        let key = format!("{hash:016x}");
-        let mark = format!("{key}.{pid}.{start}");
-        Self { key, mark }
+    /// The worker `worker_id` of `user` as the process `pid`, which began at `start` (in the clock ticks of
+    /// `proc_pid_stat(5)`) on a machine whose present boot has the id `boot`.
+    pub fn of_process(worker_id: &str, user: u32, boot: &[u8], pid: i32, start: u64) -> Self {
+        let key = format!("{:016x}", fnv1a(&[worker_id.as_bytes(), b"\0", &user.to_le_bytes()]));
+        let boot = format!("{:016x}", fnv1a(&[boot]));
+        let mark = format!("{key}.{boot}.{pid}.{start}");
+        Self { key, boot, start, mark }
     }
 
     /// What all workers with this id and user have in common: 16 hex digits.
@@ -24,9 +26,19 @@ impl Owner {
         &self.key
     }
 
-    /// This very process: `<key>.<pid>.<start time>`. Only hex digits and dots: fit for a file name.
+    /// When it began, in clock ticks of its machine.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// This very process: `<key>.<boot>.<pid>.<start>`. Only hex digits and dots: fit for a file name.
     pub fn mark(&self) -> &str {
         &self.mark
+    }
+
+    /// Whether the maker of `mark` ran under this very boot of this very machine.
+    pub fn is_of_this_boot(&self, mark: &Mark<'_>) -> bool {
+        self.boot == mark.boot
     }
 }
 
@@ -34,9 +46,11 @@ impl Owner {
 pub struct Mark<'a> {
     /// [`Owner::key`].
     pub key: &'a str,
-    /// The number of the process, above 0.
+    /// Which boot of which machine: 16 hex digits.
+    pub boot: &'a str,
+    /// The number of the process where it ran, above 0. For people: elsewhere it is another's.
     pub pid: i32,
-    /// When it began, in clock ticks: together with the number it names a process for good.
+    /// When it began, in clock ticks of its machine.
     pub start: u64,
 }
 
@@ -44,12 +58,12 @@ impl<'a> Mark<'a> {
     /// The parts of [`Owner::mark`]; nothing of any other text.
     pub fn parse(text: &'a str) -> Option<Self> {
         let mut parts = text.split('.');
-        let (key, pid, start) = (parts.next()?, parts.next()?, parts.next()?);
+        let (key, boot, pid, start) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-        if parts.next().is_some() || !digits(pid) || !digits(start) || !is_key(key) {
+        if parts.next().is_some() || !digits(pid) || !digits(start) || !is_key(key) || !is_key(boot) {
             return None;
         }
-        Some(Self { key, pid: pid.parse().ok().filter(|pid| *pid > 0)?, start: start.parse().ok()? })
+        Some(Self { key, boot, pid: pid.parse().ok().filter(|pid| *pid > 0)?, start: start.parse().ok()? })
     }
 }
 
@@ -77,6 +91,7 @@ fn fnv1a(parts: &[&[u8]]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -88,20 +103,24 @@ mod tests {
     #[test]
     fn only_complete_marks_are_understood() {
         let key = "0123456789abcdef";
-        assert_eq!(Mark::parse(&format!("{key}.12.34")), Some(Mark { key, pid: 12, start: 34 }));
-        let owner = Owner::of_process("w", 0, b"host", 7, 9);
-        assert_eq!(Mark::parse(owner.mark()), Some(Mark { key: owner.key(), pid: 7, start: 9 }));
+        let boot = "fedcba9876543210";
+        assert_eq!(Mark::parse(&format!("{key}.{boot}.12.34")), Some(Mark { key, boot, pid: 12, start: 34 }));
+        let owner = Owner::of_process("w", 0, b"boot", 7, 9);
+        let mark = Mark::parse(owner.mark()).unwrap();
+        assert_eq!((mark.key, mark.pid, mark.start), (owner.key(), 7, 9));
+        assert!(owner.is_of_this_boot(&mark));
+        assert!(!Owner::of_process("w", 0, b"another", 7, 9).is_of_this_boot(&mark));
         for bad in [
             "",
             key,
-            "0123456789abcdef.12",
-            "0123456789abcdef.12.34.5",
-            "0123456789abcdef.+12.34",
-            "0123456789abcdef.0.34",
-            "0123456789ABCDEF.12.34",
-            "123.12.34",
-            "0123456789abcdef.12.",
-            "0123456789abcdef.99999999999.1",
+            "0123456789abcdef.fedcba9876543210.12",
+            "0123456789abcdef.fedcba9876543210.12.34.5",
+            "0123456789abcdef.fedcba9876543210.+12.34",
+            "0123456789abcdef.fedcba9876543210.0.34",
+            "0123456789ABCDEF.fedcba9876543210.12.34",
+            "0123456789abcdef.123.12.34",
+            "0123456789abcdef.fedcba9876543210.12.",
+            "0123456789abcdef.fedcba9876543210.99999999999.1",
             "0123456789abcdef.kept",
         ] {
             assert_eq!(Mark::parse(bad), None, "{bad}");
@@ -110,8 +129,9 @@ mod tests {
 
     #[test]
     fn a_number_may_follow_a_mark() {
-        assert_eq!(split_numbered("0123456789abcdef.12.34.5"), Some(("0123456789abcdef.12.34", 5)));
-        assert_eq!(split_numbered("0123456789abcdef.12.34"), None);
-        assert_eq!(split_numbered("0123456789abcdef.12.34.x"), None);
+        let mark = "0123456789abcdef.fedcba9876543210.12.34";
+        assert_eq!(split_numbered(&format!("{mark}.5")), Some((mark, 5)));
+        assert_eq!(split_numbered(mark), None);
+        assert_eq!(split_numbered(&format!("{mark}.x")), None);
     }
 }

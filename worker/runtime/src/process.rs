@@ -17,7 +17,8 @@ pub struct Command {
     pub args: Vec<OsString>,
     /// The whole environment.
     pub env: Environment,
-    pub cwd: PathBuf,
+    /// Its working directory; ours when none, whatever has become of that.
+    pub cwd: Option<PathBuf>,
     /// Whether standard input is a pipe that [`Process::input`] gives (else it is empty).
     pub input: bool,
     /// Where its standard output and standard error go.
@@ -118,13 +119,13 @@ impl fmt::Display for Exit {
 /// A signal that the worker sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGTERM: please end.
+    /// SIGTERM: please end. Who was stopped goes on, so that it hears it.
     Terminate,
     /// SIGKILL: end now.
     Kill,
 }
 
-/// A child process, leader of its own process group. Dropping it reaps it once it has ended; it does not end it.
+/// A child process, leader of its own session and process group. Dropping it reaps it once it has ended; it does not end it.
 pub trait Process: Send + Sync + 'static {
     /// The pipe to its standard input.
     type Input: AsyncWrite + Unpin + Send + 'static;

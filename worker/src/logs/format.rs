@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use tracing::Level;
 
-use oz_worker_backends::output::LONGEST_LINE;
+use oz_worker_backends::output::{LINE_END, LONGEST_LINE};
 use oz_worker_text::line::is_unfit;
 
 use super::Label;
@@ -67,7 +67,6 @@ impl Style {
     /// One line that a task wrote. In text the free part comes last, so that no agent can write what looks like a field.
     pub fn output(self, out: &mut Vec<u8>, time: SystemTime, task: Label<'_>, line: &[u8], cut: u64) {
         self.head(out, time, Level::INFO);
-        let (shown, rest) = line.split_at(whole_characters(line, LONGEST_LINE));
         let quoting = match self {
             Self::Text { .. } => {
                 bare_value(out, task_id_field(task));
@@ -77,15 +76,9 @@ impl Style {
             }
             Self::Json => Quoting::Json,
         };
-        let taken = escaped(out, shown, quoting, MAX_ESCAPED);
-        let cut = cut.saturating_add((rest.len() + shown.len() - taken) as u64);
+        let cut = beginning_and_end(out, line, cut, quoting);
         match self {
-            Self::Text { .. } => {
-                if cut > 0 {
-                    let _ = write!(out, " [{cut} bytes cut]");
-                }
-                out.push(b'\n');
-            }
+            Self::Text { .. } => out.push(b'\n'),
             Self::Json => {
                 out.push(b'"');
                 self.text_field(out, "task_id", task_id_field(task));
@@ -194,6 +187,33 @@ enum Quoting {
     Output,
     /// Control characters, quotes and backslashes.
     Json,
+}
+
+/// Appends a task's line. What there is no room for is missing between its beginning and its end, and said there. `cut` bytes
+/// are missing there already. Gives how many there are in all.
+fn beginning_and_end(out: &mut Vec<u8>, line: &[u8], cut: u64, quoting: Quoting) -> u64 {
+    let (beginning, end) = line.split_at(whole_characters(line, LONGEST_LINE - LINE_END));
+    let taken = escaped(out, beginning, quoting, MAX_ESCAPED / 4 * 3);
+    let (mut shown, mut escaped_end) = (end.get(end.len().saturating_sub(LINE_END)..).unwrap_or_default(), Vec::new());
+    if cut > 0 {
+        // It may begin in the middle of a character.
+        let torn = shown.iter().take(3).take_while(|byte| **byte & 0xc0 == 0x80).count();
+        shown = shown.get(torn..).unwrap_or_default();
+    }
+    while escaped(&mut escaped_end, shown, quoting, MAX_ESCAPED / 4) < shown.len() {
+        escaped_end.clear();
+        let later = whole_characters(shown, shown.len().div_ceil(2)).max(1);
+        shown = shown.get(later..).unwrap_or_default();
+    }
+    let cut = cut.saturating_add((beginning.len() - taken + end.len() - shown.len()) as u64);
+    if cut > 0 {
+        let _ = write!(out, " [{cut} bytes cut]");
+        if !shown.is_empty() {
+            out.push(b' ');
+        }
+    }
+    out.extend_from_slice(&escaped_end);
+    cut
 }
 
 /// A value in text: as it is, or in quotes (as JSON has them) when it would be misread.
@@ -347,8 +367,8 @@ mod tests {
         );
         assert_eq!(
             output(Style::Json, "t-1", b"say \"hi\"", 5),
-            "{\"time\":\"2026-01-31T23:59:59.007Z\",\"level\":\"info\",\"message\":\"say \\\"hi\\\"\",\"task_id\":\"t-1\",\
-             \"cut_bytes\":5}\n"
+            "{\"time\":\"2026-01-31T23:59:59.007Z\",\"level\":\"info\",\"message\":\"say \\\"hi\\\" [5 bytes cut]\",\
+             \"task_id\":\"t-1\",\"cut_bytes\":5}\n"
         );
     }
 
@@ -366,14 +386,21 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_between_characters_and_says_how_much_is_missing() {
         let line = output(TEXT, "t", &vec![b'x'; LONGEST_LINE], 0);
-        assert!(line.ends_with("xx\n"));
-        let line = output(TEXT, "t", &vec![b'x'; LONGEST_LINE + 10], 90);
-        assert!(line.ends_with("x [100 bytes cut]\n"), "{}", line.len());
-        // The last character would end one byte too late.
-        let mut bytes = vec![b'x'; LONGEST_LINE - 1];
-        bytes.extend_from_slice("ää".as_bytes());
+        assert!(line.ends_with("xx\n") && !line.contains("cut"));
+        let bytes = [vec![b'x'; LONGEST_LINE - LINE_END], vec![b'y'; LINE_END]].concat();
+        let line = output(TEXT, "t", &bytes, 90);
+        assert!(line.contains("x [90 bytes cut] y") && line.ends_with("y\n"), "{}", line.len());
+        // A character stands across each of the borders.
+        let mut bytes = vec![b'x'; LONGEST_LINE - LINE_END - 1];
+        bytes.extend_from_slice("ä".as_bytes());
+        bytes.extend(vec![b'y'; LINE_END]);
         let line = output(TEXT, "t", &bytes, 0);
-        assert!(line.ends_with("x [4 bytes cut]\n") && !line.contains('\u{fffd}'));
+        assert!(line.contains("xäy") || line.contains("x [2 bytes cut] y"), "{}", line.get(12_000..).unwrap());
+        let mut bytes = vec![b'x'; LONGEST_LINE - LINE_END];
+        bytes.extend_from_slice("ä".as_bytes().get(1..).unwrap());
+        bytes.extend(vec![b'y'; LINE_END - 1]);
+        let line = output(TEXT, "t", &bytes, 7);
+        assert!(line.contains("x [9 bytes cut] y") && !line.contains('\u{fffd}'));
     }
 
     #[test]
@@ -394,10 +421,14 @@ mod tests {
     }
 
     #[test]
-    fn what_escaping_leaves_out_is_counted_as_cut() {
-        let line = output(Style::Json, "t", &vec![0x1b; LONGEST_LINE], 0);
+    fn what_escaping_leaves_out_is_counted_as_cut_and_leaves_the_end() {
+        let mut bytes = vec![0x1b; LONGEST_LINE - 5];
+        bytes.extend_from_slice(b"error");
+        let line = output(Style::Json, "t", &bytes, 0);
         let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let shown = parsed["message"].as_str().unwrap().len() as u64;
-        assert_eq!(shown + parsed["cut_bytes"].as_u64().unwrap(), LONGEST_LINE as u64);
+        let (message, cut) = (parsed["message"].as_str().unwrap(), parsed["cut_bytes"].as_u64().unwrap());
+        let marker = format!(" [{cut} bytes cut] ");
+        assert!(message.contains(&marker) && message.ends_with("error"), "{message}");
+        assert_eq!((message.len() - marker.len()) as u64 + cut, LONGEST_LINE as u64);
     }
 }

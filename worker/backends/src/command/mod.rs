@@ -4,32 +4,35 @@ mod payload;
 mod settings;
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_lock::Semaphore;
 use futures_lite::{AsyncWriteExt, FutureExt};
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome};
-use oz_worker_runtime::{Command, Environment, Exit, Host, Pipes, Process, Signal};
+use oz_worker_runtime::{Command, Environment, Exit, Host, Lane, Machine, Pipes, Process, Signal};
 use oz_worker_telemetry::TaskTrace;
 use oz_worker_text::duration;
+use tracing::warn;
 
-use crate::contract::{Common, Report, Stop, Task, failed};
-use crate::machine;
+use crate::contract::{Common, Configure, Report, Stop, Task, failed};
+use crate::machine::{self, KILL_LIMIT, SHELL, Unclaimed};
 use crate::output::{TaskLog, forward};
 pub use settings::CommandSettings;
 
 /// How long `cancel_command` may take.
 const CANCEL_LIMIT: Duration = Duration::from_secs(10);
+/// How many of them run at once: many cancellations are not as many processes.
+const MOST_CANCELLING: usize = 8;
 
 pub struct CommandBackend<R: Host> {
     common: Arc<Common<R>>,
     settings: CommandSettings,
-    /// The working directory of both commands.
-    cwd: PathBuf,
     /// The environment of both commands: the worker's own, then the configured one.
     env: Environment,
+    /// Whoever runs a cancel command has a place of it.
+    cancelling: Semaphore,
 }
 
 /// A task that was handed over, to be cancelled.
@@ -55,17 +58,22 @@ enum End {
 }
 
 impl<R: Host> CommandBackend<R> {
-    /// The backend on a machine that can run it. What is started in the directory of the worker runs there too.
-    pub async fn prepare(settings: CommandSettings, common: Arc<Common<R>>) -> Self {
+    /// The backend on a machine that can run it.
+    ///
+    /// # Errors
+    /// What the machine lacks, in one line.
+    pub async fn prepare(settings: CommandSettings, common: Arc<Common<R>>) -> Result<Self, String> {
+        let check = |machine: &R::Machine| machine::check_shell(machine.files(), CommandSettings::NAME);
+        common.runtime.on(Lane::Start, check).await.map_err(|error| error.to_string())?;
         machine::adopt(&common.runtime, &common.owner).await;
-        Self::new(settings, common)
+        Ok(Self::new(settings, common))
     }
 
     /// The backend on a machine that is ready.
     pub fn new(settings: CommandSettings, common: Arc<Common<R>>) -> Self {
         let mut env = common.host_env.clone();
         env.extend(common.environment.iter());
-        Self { common, settings, cwd: std::env::current_dir().unwrap_or_else(|_| "/".into()), env }
+        Self { common, settings, env, cancelling: Semaphore::new(MOST_CANCELLING) }
     }
 
     pub(crate) async fn run(&self, task: Task) -> Vec<Failure> {
@@ -85,8 +93,8 @@ impl<R: Host> CommandBackend<R> {
                     let purpose = Purpose::Dispatch(payload, report.clone());
                     let limit = self.settings.dispatch_timeout;
                     let end = self.execute(&handed, command, purpose, limit, Some(&stop)).await;
-                    // A dispatch that is stopped half-way may have handed the task over already.
-                    if matches!(end, End::Stopped) && !stop.is_abandoned() {
+                    // A dispatch that was killed half-way may have handed the task over already.
+                    if matches!(end, End::Stopped | End::TimedOut) {
                         let failure = |problem| Failure::new(FailureReason::CancelCommand, problem);
                         cleanup.extend(self.cancel(&handed).await.err().map(failure));
                     }
@@ -117,6 +125,7 @@ impl<R: Host> CommandBackend<R> {
 
     pub(crate) async fn cancel(&self, handed: &Handed<'_>) -> Result<(), String> {
         let Some(script) = &self.settings.cancel_command else { return Ok(()) };
+        let _place = self.cancelling.acquire().await;
         let command = self.command(script, handed);
         match self.execute(handed, command, Purpose::Cancel, CANCEL_LIMIT, None).await {
             End::Exited(Exit::Code(0)) | End::Stopped => Ok(()),
@@ -133,10 +142,11 @@ impl<R: Host> CommandBackend<R> {
         env.set("OZ_WORKER_BACKEND", "command");
         env.extend(handed.trace.variables().iter().map(|(name, value)| (name, value.expose())));
         Command {
-            program: "/bin/sh".into(),
+            program: SHELL.into(),
             args: vec!["-c".into(), script.into()],
             env,
-            cwd: self.cwd.clone(),
+            // Where the worker runs, also when that was removed or cannot be entered a second time.
+            cwd: None,
             input: true,
             output: Pipes::Merged,
         }
@@ -173,19 +183,22 @@ impl<R: Host> CommandBackend<R> {
         let runs = move || dispatched.iter().for_each(TaskTrace::backend_started);
         let start = machine::start(runtime, command, None, is_wanted, runs);
         let begun = machine::begun(runtime, start, async { early = Some((&mut given_up).await) }).await;
-        let mut process = match (begun, early) {
+        let process = match (begun, early) {
             (Some(Err(error)), None) if error.kind() == io::ErrorKind::Interrupted => return End::Stopped,
             (Some(Err(error)), None) => return End::Error(error),
             (Some(Ok(process)), None) => process,
             (begun, Some(end)) => {
                 // Not told before it is so: what was started all the same is killed first.
                 if let Some(Ok(process)) = begun {
-                    kill(process).await;
+                    self.kill(handed, process).await;
                 }
                 return end;
             }
             (None, None) => return End::Stopped,
         };
+        // Whatever goes wrong from here on, it does not go on alone.
+        let mut unclaimed = Unclaimed::new(process);
+        let Some(process) = unclaimed.process() else { return End::Stopped };
         let input = process.input();
         drop(forward(runtime, process.output(), Arc::clone(handed.log)));
         if let Purpose::Dispatch(payload, report) = purpose {
@@ -204,19 +217,34 @@ impl<R: Host> CommandBackend<R> {
             }
         };
         let end = exited.or(given_up).await;
-        if matches!(end, End::TimedOut | End::Stopped) {
-            kill(process).await;
+        match unclaimed.claim() {
+            Ok(process) if matches!(end, End::TimedOut | End::Stopped) => self.kill(handed, process).await,
+            // What it left running is the operator's.
+            _ => {}
         }
         end
+    }
+
+    /// Kills a process and its group. One that hangs in the kernel is left to it: its task is not.
+    async fn kill(&self, handed: &Handed<'_>, mut process: impl Process) {
+        process.signal_group(Signal::Kill);
+        let runtime = &self.common.runtime;
+        let dead = async {
+            let _ = process.wait().await;
+            true
+        };
+        let late = async {
+            runtime.sleep_until(runtime.now().plus(KILL_LIMIT)).await;
+            false
+        };
+        if !dead.or(late).await {
+            let (task_id, trace_id) = (handed.task_id, handed.trace.id());
+            warn!(task_id, trace_id, "a command did not die of SIGKILL within 5 s; going on without it");
+        }
     }
 
     /// Gives back what was taken from the machine.
     pub(crate) async fn release(&self) {
         machine::release(&self.common.runtime).await;
     }
-}
-
-async fn kill(mut process: impl Process) {
-    process.signal_group(Signal::Kill);
-    let _ = process.wait().await;
 }

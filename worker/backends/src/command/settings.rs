@@ -4,12 +4,15 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use oz_worker_core::AfterKill;
+use oz_worker_core::agent::AgentSettings;
+use oz_worker_core::secret::Variables;
 use oz_worker_runtime::Files;
 use oz_worker_text::duration;
 use oz_worker_text::section::{Section, Vocabulary};
 use oz_worker_text::yaml::Position;
 
 use crate::contract::{Configure, Facts};
+use crate::machine::check_shell;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandSettings {
@@ -30,7 +33,8 @@ impl Configure for CommandSettings {
     const NAME: &'static str = "command";
     const VOCABULARY: &'static Vocabulary =
         &[("backend.command", &["dispatch_command", "cancel_command", "dispatch_timeout", "environment"])];
-    const STOPS_TASKS: bool = false;
+    // Of those that are being handed over. The others are no longer here.
+    const STOPS_TASKS: bool = true;
     const AFTER_KILL: AfterKill = AfterKill::IsCancelled;
 
     fn unconfigured() -> Option<Self> {
@@ -54,7 +58,13 @@ impl Configure for CommandSettings {
         })
     }
 
-    fn check(&self, facts: &mut Facts, _: &impl Files, _: Option<&OsStr>) -> Result<(), String> {
+    /// The operator's variables are for the operator's commands, and do not travel to where tasks run.
+    fn adjust(&self, agent: &mut AgentSettings) {
+        agent.environment = Variables::default();
+    }
+
+    fn check(&self, facts: &mut Facts, files: &impl Files, _: Option<&OsStr>) -> Result<(), String> {
+        check_shell(files, Self::NAME).map_err(|error| error.to_string())?;
         facts.configured("dispatch command", Some(&self.dispatch_command));
         facts.add("dispatch timeout", duration::show(self.dispatch_timeout));
         facts.configured("cancel command", self.cancel_command.as_ref());

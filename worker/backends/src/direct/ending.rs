@@ -16,10 +16,8 @@ use tracing::warn;
 use super::workspaces::Workspace;
 use super::{Job, Place, steps};
 use crate::contract::Report;
-use crate::machine::{ProcessOf, TreeOf};
+use crate::machine::{KILL_LIMIT, ProcessOf, TreeOf};
 
-/// How long killed processes may take to die before the worker goes on without them.
-const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// How long a task waits until nothing of it is left on this machine. A large removal, or a file system that does not
 /// answer, has the rest of its time beside: the task's end is known, and somebody waits to hear it.
 const LIMIT: Duration = Duration::from_secs(6);

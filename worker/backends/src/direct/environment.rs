@@ -1,18 +1,29 @@
 //! What the processes of a task are given: the agent's command, the scripts', and the variables that setup writes. Pure.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_runtime::{Command, Environment, Files, Pipes};
 
 use super::Place;
+use super::dotenv::{self, Variables};
+use crate::machine::SHELL;
 
 /// What the agent gets from the worker's own environment.
 const PASSED_ON: [&str; 3] = ["HOME", "TMPDIR", "PATH"];
 /// The largest file of variables that a setup command may write.
 const LARGEST_FILE: u64 = 1 << 20;
 
-/// The agent, with nothing of the worker's environment but what it needs to find itself.
+/// All that the agent has but what setup writes: of the worker's environment only what it needs to find itself.
+pub(super) fn of_agent(host: &Environment, spec: &TaskSpec, place: &Place) -> Environment {
+    let mut env: Environment = host.iter().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)).collect();
+    env.extend(spec.env.iter().map(|(name, value)| (name, value.expose())));
+    add_own(&mut env, place, spec.harness.as_deref());
+    env
+}
+
+/// The agent.
 pub(super) fn agent(
     oz: &Path,
     host: &Environment,
@@ -20,15 +31,14 @@ pub(super) fn agent(
     spec: &TaskSpec,
     place: &Place,
 ) -> Command {
-    let mut env: Environment = host.iter().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)).collect();
-    env.extend(spec.env.iter().map(|(name, value)| (name, value.expose())));
+    let mut env = of_agent(host, spec, place);
     env.extend(from_setup.iter());
     add_own(&mut env, place, spec.harness.as_deref());
     Command {
         program: oz.to_owned(),
         args: spec.args.iter().map(|arg| arg.expose().into()).collect(),
         env,
-        cwd: place.cwd.clone(),
+        cwd: Some(place.cwd.clone()),
         input: false,
         output: Pipes::Merged,
     }
@@ -44,10 +54,10 @@ pub(super) fn script(script: &str, host: &Environment, spec: &TaskSpec, place: &
     env.set("OZ_RUN_ID", &spec.task_id);
     env.set("OZ_ENVIRONMENT_FILE", file(place));
     Command {
-        program: "/bin/sh".into(),
+        program: SHELL.into(),
         args: vec!["-c".into(), script.into()],
         env,
-        cwd: place.cwd.clone(),
+        cwd: Some(place.cwd.clone()),
         input: false,
         output: Pipes::Merged,
     }
@@ -69,17 +79,17 @@ pub(super) fn file(place: &Place) -> PathBuf {
     place.own.path().join(".oz-env")
 }
 
-/// The variables that a setup command wrote; none when it wrote no file.
-pub(super) fn read_file(files: &impl Files, path: &Path) -> Result<Environment, String> {
+/// Makes the file that a setup command may write, empty. What an earlier run left there is removed first: it may be a link.
+pub(super) fn make_file(files: &impl Files, place: &Place) -> io::Result<()> {
+    files.make_empty(&file(place))
+}
+
+/// What a setup command wrote; nothing when there is no file any more. `known` is what else the agent has.
+pub(super) fn read_file(files: &impl Files, path: &Path, known: &Environment) -> Result<Variables, String> {
     let shown = path.display();
     let bytes = files
         .read(path, LARGEST_FILE)
         .map_err(|error| format!("cannot read {shown}, which the setup command wrote: {error}"))?
         .unwrap_or_default();
-    let entries = dotenvy::Iter::new(bytes.as_slice());
-    // The library's own text shows the line, which may hold a secret.
-    entries.collect::<Result<Environment, _>>().map_err(|error| match error {
-        dotenvy::Error::Io(error) => format!("cannot read {shown}, which the setup command wrote: {error}"),
-        _ => format!("a line of {shown}, which the setup command wrote, is not NAME=VALUE"),
-    })
+    Ok(dotenv::read(&bytes, known))
 }

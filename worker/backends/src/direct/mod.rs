@@ -1,5 +1,6 @@
 //! Backend `direct`: the agent as a process of this host, in a workspace of its own.
 
+mod dotenv;
 mod ending;
 mod environment;
 mod program;
@@ -8,6 +9,7 @@ mod steps;
 mod workspaces;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,9 @@ pub use program::ProgramError;
 pub use settings::{DirectError, DirectSettings};
 use steps::{Step, StepEnd, Steps};
 pub use workspaces::{Cleaned, Origin, Workspace, WorkspaceError, Workspaces};
+
+/// How many lines that setup wrote and that cannot be read are named one by one.
+const MOST_LINES_TOLD: usize = 10;
 
 pub struct DirectBackend<R: Host> {
     runtime: R,
@@ -160,26 +165,32 @@ impl<R: Host> DirectBackend<R> {
                 return Vec::new();
             }
         };
-        report.started();
-        if place.own.origin() == Origin::Foreign {
-            let (path, task_id, trace_id) = (place.own.path().display(), &spec.task_id, trace.id());
-            warn!(task_id, trace_id, "workspace {path} was there before: it is used, and will not be removed");
-        }
         let grace = self.job.cancel_grace_period;
         let (over, outputs) = (Vec::new(), Vec::new());
         let mut steps =
             Steps { runtime: &self.runtime, trace: &trace, log: &log, grace, stop: &stop, tree, over, outputs };
-        report.finished(self.follow(first, &spec, &place, &mut steps).await);
-
+        // A bug of ours does not spare what the task started and made.
+        let followed = AssertUnwindSafe(async {
+            report.started();
+            tell_foreign(&place, &spec.task_id, &trace);
+            report.finished(self.follow(first, &spec, &place, &mut steps).await);
+        });
+        let followed = followed.catch_unwind().await;
         let mut failures = Vec::new();
-        if let Some(script) = &self.job.teardown_command
-            && !stop.is_abandoned()
-        {
-            failures.extend(tear_down(self.job.script(script, &spec, &place), &mut steps).await);
-        }
+        let torn_down = AssertUnwindSafe(async {
+            if let Some(script) = &self.job.teardown_command
+                && !stop.is_abandoned()
+            {
+                failures.extend(tear_down(self.job.script(script, &spec, &place), &mut steps).await);
+            }
+        });
+        let torn_down = torn_down.catch_unwind().await;
         let Steps { tree, over, outputs, .. } = steps;
         let left = Left { task_id: spec.task_id.clone(), trace: trace.clone(), place, tree, over, outputs };
         failures.extend(ending::end(&self.runtime, &self.job, left, &report).await);
+        if let Err(panic) = followed.and(torn_down) {
+            resume_unwind(panic);
+        }
         failures
     }
 
@@ -202,11 +213,13 @@ impl<R: Host> DirectBackend<R> {
             let place =
                 job.place(files, &spec.task_id).map_err(|message| failed(FailureReason::WorkspaceSetup, message))?;
             let tree = Arc::new(machine.tree());
-            let command = match &job.setup_command {
-                Some(script) => job.script(script, &spec, &place),
-                None => job.agent(&Environment::default(), &spec, &place),
+            let (command, ready) = match &job.setup_command {
+                Some(script) => (job.script(script, &spec, &place), environment::make_file(files, &place)),
+                None => (job.agent(&Environment::default(), &spec, &place), Ok(())),
             };
-            let first = machine.start(&command, Some(&tree));
+            // Making the place may have taken long.
+            let wanted = if stop.is_asked() { Err(io::ErrorKind::Interrupted.into()) } else { ready };
+            let first = wanted.and_then(|()| machine.start(&command, Some(&tree)));
             if first.is_ok() && job.setup_command.is_none() {
                 trace.backend_started();
             }
@@ -227,6 +240,7 @@ impl<R: Host> DirectBackend<R> {
         let is_setup = self.job.setup_command.is_some();
         let first = match first {
             Ok(process) => steps.follow(if is_setup { Step::Setup } else { Step::Agent }, process).await,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => StepEnd::Stopped,
             Err(error) => StepEnd::Error(error),
         };
         if !is_setup {
@@ -241,14 +255,18 @@ impl<R: Host> DirectBackend<R> {
             }
         }
         let path = environment::file(place);
-        let read = self.runtime.on(Lane::Start, move |machine| environment::read_file(machine.files(), &path));
+        let known = environment::of_agent(&self.job.host_env, spec, place);
+        let read = self.runtime.on(Lane::Start, move |machine| environment::read_file(machine.files(), &path, &known));
         let read = async { Some(read.await) };
         let stopped = async {
             steps.stop.asked().await;
             None
         };
         let from_setup = match stopped.or(read).await {
-            Some(Ok(variables)) => variables,
+            Some(Ok(variables)) => {
+                tell_unreadable(&variables.unreadable, &spec.task_id, steps.trace);
+                variables.set
+            }
             Some(Err(message)) => return failed(FailureReason::SetupCommand, message),
             None => return Outcome::Stopped,
         };
@@ -274,6 +292,25 @@ impl<R: Host> DirectBackend<R> {
     /// Gives back what was taken from the machine.
     pub(crate) async fn release(&self) {
         machine::release(&self.runtime).await;
+    }
+}
+
+/// Says of a workspace that is not the worker's what that means.
+fn tell_foreign(place: &Place, task_id: &str, trace: &TaskTrace) {
+    if place.own.origin() == Origin::Foreign {
+        let (path, trace_id) = (place.own.path().display(), trace.id());
+        warn!(task_id, trace_id, "workspace {path} was there before: it is used, and will not be removed");
+    }
+}
+
+/// Says which lines that setup wrote count for nothing; never what stands there.
+fn tell_unreadable(lines: &[usize], task_id: &str, trace: &TaskTrace) {
+    let trace_id = trace.id();
+    for line in lines.iter().take(MOST_LINES_TOLD) {
+        warn!(task_id, trace_id, "line {line} of what the setup command wrote is not NAME=VALUE: it is left out");
+    }
+    if let Some(more) = lines.len().checked_sub(MOST_LINES_TOLD).filter(|more| *more > 0) {
+        warn!(task_id, trace_id, "{more} more lines of what the setup command wrote are left out");
     }
 }
 

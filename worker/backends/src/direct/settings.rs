@@ -10,6 +10,7 @@ use oz_worker_text::yaml::Position;
 
 use super::program::{ProgramError, find_program};
 use crate::contract::{Configure, Facts};
+use crate::machine::{NoShell, check_shell};
 
 /// Backend `direct`. Paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,7 @@ impl Configure for DirectSettings {
     )];
     const STOPS_TASKS: bool = true;
     const AFTER_KILL: AfterKill = AfterKill::Fails;
+    const RUNS_HERE: bool = true;
 
     fn unconfigured() -> Option<Self> {
         Some(Self::default())
@@ -85,9 +87,14 @@ impl Configure for DirectSettings {
 pub enum DirectError {
     #[error("backend direct has no agent to run: {0}; put oz on PATH, or set oz_path in the file")]
     Agent(#[from] ProgramError),
+    #[error(transparent)]
+    Shell(#[from] NoShell),
     /// `target_dir` must be there.
     #[error("backend direct: target_dir {} is not a directory; it must exist before the worker starts", .0.display())]
     TargetDir(PathBuf),
+    /// Nothing can run in `target_dir`.
+    #[error("backend direct: target_dir {} cannot be entered by this user, so nothing could run there", .0.display())]
+    ClosedTargetDir(PathBuf),
     /// `workspace_root` can neither be used nor made.
     #[error("backend direct: workspace_root {} cannot be written in: {} is not a writable directory", root.display(), at.display())]
     WorkspaceRoot {
@@ -103,16 +110,20 @@ impl DirectSettings {
     /// # Errors
     /// What this machine lacks to run tasks.
     pub fn agent(&self, files: &impl Files, path: Option<&OsStr>) -> Result<PathBuf, DirectError> {
+        if self.setup_command.is_some() || self.teardown_command.is_some() {
+            check_shell(files, Self::NAME)?;
+        }
         let agent = find_program(files, self.oz_path.as_deref().unwrap_or("oz"), path)?;
         if let Some(directory) = &self.target_dir {
             return match files.named(directory) {
-                Ok(Named::Directory { .. }) => Ok(agent),
+                Ok(Named::Directory { enterable: true, .. }) => Ok(agent),
+                Ok(Named::Directory { .. }) => Err(DirectError::ClosedTargetDir(directory.clone())),
                 _ => Err(DirectError::TargetDir(directory.clone())),
             };
         }
         let at = nearest_existing(files, &self.workspace_root);
         match files.named(at) {
-            Ok(Named::Directory { writable: true }) => Ok(agent),
+            Ok(Named::Directory { writable: true, .. }) => Ok(agent),
             _ => Err(DirectError::WorkspaceRoot { root: self.workspace_root.clone(), at: at.to_owned() }),
         }
     }

@@ -3,6 +3,9 @@
 //! A workspace is marked with an extended attribute, because that costs no file and lives and dies with the directory. It
 //! is made under a hidden name that holds the mark too, and only gets the task's name once it is marked: at no moment
 //! can a crash leave a directory that the next worker would not know for its own.
+//!
+//! The mark says who made a directory, and never whether that worker lives. That says the [`Hold`] which a worker has on each
+//! of its directories, and which the kernel takes back when the worker dies.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -12,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use oz_worker_runtime::{Files, Owner, PathKind, split_numbered};
+use oz_worker_runtime::{Files, Hold, Mark, Owner, PathKind, split_numbered};
 
 /// What the names of directories begin with that have no task's name (yet); mark and number follow.
 const HIDDEN: &str = ".oz-agent-worker.";
@@ -68,6 +71,15 @@ pub enum WorkspaceError {
     /// An earlier run of the task still has the directory.
     #[error("{} is still held by an earlier run of this task: the file system does not answer", .0.display())]
     Taken(PathBuf),
+    /// Another worker runs a task in it.
+    #[error("{} is in use by another worker that still runs", .0.display())]
+    InUse(PathBuf),
+    /// A worker on another machine may run a task in it.
+    #[error(
+        "{} was made by a worker on another machine, or before the last boot, and may be in use; remove it if it is not",
+        .0.display()
+    )]
+    MayBeInUse(PathBuf),
     /// The operating system refused to make anything in the root.
     #[error("cannot create a directory in {}: {source}", root.display())]
     Root { root: PathBuf, source: io::Error },
@@ -94,7 +106,7 @@ pub enum WorkspaceError {
 pub enum Origin {
     /// It was made for this task.
     New,
-    /// It was there already, and a worker with our key had made it.
+    /// It was there already, and a worker had made it that is dead, or that was we.
     Reused,
     /// It was there already, and is not ours: it is used, but never removed.
     Foreign,
@@ -107,6 +119,8 @@ pub struct Workspace {
     origin: Origin,
     key: String,
     name: Option<Name>,
+    /// For as long as the workspace is ours.
+    _hold: Hold,
 }
 
 /// What [`Workspaces::clean_leftovers`] did.
@@ -135,7 +149,7 @@ impl Workspaces {
     /// # Errors
     /// When no directory can be made in the root.
     pub fn supports_marks(&self, files: &impl Files) -> Result<bool, WorkspaceError> {
-        let (path, marked) = self.create_hidden(files)?;
+        let (path, marked, _hold) = self.create_hidden(files)?;
         // An empty directory of ours that is not removed is removed by the next start.
         let _ = files.remove_empty(&path);
         Ok(marked)
@@ -150,17 +164,18 @@ impl Workspaces {
         check_name(task_id)?;
         let path = self.root.join(task_id);
         let name = self.taken.take(task_id).ok_or_else(|| WorkspaceError::Taken(path.clone()))?;
-        let (hidden, marked) = self.create_hidden(files)?;
+        let (hidden, marked, hold) = self.create_hidden(files)?;
         let renamed = match files.rename_new(&hidden, &path) {
             // A file system that cannot rename without replacing (NFS, some of FUSE): mkdir replaces nothing either.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                 let _ = files.remove_empty(&hidden);
-                files.make_private(&path).and_then(|()| if marked { self.mark(files, &path) } else { Ok(()) })
+                let made = files.make_private(&path).and_then(|()| take(files, &path));
+                made.and_then(|hold| if marked { self.mark(files, &path).map(|()| hold) } else { Ok(hold) })
             }
-            other => other,
+            other => other.map(|()| hold),
         };
         match renamed {
-            Ok(()) => Ok(self.workspace(path, Origin::New, Some(name))),
+            Ok(hold) => Ok(self.workspace(path, Origin::New, Some(name), hold)),
             Err(error) => {
                 let _ = files.remove_empty(&hidden);
                 if error.kind() == io::ErrorKind::AlreadyExists {
@@ -177,19 +192,20 @@ impl Workspaces {
     /// # Errors
     /// When the operating system refuses.
     pub fn create_private(&self, files: &impl Files) -> Result<Workspace, WorkspaceError> {
-        let (path, _) = self.create_hidden(files)?;
-        Ok(self.workspace(path, Origin::New, None))
+        let (path, _, hold) = self.create_hidden(files)?;
+        Ok(self.workspace(path, Origin::New, None, hold))
     }
 
-    /// Removes what crashed workers with our key left in the root. Only directories directly in it, which belong to our
-    /// user and bear a mark of a worker that is no longer alive; nothing else is touched.
+    /// Removes what dead workers with our key left in the root. Only directories directly in it, which belong to our user, bear
+    /// a mark with our key, and are held by nobody; nothing else is touched.
     pub fn clean_leftovers(&self, files: &impl Files) -> Cleaned {
         let mut cleaned = Cleaned::default();
         for name in files.names(&self.root).unwrap_or_default() {
             let path = self.root.join(&name);
-            if !self.is_leftover(files, &path, &name) {
+            // Held until it is removed: nobody else takes it meanwhile. Without locks nobody's life can be seen.
+            let Some(_hold) = self.is_ours(files, &path, &name).then(|| files.hold(&path).ok()).flatten() else {
                 continue;
-            }
+            };
             match files.remove(&path) {
                 Ok(()) => cleaned.removed.push(name),
                 Err(error) => cleaned.failed.push((name, error)),
@@ -198,19 +214,30 @@ impl Workspaces {
         cleaned
     }
 
-    fn is_leftover(&self, files: &impl Files, path: &Path, name: &OsStr) -> bool {
+    /// Whether it was made by a worker with our key, of which we can see whether it lives.
+    fn is_ours(&self, files: &impl Files, path: &Path, name: &OsStr) -> bool {
         if !matches!(files.kind(path), Ok(PathKind::OurDirectory)) {
             return false;
         }
+        let is_ours = |mark: &str| {
+            Mark::parse(mark)
+                .is_some_and(|mark| mark.key == self.owner.key() && self.sees_the_life_of(files, path, &mark))
+        };
         let hidden = name.to_str().and_then(|name| split_numbered(name.strip_prefix(HIDDEN)?));
         match hidden {
-            Some((mark, _)) => files.is_stale(&self.owner, mark),
-            None => files.mark(path).is_some_and(|mark| files.is_stale(&self.owner, &mark)),
+            Some((mark, _)) => is_ours(mark),
+            None => files.mark(path).is_some_and(|mark| is_ours(&mark)),
         }
     }
 
-    /// Makes a directory with a hidden name, and says whether it could be marked. Makes the root too if need be.
-    fn create_hidden(&self, files: &impl Files) -> Result<(PathBuf, bool), WorkspaceError> {
+    /// Whether nobody has the directory at `path` if nobody on this machine has: a worker under another boot is dead where no
+    /// other machine can have the file system.
+    fn sees_the_life_of(&self, files: &impl Files, path: &Path, mark: &Mark<'_>) -> bool {
+        self.owner.is_of_this_boot(mark) || files.is_local(path)
+    }
+
+    /// Makes a directory with a hidden name and takes it, and says whether it could be marked. Makes the root too if need be.
+    fn create_hidden(&self, files: &impl Files) -> Result<(PathBuf, bool, Hold), WorkspaceError> {
         loop {
             let path = self.hidden_path();
             let made = match files.make_private(&path) {
@@ -227,9 +254,18 @@ impl Workspaces {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(source) => return Err(WorkspaceError::Root { root: self.root.clone(), source }),
             }
-            return match self.mark(files, &path) {
-                Ok(()) => Ok((path, true)),
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok((path, false)),
+            let hold = match take(files, &path) {
+                // A worker with our key that starts has taken it for a leftover: it was nobody's for a moment.
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ResourceBusy) => continue,
+                other => other,
+            };
+            let marked = hold.and_then(|hold| match self.mark(files, &path) {
+                Ok(()) => Ok((true, hold)),
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok((false, hold)),
+                Err(error) => Err(error),
+            });
+            return match marked {
+                Ok((marked, hold)) => Ok((path, marked, hold)),
                 Err(source) => {
                     let _ = files.remove_empty(&path);
                     Err(WorkspaceError::Root { root: self.root.clone(), source })
@@ -246,16 +282,24 @@ impl Workspaces {
             Ok(PathKind::Other) => return Err(WorkspaceError::NotADirectory(path)),
             Err(source) => return Err(WorkspaceError::Create { path, source }),
         }
-        // A mark of a living worker with our key means that somebody runs two of them: hands off.
-        let ours = files.mark(&path).is_some_and(|mark| {
-            mark == self.owner.mark() || mark == kept(self.owner.key()) || files.is_stale(&self.owner, &mark)
-        });
-        if !ours {
-            return Ok(self.workspace(path, Origin::Foreign, Some(name)));
+        // From here on nobody else takes it; and who has it is not asked to share.
+        let hold = match take(files, &path) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => return Err(WorkspaceError::InUse(path)),
+            other => other.map_err(|source| WorkspaceError::Create { path: path.clone(), source })?,
+        };
+        let mark = files.mark(&path);
+        let made_by = mark.as_deref().and_then(Mark::parse);
+        if made_by.is_some_and(|mark| !self.sees_the_life_of(files, &path, &mark)) {
+            return Err(WorkspaceError::MayBeInUse(path));
+        }
+        let is_a_workers = hold.is_disputed() && made_by.is_some()
+            || mark.is_some_and(|mark| mark == self.owner.mark() || mark == kept(self.owner.key()));
+        if !is_a_workers {
+            return Ok(self.workspace(path, Origin::Foreign, Some(name), hold));
         }
         let taken = files.set_private(&path).and_then(|()| self.mark(files, &path));
         match taken {
-            Ok(()) => Ok(self.workspace(path, Origin::Reused, Some(name))),
+            Ok(()) => Ok(self.workspace(path, Origin::Reused, Some(name), hold)),
             Err(source) => Err(WorkspaceError::Create { path, source }),
         }
     }
@@ -270,8 +314,8 @@ impl Workspaces {
         self.root.join(format!("{HIDDEN}{}.{number}", self.owner.mark()))
     }
 
-    fn workspace(&self, path: PathBuf, origin: Origin, name: Option<Name>) -> Workspace {
-        Workspace { path, origin, key: self.owner.key().to_owned(), name }
+    fn workspace(&self, path: PathBuf, origin: Origin, name: Option<Name>, hold: Hold) -> Workspace {
+        Workspace { path, origin, key: self.owner.key().to_owned(), name, _hold: hold }
     }
 }
 
@@ -322,6 +366,14 @@ impl Workspace {
     }
 }
 
+/// Takes the directory at `path`; where there are no locks, nobody disputes it.
+fn take(files: &impl Files, path: &Path) -> io::Result<Hold> {
+    match files.hold(path) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(Hold::undisputed()),
+        other => other,
+    }
+}
+
 /// The mark of a directory that a worker made and the operator wanted kept: ours, but never stale.
 fn kept(key: &str) -> String {
     format!("{key}.kept")
@@ -369,9 +421,10 @@ mod tests {
         fs::metadata(path).unwrap().mode() & 0o7777
     }
 
-    /// The mark of a worker with our key that is long gone.
-    fn stale(workspaces: &Workspaces) -> String {
-        format!("{}.2147483647.1", workspaces.owner.key())
+    /// The mark of the worker `worker_id` as it was before the machine was booted.
+    fn earlier(worker_id: &str) -> String {
+        let user = rustix::process::geteuid().as_raw();
+        Owner::of_process(worker_id, user, b"an earlier boot", 7, 8).mark().to_owned()
     }
 
     fn names(workspaces: &Workspaces) -> Vec<String> {
@@ -430,19 +483,62 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_a_living_worker_with_our_key_is_foreign() {
+    fn a_directory_of_a_living_worker_is_refused_and_never_cleaned_whatever_its_mark_says() {
         let scratch = Scratch::new("living");
+        // The mark of another worker, and one with our key that seems to be long dead: another container may have made it.
+        let (second, root) = (Workspaces::new(scratch.0.root(), owner("another")), scratch.0.root().to_owned());
+        for mark in [second.owner.mark().to_owned(), earlier("worker"), scratch.0.owner.mark().to_owned()] {
+            let path = root.join("task");
+            fs::create_dir_all(&path).unwrap();
+            HostFiles.set_mark(&path, &mark).unwrap();
+            // A process of its own, that holds it as a worker does, until its input ends.
+            let mut worker = std::process::Command::new("perl")
+                .args(["-e", HOLDER])
+                .arg(&path)
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            io::Read::read_exact(worker.stdout.as_mut().unwrap(), &mut [0; 5]).unwrap();
+            for workspaces in [&scratch.0, &second] {
+                assert!(matches!(workspaces.create(&HostFiles, "task"), Err(WorkspaceError::InUse(_))), "{mark}");
+                assert!(workspaces.clean_leftovers(&HostFiles).removed.is_empty(), "{mark}");
+            }
+            worker.kill().unwrap();
+            worker.wait().unwrap();
+            assert_eq!(second.create(&HostFiles, "task").unwrap().origin(), Origin::Reused, "its worker is dead");
+            HostFiles.set_mark(&path, &mark).unwrap();
+            let cleaned = if mark == second.owner.mark() { &second } else { &scratch.0 };
+            assert_eq!(cleaned.clean_leftovers(&HostFiles).removed, ["task"], "{mark}");
+        }
+    }
+
+    /// Takes an open file description's lock for reading on a whole directory: 37 is `F_OFD_SETLK`.
+    const HOLDER: &str = r#"use Fcntl; sysopen($f, $ARGV[0], O_RDONLY) or die;
+        $lock = pack("s s x4 q q l x4", F_RDLCK, 0, 0, 0, 0); fcntl($f, 37, $lock) or die $!;
+        $| = 1; print "held\n"; <STDIN>"#;
+
+    #[test]
+    fn a_workspace_is_held_as_long_as_it_is_a_tasks_and_a_task_may_lock_its_own_directory() {
+        let scratch = Scratch::new("held");
+        let workspace = scratch.0.create(&HostFiles, "task").unwrap();
+        let busy = HostFiles.hold(workspace.path()).unwrap_err();
+        assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy);
+        let locked = std::process::Command::new("flock").arg("-n").arg(workspace.path()).arg("true").status();
+        assert!(locked.unwrap().success());
+        let path = workspace.path().to_owned();
+        drop(workspace);
+        drop(HostFiles.hold(&path).unwrap());
+    }
+
+    #[test]
+    fn another_host_name_changes_nothing_and_another_worker_id_cleans_nothing() {
+        let scratch = Scratch::new("names");
         let path = scratch.0.root().join("task");
         fs::create_dir_all(&path).unwrap();
-        let mut other = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
-        // Field 22 of proc_pid_stat(5); the program's name, in parentheses, is the second.
-        let stat = fs::read_to_string(format!("/proc/{}/stat", other.id())).unwrap();
-        let started = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(22 - 3).unwrap();
-        HostFiles.set_mark(&path, &format!("{}.{}.{started}", scratch.0.owner.key(), other.id())).unwrap();
-        assert_eq!(scratch.0.create(&HostFiles, "task").unwrap().origin(), Origin::Foreign);
+        HostFiles.set_mark(&path, &earlier("worker2")).unwrap();
         assert!(scratch.0.clean_leftovers(&HostFiles).removed.is_empty());
-        other.kill().unwrap();
-        other.wait().unwrap();
+        HostFiles.set_mark(&path, &earlier("worker")).unwrap();
         assert_eq!(scratch.0.clean_leftovers(&HostFiles).removed, ["task"]);
     }
 
@@ -479,13 +575,13 @@ mod tests {
         let scratch = Scratch::new("leftovers");
         let (workspaces, root) = (&scratch.0, scratch.0.root().to_owned());
         let running = workspaces.create(&HostFiles, "running").unwrap();
-        let hidden = format!("{HIDDEN}{}.7", stale(workspaces));
-        let other = format!("{HIDDEN}ffffffffffffffff.2147483647.1.7");
+        let hidden = format!("{HIDDEN}{}.7", earlier("worker"));
+        let other = format!("{HIDDEN}{}.7", earlier("other"));
         for name in ["crashed", "foreign", "other-worker", "odd-mark", &hidden, &other, ".oz-agent-worker.x"] {
             fs::create_dir_all(root.join(name).join("content")).unwrap();
         }
-        HostFiles.set_mark(&root.join("crashed"), &stale(workspaces)).unwrap();
-        HostFiles.set_mark(&root.join("other-worker"), "ffffffffffffffff.2147483647.1").unwrap();
+        HostFiles.set_mark(&root.join("crashed"), &earlier("worker")).unwrap();
+        HostFiles.set_mark(&root.join("other-worker"), &earlier("other")).unwrap();
         HostFiles.set_mark(&root.join("odd-mark"), &"x".repeat(500)).unwrap();
         fs::write(root.join("file"), "").unwrap();
         symlink(root.join("crashed"), root.join("link")).unwrap();

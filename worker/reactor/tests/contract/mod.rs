@@ -35,7 +35,7 @@ fn shell(script: &str) -> Command {
         program: "/bin/sh".into(),
         args: vec!["-c".into(), script.into()],
         env: [("PATH", "/usr/bin:/bin")].into_iter().collect(),
-        cwd: "/".into(),
+        cwd: Some("/".into()),
         input: false,
         output: Pipes::Merged,
     }
@@ -150,13 +150,15 @@ fn a_task_that_panics_takes_no_other_with_it() {
     drive(&runtime, receive.recv()).unwrap();
 }
 
+/// How many threads a lane has is no promise, only that they are few, and that no other lane waits for them.
 #[test]
-fn a_lane_has_few_threads_and_whatever_holds_them_up_holds_up_no_other_lane() {
+fn whatever_holds_up_a_lane_holds_up_no_other_and_is_done_in_the_end_by_few_threads() {
+    const WORK: usize = 20;
     let runtime = runtime();
     let (release, gate) = mpsc::channel::<()>();
     let (started, starts) = mpsc::channel();
     let (gate, running) = (Arc::new(Mutex::new(gate)), Arc::new(AtomicUsize::new(0)));
-    let held_up: Vec<_> = (0..20)
+    let held_up: Vec<_> = (0..WORK)
         .map(|number| {
             let (gate, running, started) = (gate.clone(), running.clone(), started.clone());
             runtime.unblock(Lane::Remove, move || {
@@ -167,19 +169,19 @@ fn a_lane_has_few_threads_and_whatever_holds_them_up_holds_up_no_other_lane() {
             })
         })
         .collect();
-    let mut first: Vec<usize> = (0..MOST_THREADS).map(|_| starts.recv_timeout(BOUND).unwrap()).collect();
-    first.sort_unstable();
-    assert!(first.iter().copied().eq(1..=MOST_THREADS), "{first:?}");
+    // At the latest when one has begun every thread that the lane will have is held up by its work: none of it ends.
+    let mut most = starts.recv_timeout(BOUND).unwrap();
     for lane in Lane::ALL.into_iter().filter(|lane| *lane != Lane::Remove) {
         drive(&runtime, runtime.unblock(lane, || ()));
     }
-    (0..20).for_each(|_| release.send(()).unwrap());
+    (0..WORK).for_each(|_| release.send(()).unwrap());
     drive(&runtime, async {
         for (number, work) in held_up.into_iter().enumerate() {
             assert_eq!(work.await, number);
         }
     });
-    assert!(starts.try_iter().all(|running| running <= MOST_THREADS));
+    most = starts.try_iter().fold(most, usize::max);
+    assert!(most <= MOST_THREADS, "{most} at once");
 }
 
 #[test]
