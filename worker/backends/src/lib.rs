@@ -13,6 +13,8 @@ mod image;
 pub mod kubernetes;
 mod machine;
 pub mod output;
+mod program;
+mod untyped;
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
