@@ -4,11 +4,12 @@ use std::future::Future;
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_lite::FutureExt;
-use oz_worker_backends::contract::Common;
+use oz_worker_backends::contract::{Common, Earlier};
 use oz_worker_core::agent::AgentSettings;
+use oz_worker_core::record::Record;
 use oz_worker_core::{Config, Worker};
 use oz_worker_host::{HostFiles, give_back_code, owner};
 use oz_worker_runtime::{Host, StopSignals};
@@ -139,7 +140,7 @@ async fn work<R: Host>(runtime: R, settings: Settings, recorder: Recorder) -> Re
     let url = settings.dial_url();
     let target = Target::new(&url, settings.api_key.clone(), |name| std::env::var(name).ok());
     let link = Link::new(runtime.clone(), target.ok_or("--web-socket-url cannot be dialled")?);
-    let worker = Worker::new(config(&settings), fastrand::u64(..));
+    let config = config(&settings);
     let common = Common {
         runtime: runtime.clone(),
         owner: owner(&settings.worker_id),
@@ -158,8 +159,19 @@ async fn work<R: Host>(runtime: R, settings: Settings, recorder: Recorder) -> Re
     };
     runtime.spawn(beat(runtime.clone(), recorder.heartbeat("the thread that runs tasks")));
     let Some(backend) = prepared.or(asked).await else { return Ok(()) };
-    RunLoop::new(runtime, link, backend?, recorder, signals).run(worker).await;
+    let backend = backend?;
+    // Known before the first dial: what an earlier worker started holds slots, and can be cancelled.
+    let claimed = backend.earlier().into_iter().map(claimed);
+    let worker = Worker::restored(config, fastrand::u64(..), runtime.now(), claimed);
+    RunLoop::new(runtime, link, backend, recorder, signals).run(worker).await;
     Ok(())
+}
+
+/// What an earlier worker would have recorded of a task that its backend still knows, and how long ago.
+fn claimed(earlier: Earlier) -> (Duration, Record) {
+    let Earlier { task_id, execution_id, started } = earlier;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (now.saturating_sub(started), Record::Claimed { task_id, execution_id })
 }
 
 /// Says for as long as the worker lives that tasks run.

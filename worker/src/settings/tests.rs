@@ -289,11 +289,11 @@ fn a_key_file_is_used_before_the_environment_and_after_the_flag() {
 
 #[test]
 fn a_backend_that_is_not_built_in_says_so_and_which_are() {
-    let refusal = run(&["--worker-id=w"], &KEY).unavailable().unwrap();
+    let refusal = run(&["--worker-id=w", "--backend=kubernetes"], &KEY).unavailable().unwrap();
     assert_eq!(
         (refusal.to_string().as_str(), refusal.exit_code),
         (
-            "backend docker is not there yet in this version; it can run direct and command: choose one with --backend",
+            "backend kubernetes is not there yet in this version; it can run docker, direct and command: choose one with --backend",
             2
         )
     );

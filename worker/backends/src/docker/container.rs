@@ -92,26 +92,34 @@ fn limits(shape: InstanceShape, host: &mut Map<String, Value>) {
     }
 }
 
-/// The container that fills a volume: it is never started, and its image is that of the sidecar.
-pub fn filler(image: &str, volume: &str, digest: &str, owned: &Owned<'_>) -> Value {
+/// The container that fills a volume: it is never started. `covered` are the places where its image, that of the sidecar,
+/// wants volumes that nobody asked for: they get none.
+pub fn filler<'a>(
+    image: &str,
+    volume: &str,
+    digest: &str,
+    covered: impl Iterator<Item = &'a str>,
+    owned: &Owned<'_>,
+) -> Value {
     let target = Mount { volume: volume.to_owned(), target: labels::FILLED_AT.to_owned(), read_write: true };
-    let mut description = source(image, owned);
-    if let Some(description) = description.as_object_mut() {
-        description.insert("HostConfig".into(), json!({"Mounts": [mount(&target)], "NetworkMode": "none"}));
-        description.insert("Labels".into(), labels::of_filler(owned, volume, digest).into());
-    }
-    description
+    let covered: Map<String, Value> = covered.map(|path| (path.to_owned(), "".into())).collect();
+    let host = json!({"Mounts": [mount(&target)], "NetworkMode": "none", "Tmpfs": covered});
+    unstarted(image, &host, &labels::of_filler(owned, volume, digest))
 }
 
-/// The container whose files are read: it is never started either.
+/// The container whose files are read to fill a volume: it is never started either.
 pub fn source(image: &str, owned: &Owned<'_>) -> Value {
+    unstarted(image, &json!({"NetworkMode": "none"}), &labels::of_worker(owned))
+}
+
+fn unstarted(image: &str, host: &Value, labels: &Map<String, Value>) -> Value {
     json!({
         "Image": image,
         // An image needs a command to be made a container of.
         "Cmd": ["-"],
         "Entrypoint": [],
-        "Labels": labels::of_worker(owned),
-        "HostConfig": {"NetworkMode": "none"},
+        "Labels": labels,
+        "HostConfig": host,
     })
 }
 
