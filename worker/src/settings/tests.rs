@@ -402,8 +402,14 @@ fn check_reports_every_backend_and_says_which_cannot_run_yet() {
             &["dispatch timeout   1m", "dispatch command   configured"][..],
         ),
         (
-            "docker: {volumes: [/a:/b]}",
-            &["volume             /a:/b", "but                  backend docker is not there yet"],
+            "docker: {volumes: [/a:/b], pull_policy: never, container_options: {Memory: 1}, extra_labels: {a: canary}}",
+            &[
+                "engine             ",
+                "volume             /a:/b",
+                "pull policy        never",
+                "container options  configured",
+                "but                Memory of container_options has no effect",
+            ],
         ),
         (
             "kubernetes: {pod_template: {spec: {containers: [{env: [{name: A, value: canary}]}]}}}",
