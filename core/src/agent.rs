@@ -114,7 +114,7 @@ fn args(assignment: &Assignment<'_>, settings: &AgentSettings) -> Vec<Secret> {
     if assignment.is_owned_by_team() {
         args.option("--share", Some("team:edit"));
     }
-    args.option("--task-id", Some(assignment.task_id.as_str()));
+    args.option("--task-id", Some(assignment.agents_task_id()));
     args.push("--sandboxed");
     args.option("--server-root-url", Some(&settings.server_root_url));
     if let Some(snapshot) = assignment.snapshot() {
@@ -206,7 +206,7 @@ fn mcp_servers(Entries(servers): &Entries<'_, &RawValue>) -> String {
 
 fn env(assignment: &Assignment<'_>, settings: &AgentSettings) -> Variables {
     let own = [
-        ("TASK_ID", assignment.task_id.as_str()),
+        ("TASK_ID", assignment.agents_task_id()),
         ("GIT_TERMINAL_PROMPT", "0"),
         ("GH_PROMPT_DISABLED", "1"),
         ("WARP_SERVER_ROOT_URL", &settings.server_root_url),
@@ -278,6 +278,15 @@ mod tests {
             --snapshot-upload-timeout|1s|--snapshot-script-timeout|2s|--environment|env|--x||\
             --idle-on-complete|3m|--session-sharing-server-url|ws://s";
         assert_eq!(joined(&spec.args), expected);
+    }
+
+    #[test]
+    fn the_agent_is_told_the_tasks_own_id() {
+        for (task, id) in [(r#"{"id":"own"}"#, "own"), (r#"{"id":" "}"#, "T"), (r#"{"id":7}"#, "T"), ("{}", "T")] {
+            let spec = spec(&format!(r#"{{"task_id":"T","task":{task}}}"#), &settings());
+            assert_eq!((spec.task_id.as_str(), spec.env.get("TASK_ID")), ("T", Some(&id.into())), "{task}");
+            assert!(joined(&spec.args).contains(&format!("--task-id|{id}|")), "{task}");
+        }
     }
 
     #[test]

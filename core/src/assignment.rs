@@ -201,6 +201,11 @@ impl<'a> Assignment<'a> {
         self.task.0.title.0.as_ref().map_or("", Str::as_str)
     }
 
+    /// The id by which the agent knows the task: the task's own, and that of the assignment when it has none.
+    pub(crate) fn agents_task_id(&self) -> &str {
+        non_blank(self.task.0.id.0.as_ref()).unwrap_or(self.task_id.as_str())
+    }
+
     /// The agent's configuration, when the task has one.
     pub(crate) fn snapshot(&self) -> Option<&Snapshot<'a>> {
         self.task.0.agent_config_snapshot.as_ref().map(|snapshot| &snapshot.0)
@@ -219,6 +224,8 @@ impl<'a> Assignment<'a> {
 
 #[derive(Clone, Deserialize)]
 pub(crate) struct Task<'a> {
+    #[serde(borrow, default)]
+    id: Lenient<'a>,
     #[serde(borrow, default)]
     title: Lenient<'a>,
     #[serde(borrow, default)]

@@ -20,7 +20,7 @@ use futures_lite::FutureExt;
 use futures_lite::future::poll_fn;
 use oz_worker_backends::Backend;
 use oz_worker_backends::command::Handed;
-use oz_worker_backends::contract::{Latch, Report, Stop, Task, TaskEvent};
+use oz_worker_backends::contract::{Latch, Report, Resumed, Stop, Task, TaskEvent};
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::time::Instant;
 use oz_worker_core::{Failure, Input, Notice, Output, RunId, Worker};
@@ -223,8 +223,9 @@ impl<R: Host> RunLoop<R> {
                 let trace_id = self.recorder.note(&notice);
                 notices::log(notice, trace_id.as_deref());
             }
-            // Nothing is recorded or taken up yet: the worker was neither told to nor restored.
-            Output::Persist { .. } | Output::ResumeTask { .. } | Output::Exit => {}
+            Output::ResumeTask { run, task_id, execution_id } => self.resume_task(run, task_id, execution_id),
+            // Nothing is recorded yet: the worker was not told to.
+            Output::Persist { .. } | Output::Exit => {}
         }
     }
 
@@ -238,21 +239,40 @@ impl<R: Host> RunLoop<R> {
         let task_id = spec.task_id.clone();
         let Some(asked) = self.tasks.get(&task_id).map(|running| running.stop.clone()) else { return };
         trace.pass_on(&mut spec.env);
-        let (backend, events) = (Arc::clone(&self.backend), self.events.0.clone());
-        let (told, hears, of) = (Arc::clone(&self.told), self.events.0.clone(), task_id.clone());
-        let report = Report::new(move |event| {
+        let report = self.report(&task_id, run);
+        let (backend, stop) = (Arc::clone(&self.backend), Stop::new(asked, self.leaving.clone()));
+        let log = logs::task(&task_id, trace.id());
+        self.follow(task_id, run, async move {
+            trace.started();
+            backend.run(Task { spec: *spec, trace, stop, report, log }).await
+        });
+    }
+
+    fn resume_task(&mut self, run: RunId, task_id: String, execution_id: Option<String>) {
+        let asked = Latch::default();
+        self.tasks.insert(task_id.clone(), Running { run, stop: asked.clone() });
+        let report = self.report(&task_id, run);
+        let (backend, stop) = (Arc::clone(&self.backend), Stop::new(asked, self.leaving.clone()));
+        let resumed = Resumed { task_id: task_id.clone(), execution_id, stop, report, log: logs::task(&task_id, None) };
+        self.follow(task_id, run, async move { backend.resume(resumed).await });
+    }
+
+    /// The way back from the backend.
+    fn report(&self, task_id: &str, run: RunId) -> Report {
+        let (told, hears, of) = (Arc::clone(&self.told), self.events.0.clone(), task_id.to_owned());
+        Report::new(move |event| {
             if told.note(&of, run, event) {
                 let _ = hears.try_send(Event::Told);
             }
-        });
-        let stop = Stop::new(asked, self.leaving.clone());
-        let log = logs::task(&task_id, trace.id());
+        })
+    }
+
+    /// Lets a backend work for a task, and hears when it is done.
+    fn follow(&self, task_id: String, run: RunId, work: impl Future<Output = Vec<Failure>> + Send + 'static) {
+        let events = self.events.0.clone();
         let mut running = Box::pin(async move {
-            trace.started();
-            let task = Task { spec: *spec, trace, stop, report, log };
             // A task is never lost, not even to a bug of ours: the core knows what an end means that nothing came before.
-            let running = AssertUnwindSafe(backend.run(task)).catch_unwind();
-            let cleanup = running.await.unwrap_or_default();
+            let cleanup = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_default();
             let _ = events.try_send(Event::Ended { task_id, run, cleanup });
         });
         // The first step is taken here: what the task asks a lane for is on its way before another thread is awake.

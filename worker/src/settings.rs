@@ -123,10 +123,11 @@ impl Settings {
     pub fn unavailable(&self) -> Option<Refusal> {
         let name = self.backend.name();
         let available = BackendSettings::AVAILABLE;
+        let (last, others) = available.split_last()?;
         (!available.contains(&name)).then(|| {
             let line = format!(
                 "backend {name} is not there yet in this version; it can run {}: choose one with --backend",
-                available.join(" and ")
+                format_args!("{} and {last}", others.join(", "))
             );
             Refusal::configuration(vec![line])
         })

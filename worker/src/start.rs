@@ -4,11 +4,12 @@ use std::future::Future;
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_lite::FutureExt;
-use oz_worker_backends::contract::Common;
+use oz_worker_backends::contract::{Common, Earlier};
 use oz_worker_core::agent::AgentSettings;
+use oz_worker_core::record::Record;
 use oz_worker_core::{Config, Worker};
 use oz_worker_host::{HostFiles, give_back_code, owner, set_signals, start_keeper};
 use oz_worker_runtime::{Host, StopSignals};
@@ -180,7 +181,7 @@ fn serve<R: Host>(
 async fn work<R: Host>(runtime: R, settings: Settings, target: Target, recorder: Recorder) -> Result<(), String> {
     let mut signals = runtime.stop_signals().map_err(|error| format!("cannot listen for signals: {error}"))?;
     let link = Link::new(runtime.clone(), target);
-    let worker = Worker::new(config(&settings), fastrand::u64(..));
+    let config = config(&settings);
     let common = Common {
         runtime: runtime.clone(),
         owner: owner(&settings.worker_id),
@@ -199,8 +200,19 @@ async fn work<R: Host>(runtime: R, settings: Settings, target: Target, recorder:
     };
     runtime.spawn(beat(runtime.clone(), recorder.heartbeat("the thread that runs tasks")));
     let Some(backend) = prepared.or(asked).await else { return Ok(()) };
-    RunLoop::new(runtime, link, backend?, recorder, signals).run(worker).await;
+    let backend = backend?;
+    // Known before the first dial: what an earlier worker started holds slots, and can be cancelled.
+    let claimed = backend.earlier().into_iter().map(claimed);
+    let worker = Worker::restored(config, fastrand::u64(..), runtime.now(), claimed);
+    RunLoop::new(runtime, link, backend, recorder, signals).run(worker).await;
     Ok(())
+}
+
+/// What an earlier worker would have recorded of a task that its backend still knows, and how long ago.
+fn claimed(earlier: Earlier) -> (Duration, Record) {
+    let Earlier { task_id, execution_id, started } = earlier;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (now.saturating_sub(started), Record::Claimed { task_id, execution_id })
 }
 
 /// Says for as long as the worker lives that tasks run.

@@ -352,7 +352,7 @@ impl Story {
         let pod = self.pod_of("by-default");
         let mounts = pod["spec"]["containers"][0]["volumeMounts"].to_string();
         assert!(mounts.contains("/var/run/secrets/kubernetes.io"), "{mounts}");
-        let reason = "backend kubernetes is not there yet in this version; it can run direct and command";
+        let reason = "backend kubernetes is not there yet in this version; it can run docker, direct and command";
         self.cluster.log_line(&format!("{} -n {NAMESPACE}", name(&pod)), reason);
         self.helm("uninstall by-default --wait").unwrap();
     }

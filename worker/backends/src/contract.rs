@@ -126,6 +126,25 @@ pub struct Task {
     pub log: Arc<dyn TaskLog>,
 }
 
+/// A task that an earlier process started and that is taken up, and the way back to whoever asks for that.
+pub struct Resumed {
+    pub task_id: String,
+    pub execution_id: Option<String>,
+    pub stop: Stop,
+    pub report: Report,
+    /// Where its lines go.
+    pub log: Arc<dyn TaskLog>,
+}
+
+/// A task that an earlier process started and whose end nobody has told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Earlier {
+    pub task_id: String,
+    pub execution_id: Option<String>,
+    /// When it was started, as the time since 1970.
+    pub started: Duration,
+}
+
 /// What becomes of a task before its backend is done with it.
 #[derive(Debug)]
 pub enum TaskEvent {

@@ -13,21 +13,24 @@ mod image;
 pub mod kubernetes;
 mod machine;
 pub mod output;
+mod program;
+mod untyped;
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use oz_worker_core::agent::AgentSettings;
+use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{AfterKill, Failure};
 use oz_worker_runtime::{Files, Host};
 use oz_worker_text::section::{Section, Vocabulary};
 use oz_worker_text::yaml::Position;
 
 use command::{CommandBackend, CommandSettings, Handed};
-use contract::{Common, Configure, Facts, Task};
+use contract::{Common, Configure, Earlier, Facts, Report, Resumed, Task};
 use direct::{DirectBackend, DirectSettings};
-use docker::DockerSettings;
+use docker::{DockerBackend, DockerSettings};
 use kubernetes::KubernetesSettings;
 
 /// The backend that runs the tasks, with everything it is told.
@@ -60,7 +63,7 @@ impl BackendSettings {
     pub const NAMES: [&'static str; 4] =
         [DockerSettings::NAME, DirectSettings::NAME, KubernetesSettings::NAME, CommandSettings::NAME];
     /// The backends that this version can run.
-    pub const AVAILABLE: [&'static str; 2] = [DirectSettings::NAME, CommandSettings::NAME];
+    pub const AVAILABLE: [&'static str; 3] = [DockerSettings::NAME, DirectSettings::NAME, CommandSettings::NAME];
     /// The keys of every backend's mapping in the file.
     pub const VOCABULARIES: [&'static Vocabulary; 4] = [
         DockerSettings::VOCABULARY,
@@ -141,15 +144,16 @@ impl BackendSettings {
         match self {
             Self::Direct(settings) => DirectBackend::prepare(settings, common).await.map(Backend::Direct),
             Self::Command(settings) => CommandBackend::prepare(settings, common).await.map(Backend::Command),
-            Self::Docker(_) | Self::Kubernetes(_) => {
-                Err(format!("backend {} is not there yet in this version", self.name()))
-            }
+            Self::Docker(settings) => DockerBackend::prepare(settings, common).await.map(Backend::Docker),
+            Self::Kubernetes(_) => Err(format!("backend {} is not there yet in this version", self.name())),
         }
     }
 }
 
 /// The backend of this worker, ready to run tasks.
 pub enum Backend<R: Host> {
+    /// A container per task.
+    Docker(DockerBackend<R>),
     /// The agent as a process of this host.
     Direct(DirectBackend<R>),
     /// The operator's own runtime.
@@ -161,8 +165,29 @@ impl<R: Host> Backend<R> {
     /// after that is given.
     pub async fn run(&self, task: Task) -> Vec<Failure> {
         match self {
+            Self::Docker(docker) => docker.run(task).await,
             Self::Direct(direct) => direct.run(task).await,
             Self::Command(command) => command.run(task).await,
+        }
+    }
+
+    /// The tasks that earlier workers started and that this one has taken up, from the oldest on. Each is to be
+    /// [resumed](Self::resume).
+    pub fn earlier(&self) -> Vec<Earlier> {
+        match self {
+            Self::Docker(docker) => docker.earlier(),
+            Self::Direct(_) | Self::Command(_) => Vec::new(),
+        }
+    }
+
+    /// Takes up a task that an earlier worker started; otherwise as [`run`](Self::run).
+    pub async fn resume(&self, resumed: Resumed) -> Vec<Failure> {
+        match self {
+            Self::Docker(docker) => docker.resume(resumed).await,
+            Self::Direct(_) | Self::Command(_) => {
+                nothing_left(&resumed.report);
+                Vec::new()
+            }
         }
     }
 
@@ -172,7 +197,7 @@ impl<R: Host> Backend<R> {
     /// Why that failed, in words.
     pub async fn cancel_dispatched(&self, handed: &Handed<'_>) -> Result<(), String> {
         match self {
-            Self::Direct(_) => Ok(()),
+            Self::Docker(_) | Self::Direct(_) => Ok(()),
             Self::Command(command) => command.cancel(handed).await,
         }
     }
@@ -180,8 +205,15 @@ impl<R: Host> Backend<R> {
     /// Gives back what was taken for the tasks. Called once, when all have ended.
     pub async fn release(&self) {
         match self {
+            Self::Docker(docker) => docker.release().await,
             Self::Direct(direct) => direct.release().await,
             Self::Command(command) => command.release().await,
         }
     }
+}
+
+/// Says of a task that was started by a worker that was killed that nothing of it can be taken up.
+fn nothing_left(report: &Report) {
+    let message = "the worker was killed, and nothing is left of the task";
+    report.finished(contract::failed(FailureReason::Unknown, message.into()));
 }

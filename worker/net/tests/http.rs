@@ -55,6 +55,50 @@ fn a_request_has_host_length_and_body() {
 }
 
 #[test]
+fn a_body_may_come_from_a_stream_and_is_broken_off_with_it() {
+    let upload = |stream: futures_lite::io::Chain<&'static [u8], Failing>| {
+        let (seen, body) = std::sync::mpsc::channel();
+        let client = client(move |mut stream| {
+            let asked = head(&mut stream);
+            // Nothing may have been sent of a request that failed at once.
+            assert!(asked.is_empty() || asked.contains("\r\ntransfer-encoding: chunked\r\n"), "{asked}");
+            let mut body = Vec::new();
+            while !body.ends_with(b"0\r\n\r\n") {
+                let mut byte = [0];
+                if std::io::Read::read(&mut stream, &mut byte).unwrap_or(0) == 0 {
+                    break;
+                }
+                body.extend(byte);
+            }
+            seen.send(body).unwrap();
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        });
+        let destination = Destination::Unix("/run/engine.sock".into());
+        let request = destination.request(http::Method::PUT, "/".parse().unwrap(), Payload::stream(stream));
+        (block_on(client.send(request)).map(drop), body.recv().unwrap())
+    };
+    let (answer, body) = upload(b"hello".chain(Failing(false)));
+    assert!(answer.is_ok());
+    assert_eq!(body, b"5\r\nhello\r\n0\r\n\r\n");
+    let (answer, body) = upload(b"hello".chain(Failing(true)));
+    assert!(answer.is_err());
+    assert!(!body.ends_with(b"0\r\n\r\n"), "{body:?}");
+}
+
+/// A stream that ends at once, or fails.
+struct Failing(bool);
+
+impl futures_lite::AsyncRead for Failing {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        _: &mut [u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::task::Poll::Ready(if self.0 { Err(std::io::ErrorKind::BrokenPipe.into()) } else { Ok(0) })
+    }
+}
+
+#[test]
 fn a_connection_is_used_again_once_the_body_is_read() {
     let mut next = client(|mut stream| {
         for body in ["4\r\none \r\n3\r\ntwo\r\n", "5\r\nthree\r\n"] {

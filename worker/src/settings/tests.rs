@@ -289,11 +289,11 @@ fn a_key_file_is_used_before_the_environment_and_after_the_flag() {
 
 #[test]
 fn a_backend_that_is_not_built_in_says_so_and_which_are() {
-    let refusal = run(&["--worker-id=w"], &KEY).unavailable().unwrap();
+    let refusal = run(&["--worker-id=w", "--backend=kubernetes"], &KEY).unavailable().unwrap();
     assert_eq!(
         (refusal.to_string().as_str(), refusal.exit_code),
         (
-            "backend docker is not there yet in this version; it can run direct and command: choose one with --backend",
+            "backend kubernetes is not there yet in this version; it can run docker, direct and command: choose one with --backend",
             2
         )
     );
@@ -402,8 +402,14 @@ fn check_reports_every_backend_and_says_which_cannot_run_yet() {
             &["dispatch timeout   1m", "dispatch command   configured"][..],
         ),
         (
-            "docker: {volumes: [/a:/b]}",
-            &["volume             /a:/b", "but                  backend docker is not there yet"],
+            "docker: {volumes: [/a:/b], pull_policy: never, container_options: {Memory: 1}, extra_labels: {a: canary}}",
+            &[
+                "engine             ",
+                "volume             /a:/b",
+                "pull policy        never",
+                "container options  configured",
+                "but                Memory of container_options has no effect",
+            ],
         ),
         (
             "kubernetes: {pod_template: {spec: {containers: [{env: [{name: A, value: canary}]}]}}}",

@@ -3,7 +3,6 @@
 mod dotenv;
 mod ending;
 mod environment;
-mod program;
 mod settings;
 mod steps;
 mod workspaces;
@@ -24,8 +23,8 @@ use tracing::warn;
 
 use crate::contract::{Common, Report, Stop, Task, failed};
 use crate::machine::{self, ProcessOf, TreeOf};
+pub use crate::program::ProgramError;
 use ending::Left;
-pub use program::ProgramError;
 pub use settings::{DirectError, DirectSettings};
 use steps::{Step, StepEnd, Steps};
 pub use workspaces::{Cleaned, Origin, Workspace, WorkspaceError, Workspaces};

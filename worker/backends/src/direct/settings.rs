@@ -8,9 +8,9 @@ use oz_worker_runtime::{Files, Named};
 use oz_worker_text::section::{Section, Vocabulary};
 use oz_worker_text::yaml::Position;
 
-use super::program::{ProgramError, find_program};
 use crate::contract::{Configure, Facts};
 use crate::machine::{NoShell, check_shell};
+use crate::program::{ProgramError, find_program};
 
 /// Backend `direct`. Paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]

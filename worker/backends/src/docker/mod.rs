@@ -1,5 +1,220 @@
-//! Backend `docker`: a container per task. It can be configured; it cannot run yet.
+//! Backend `docker`: a container per task on a Docker Engine.
+//!
+//! What can be decided without an engine is a function over what was read: [`endpoint`], [`reference`], [`credentials`],
+//! [`registry`], [`pull`], [`container`], [`state`], [`tail`], [`redaction`]. The rest calls the engine through `engine`.
 
+mod calls;
+pub mod container;
+pub mod credentials;
+mod earlier;
+mod ending;
+pub mod endpoint;
+mod engine;
+mod error;
+mod images;
+mod keyring;
+pub mod labels;
+mod line;
+pub mod pull;
+pub mod redaction;
+pub mod reference;
+pub mod registry;
+mod removal;
+mod run;
 mod settings;
+mod sidecar_error;
+mod sidecars;
+pub mod state;
+pub mod tail;
+mod wait;
 
-pub use settings::{DockerSettings, VolumeError, check_volume};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_lite::FutureExt;
+use oz_worker_core::Failure;
+use oz_worker_net::Destination;
+use oz_worker_runtime::{Host, Lane, Machine};
+use serde::Deserialize;
+use tracing::{info, warn};
+
+use crate::contract::{Common, Earlier, Resumed, Task};
+use crate::machine;
+use crate::program::find_program;
+use earlier::Left;
+use endpoint::{Endpoint, Place};
+use engine::{Call, Engine};
+use error::EngineError;
+use images::{Images, architecture};
+use keyring::Keyring;
+use labels::Owned;
+use line::Ssh;
+pub use settings::{DockerSettings, PullWhen, UnknownPullWhen, VolumeError, check_volume};
+use sidecars::Sidecars;
+
+/// How long an engine may take to answer at start.
+const START_LIMIT: Duration = Duration::from_secs(15);
+
+pub struct DockerBackend<R: Host> {
+    shared: Arc<Shared<R>>,
+}
+
+/// What is the same for every task.
+struct Shared<R: Host> {
+    common: Arc<Common<R>>,
+    settings: DockerSettings,
+    extra_labels: Vec<(String, String)>,
+    engine: Arc<Engine<R>>,
+    images: Arc<Images<R>>,
+    sidecars: Arc<Sidecars<R>>,
+    /// The tasks that earlier workers started, from the oldest on.
+    earlier: Vec<Left>,
+}
+
+/// What an engine says of itself (`GET /info`).
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Info {
+    #[serde(rename = "OSType", default)]
+    os_type: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    server_version: String,
+    #[serde(default = "yes")]
+    memory_limit: bool,
+    #[serde(default = "yes")]
+    swap_limit: bool,
+    #[serde(default = "yes", rename = "CPUCfsQuota", alias = "CpuCfsQuota")]
+    cpu_cfs_quota: bool,
+}
+
+/// What is not said is not missing.
+const fn yes() -> bool {
+    true
+}
+
+impl Info {
+    /// The limits that the engine cannot enforce.
+    fn missing_limits(&self) -> Vec<&'static str> {
+        let limits = [(self.memory_limit, "memory"), (self.swap_limit, "swap"), (self.cpu_cfs_quota, "CPUs")];
+        limits.into_iter().filter(|(is_there, _)| !is_there).map(|(_, name)| name).collect()
+    }
+}
+
+impl<R: Host> Shared<R> {
+    fn owned(&self) -> Owned<'_> {
+        Owned { worker_id: &self.common.worker_id, instance: self.common.owner.mark() }
+    }
+
+    fn earlier_container(&self, task_id: &str, execution_id: Option<&str>) -> Option<String> {
+        let is_it = |left: &&Left| left.task.task_id == task_id && left.task.execution_id.as_deref() == execution_id;
+        self.earlier.iter().find(is_it).map(|left| left.container.clone())
+    }
+}
+
+impl<R: Host> DockerBackend<R> {
+    /// The backend on an engine that answers and can run tasks.
+    ///
+    /// # Errors
+    /// What stands in the way, in one line.
+    pub async fn prepare(settings: DockerSettings, common: Arc<Common<R>>) -> Result<Self, String> {
+        let runtime = common.runtime.clone();
+        machine::adopt(&runtime, &common.owner).await;
+        let (engine, place) = reach(&common).await?;
+        let engine = Arc::new(engine);
+        let call = Call::get("/info").silence(Some(START_LIMIT));
+        let late = async {
+            runtime.sleep_until(runtime.now().plus(START_LIMIT)).await;
+            Err(EngineError::Silent(START_LIMIT))
+        };
+        let answer = engine.once(&call).or(late).await;
+        let info: Result<Info, _> =
+            answer.and_then(|json| serde_json::from_slice(&json).map_err(|_| EngineError::Form));
+        let info = info.map_err(|error| format!("backend docker: the engine at {place} does not answer: {error}"))?;
+        let kind = architecture(&info.architecture).filter(|_| info.os_type == "linux").ok_or_else(|| {
+            format!(
+                "backend docker: the engine at {place} runs {}/{} containers; tasks need linux/amd64 or linux/arm64",
+                info.os_type, info.architecture
+            )
+        })?;
+        info!(engine = place, version = info.server_version, platform = format!("linux/{kind}"), "the engine answers");
+        let missing = info.missing_limits();
+        if !missing.is_empty() {
+            warn!(
+                "the engine cannot limit {} of containers: tasks that ask for a limit run without",
+                missing.join(", ")
+            );
+        }
+        for key in settings.conflicts() {
+            warn!("{key} of container_options has no effect: the worker sets it");
+        }
+        let earlier = earlier::take_up(&engine, &common.owner, &common.worker_id).await;
+        let earlier = earlier.map_err(|error| format!("backend docker: cannot list containers: {error}"))?;
+
+        let keyring = Keyring::new(runtime.clone(), common.host_env.clone());
+        let images = Arc::new(Images::new(Arc::clone(&engine), keyring, settings.pull_policy, kind));
+        let (owner, worker_id) = (common.owner.clone(), common.worker_id.clone());
+        let sidecars = Arc::new(Sidecars::new(Arc::clone(&engine), Arc::clone(&images), owner, worker_id));
+        if let Some(ttl) = settings.sidecar_volume_ttl {
+            runtime.spawn(Arc::clone(&sidecars).collect(ttl));
+        }
+        let extra_labels = settings.extra_labels.clone().into_iter().collect();
+        let shared = Shared { common, settings, extra_labels, engine, images, sidecars, earlier };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The tasks that earlier workers started and that this one has taken up, from the oldest on.
+    pub fn earlier(&self) -> Vec<Earlier> {
+        self.shared.earlier.iter().map(|left| left.task.clone()).collect()
+    }
+
+    pub(crate) async fn run(&self, task: Task) -> Vec<Failure> {
+        self.shared.run(task).await
+    }
+
+    pub(crate) async fn resume(&self, resumed: Resumed) -> Vec<Failure> {
+        self.shared.resume(resumed).await
+    }
+
+    /// Gives back what was taken from the machine.
+    pub(crate) async fn release(&self) {
+        machine::release(&self.shared.common.runtime).await;
+    }
+}
+
+/// The engine, found as the docker client finds it, and where it is in words. It was not called yet.
+async fn reach<R: Host>(common: &Common<R>) -> Result<(Engine<R>, String), String> {
+    let runtime = &common.runtime;
+    let (env, program_env) = (common.host_env.clone(), common.host_env.clone());
+    let look = move |machine: &R::Machine| {
+        let text = |name: &str| env.get(name).map(|value| value.to_string_lossy().into_owned());
+        let endpoint = endpoint::find(&text, machine.files()).map_err(|error| error.to_string())?;
+        let ssh = match &endpoint.place {
+            Place::Ssh(_) => {
+                Some(find_program(machine.files(), "ssh", env.get("PATH")).map_err(|error| error.to_string())?)
+            }
+            _ => None,
+        };
+        Ok::<(Endpoint, Option<PathBuf>), String>((endpoint, ssh))
+    };
+    let (endpoint, program) =
+        runtime.on(Lane::Start, look).await.map_err(|problem| format!("backend docker: {problem}"))?;
+    let place = endpoint.to_string();
+    let env = |name: &str| program_env.get(name).map(|value| value.to_string_lossy().into_owned());
+    let (destination, ssh) = match endpoint.place {
+        Place::Unix(path) => (Destination::Unix(path), None),
+        Place::Url(url) => {
+            let (url, tls) = *url;
+            let destination = Destination::new(url, &env, Arc::new(tls));
+            (destination.map_err(|error| format!("backend docker: {error}"))?, None)
+        }
+        // Only the head of a request needs one: what carries it is the program.
+        Place::Ssh(host) => {
+            let ssh = program.map(|program| Ssh { program, host, env: program_env.clone() });
+            (Destination::Unix(PathBuf::new()), ssh)
+        }
+    };
+    Ok((Engine::new(runtime.clone(), destination, ssh), place))
+}

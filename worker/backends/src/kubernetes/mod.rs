@@ -3,4 +3,5 @@
 mod quantity;
 mod settings;
 
-pub use settings::{KubernetesSettings, PullPolicy, UnknownPullPolicy, Untyped};
+pub use crate::untyped::Untyped;
+pub use settings::{KubernetesSettings, PullPolicy, UnknownPullPolicy};

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use oz_worker_text::yaml::{Position, Value};
 use super::quantity;
 use crate::contract::{Configure, Facts};
 use crate::image::check_image;
+use crate::untyped::Untyped;
 
 /// What a Job's seconds may be: a 32-bit integer in the Kubernetes API.
 const MOST_SECONDS: u32 = i32::MAX.unsigned_abs();
@@ -120,16 +120,6 @@ impl PullPolicy {
             .into_iter()
             .find(|policy| policy.name() == name)
             .ok_or(UnknownPullPolicy)
-    }
-}
-
-/// JSON that is handed to Kubernetes as it came. It may hold secrets (a Pod's `env`), so `Debug` does not show it.
-#[derive(Clone, PartialEq)]
-pub struct Untyped(pub serde_json::Value);
-
-impl fmt::Debug for Untyped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Untyped(not shown)")
     }
 }
 

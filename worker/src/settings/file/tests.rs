@@ -99,7 +99,7 @@ fn reads_command_and_docker() {
     assert_eq!(file.backend, Some(Backend::Command(command)));
     let file = good("backend: {docker: {volumes: [/a:/b, '/c:/d:ro'], environment: [{name: A, value: b}]}}");
     let volumes = vec!["/a:/b".to_owned(), "/c:/d:ro".to_owned()];
-    assert_eq!(file.backend, Some(Backend::Docker(Docker { volumes })));
+    assert_eq!(file.backend, Some(Backend::Docker(Docker { volumes, ..Docker::default() })));
     assert_eq!(file.environment.len(), 1);
 }
 

@@ -35,7 +35,7 @@ fn directories(looked_in: &[PathBuf]) -> String {
 ///
 /// # Errors
 /// When there is none. A file that is there but not executable is reported as that, since it is most likely the one meant.
-pub(super) fn find_program(files: &impl Files, name: &str, path_var: Option<&OsStr>) -> Result<PathBuf, ProgramError> {
+pub(crate) fn find_program(files: &impl Files, name: &str, path_var: Option<&OsStr>) -> Result<PathBuf, ProgramError> {
     if name.contains('/') {
         let path = Path::new(name);
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

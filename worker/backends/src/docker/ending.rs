@@ -1,0 +1,175 @@
+//! From the start of a task's container to its removal: its end, or its stop, and what it wrote when it failed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_lite::FutureExt;
+use oz_worker_core::metrics::FailureReason;
+use oz_worker_core::{Failure, Outcome};
+use oz_worker_runtime::Host;
+use serde::Deserialize;
+use tracing::warn;
+
+use super::engine::Call;
+use super::error::EngineError;
+use super::redaction::redact;
+use super::tail::Tail;
+use super::wait::{self, ContainerEnd};
+use super::{Shared, removal, state};
+use crate::contract::{Report, Stop, failed};
+use crate::output::{TaskLog, forward};
+
+/// How long one call may take that stops a container.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How long the output may take that is asked for after a failure.
+const OUTPUT_LIMIT: Duration = Duration::from_secs(10);
+/// How many lines of it are asked for; of those the last [`tail::MOST`](super::tail::MOST) bytes are kept.
+const OUTPUT_LINES: u32 = 10_000;
+/// The most bytes of them that are read: an engine cuts its lines at 16 KiB.
+const MOST_OUTPUT: u64 = 64 << 20;
+
+/// What is the same for a task that is started and one that is taken up.
+pub(super) struct Followed<'a> {
+    pub task_id: &'a str,
+    pub stop: &'a Stop,
+    pub report: &'a Report,
+    pub log: &'a Arc<dyn TaskLog>,
+}
+
+impl<R: Host> Shared<R> {
+    /// What a container was told by its maker: the secrets in its output.
+    pub(super) async fn variables_of(&self, container: &str) -> Vec<(String, String)> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Inspected {
+            config: Config,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Config {
+            #[serde(default)]
+            env: Option<Vec<String>>,
+        }
+        let call = Call::get(format!("/containers/{container}/json"));
+        let Ok(answer) = self.engine.once(&call).await else { return Vec::new() };
+        let Ok(inspected) = serde_json::from_slice::<Inspected>(&answer) else { return Vec::new() };
+        let pairs = inspected.config.env.into_iter().flatten();
+        pairs.filter_map(|pair| pair.split_once('=').map(|(name, value)| (name.into(), value.into()))).collect()
+    }
+
+    /// Follows a container that was started to its end, and clears up after it.
+    pub(super) async fn follow(
+        &self,
+        container: &str,
+        followed: &Followed<'_>,
+        variables: Vec<(String, String)>,
+    ) -> Vec<Failure> {
+        let ended = async { Some(wait::end(&self.engine, container).await) };
+        let stopped = async {
+            followed.stop.asked().await;
+            None
+        };
+        let outcome = match ended.or(stopped).await {
+            Some(ContainerEnd::Exited { exit_code, is_oom }) => state::outcome(exit_code, is_oom),
+            Some(ContainerEnd::Gone) => {
+                failed(FailureReason::ContainerWait, "somebody removed the container before its end was known".into())
+            }
+            None => {
+                self.terminate(container, followed.stop).await;
+                Outcome::Stopped
+            }
+        };
+        let is_failed = matches!(outcome, Outcome::Failed(_));
+        followed.report.finished(outcome);
+        if is_failed && !followed.stop.is_abandoned() {
+            Box::pin(self.log_output(container, followed, &variables)).await;
+        }
+        self.remove(container).await
+    }
+
+    /// SIGTERM, the grace period, SIGKILL.
+    async fn terminate(&self, container: &str, stop: &Stop) {
+        let runtime = self.engine.runtime();
+        let until = runtime.now().plus(self.common.cancel_grace_period);
+        let kill = |signal: &str| {
+            let call = Call::post(format!("/containers/{container}/kill?signal={signal}")).silence(Some(STOP_LIMIT));
+            async move {
+                let late = async {
+                    runtime.sleep_until(runtime.now().plus(STOP_LIMIT)).await;
+                };
+                let killed = async {
+                    // It may have ended by itself, which is as wanted.
+                    let _ = self.engine.once(&call).await;
+                };
+                killed.or(late).await;
+            }
+        };
+        if !stop.is_abandoned() {
+            kill("SIGTERM").await;
+            let ended = async {
+                wait::end(&self.engine, container).await;
+                true
+            };
+            let late = async {
+                runtime.sleep_until(until).or(stop.abandoned()).await;
+                false
+            };
+            if ended.or(late).await {
+                return;
+            }
+        }
+        kill("SIGKILL").await;
+    }
+
+    /// Logs the end of what a container wrote, without secrets.
+    async fn log_output(&self, container: &str, followed: &Followed<'_>, variables: &[(String, String)]) {
+        let read = async {
+            let path = format!("/containers/{container}/logs?stdout=1&stderr=1&tail={OUTPUT_LINES}");
+            let mut reply = self.engine.open(&Call::get(path)).await?;
+            let (mut tail, mut read) = (Tail::default(), 0);
+            while let Some(chunk) = reply.chunk().await? {
+                let chunk = chunk.as_ref();
+                tail.take(chunk);
+                read += chunk.len() as u64;
+                if read > MOST_OUTPUT {
+                    break;
+                }
+            }
+            Ok(tail.finish())
+        };
+        let runtime = self.engine.runtime();
+        let late = async {
+            runtime.sleep_until(runtime.now().plus(OUTPUT_LIMIT)).await;
+            Err(EngineError::Silent(OUTPUT_LIMIT))
+        };
+        match read.or(late).await {
+            Ok(text) => {
+                let text = redact(text, variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+                let text = futures_lite::io::Cursor::new(text);
+                let written = forward(runtime, Some(text), Arc::clone(followed.log));
+                let written = async {
+                    let _ = written.await;
+                };
+                written.or(runtime.sleep_until(runtime.now().plus(OUTPUT_LIMIT))).await;
+            }
+            // It was removed with its output.
+            Err(error) if error.is_missing() => {}
+            Err(error) => warn!(task_id = followed.task_id, "cannot show what the container wrote: {error}"),
+        }
+    }
+
+    pub(super) async fn remove(&self, container: &str) -> Vec<Failure> {
+        if !self.common.cleanup {
+            removal::mark_as_told(&self.engine, container).await;
+            return Vec::new();
+        }
+        let failure = removal::remove(&self.engine, container).await.err().map(|error| {
+            let message = format!("cannot remove container {container}: {error}; it is tried again");
+            Failure::new(FailureReason::Cleanup, message)
+        });
+        if failure.is_some() {
+            removal::remove_later(Arc::clone(&self.engine), container.to_owned());
+        }
+        failure.into_iter().collect()
+    }
+}

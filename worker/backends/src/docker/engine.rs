@@ -1,0 +1,388 @@
+//! Calls to an engine: one connection each, bounded in bytes, and in time by progress. The version of its API is negotiated,
+//! and negotiated again when the engine becomes another under a running worker.
+
+use std::future::Future;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_io::AsyncRead;
+use futures_lite::FutureExt;
+use http::{HeaderValue, Method, StatusCode, header};
+use oz_worker_core::secret::Secret;
+use oz_worker_net::{Answer, AnswerError, Body, Destination, HttpClient, Payload, dial, secret_value};
+use oz_worker_runtime::{Host, Runtime};
+use oz_worker_text::line::{beginning, one_line};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::error::EngineError;
+use super::line::{Line, Said, Ssh};
+
+/// The newest version of the API that this worker speaks. Nothing that it uses came later than 1.41; engines exist whose
+/// oldest is 1.44 (Engine 29).
+const NEWEST: Version = Version { major: 1, minor: 44 };
+/// How long an engine may be silent in the middle of a call. One that stands still for a minute fails no task.
+pub const SILENCE: Duration = Duration::from_secs(90);
+/// The same while it pulls or fills, when a registry or a disk may be what stands still.
+pub const LONG_SILENCE: Duration = Duration::from_secs(300);
+/// How long a call is repeated while the engine cannot be reached: it may be restarted meanwhile.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// The first and the longest wait before a call is repeated.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+/// The largest answer that is read whole. An inspect has some 10 KiB, a list of a thousand containers 2 MiB.
+const LARGEST_ANSWER: usize = 16 << 20;
+/// How long what `ssh` says about its end may take.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+/// The longest text of an engine's error that is passed on, in characters.
+const LONGEST_TEXT: usize = 1000;
+
+/// An engine that can be called.
+pub struct Engine<R: Host> {
+    runtime: R,
+    destination: Destination,
+    /// The program that leads there, when no socket does.
+    ssh: Option<Ssh>,
+    /// What stands before the path of every call.
+    prefix: String,
+    version: Mutex<Option<Version>>,
+    /// Whether the last call was answered.
+    answers: AtomicBool,
+}
+
+/// A version of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Version {
+    major: u32,
+    minor: u32,
+}
+
+impl Version {
+    fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.trim().split_once('.')?;
+        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+}
+
+/// One call.
+pub struct Call {
+    method: Method,
+    /// Below the version, with its query.
+    path: String,
+    body: Option<Value>,
+    registry_auth: Option<Secret>,
+    silence: Option<Duration>,
+}
+
+impl Call {
+    fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, path: path.into(), body: None, registry_auth: None, silence: Some(SILENCE) }
+    }
+
+    pub fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    pub fn post(path: impl Into<String>) -> Self {
+        Self::new(Method::POST, path)
+    }
+
+    pub fn delete(path: impl Into<String>) -> Self {
+        Self::new(Method::DELETE, path)
+    }
+
+    pub fn json(self, body: Value) -> Self {
+        Self { body: Some(body), ..self }
+    }
+
+    pub fn registry_auth(self, value: Option<Secret>) -> Self {
+        Self { registry_auth: value, ..self }
+    }
+
+    /// How long nothing may come; without limit when none is given.
+    pub fn silence(self, limit: Option<Duration>) -> Self {
+        Self { silence: limit, ..self }
+    }
+}
+
+/// An answer with a good status, whose body is still to be read.
+pub struct Reply<R: Host> {
+    body: Body<Line<R>>,
+    runtime: R,
+    silence: Option<Duration>,
+}
+
+impl<R: Host> Reply<R> {
+    /// The next piece, or none at the end.
+    pub async fn chunk(&mut self) -> Result<Option<impl AsRef<[u8]> + use<R>>, EngineError> {
+        let body = &mut self.body;
+        let next = std::future::poll_fn(|cx| body.poll_chunk(cx));
+        within(&self.runtime, self.silence, async { next.await.map_err(EngineError::from) }).await
+    }
+
+    /// The whole of it.
+    async fn whole(mut self) -> Result<Vec<u8>, EngineError> {
+        let mut whole = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            let chunk = chunk.as_ref();
+            if chunk.len() > LARGEST_ANSWER - whole.len() {
+                return Err(AnswerError::BodyTooLarge(LARGEST_ANSWER).into());
+            }
+            whole.extend_from_slice(chunk);
+        }
+        Ok(whole)
+    }
+
+    /// The body as a stream, for whoever bounds its time.
+    pub fn into_body(self) -> Body<Line<R>> {
+        self.body
+    }
+}
+
+/// What `future` comes to, unless it takes longer than that.
+async fn within<R: Runtime, T>(
+    runtime: &R,
+    limit: Option<Duration>,
+    future: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, EngineError> {
+    let Some(limit) = limit else { return future.await };
+    let late = async {
+        runtime.sleep_until(runtime.now().plus(limit)).await;
+        Err(EngineError::Silent(limit))
+    };
+    future.or(late).await
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    message: String,
+    /// Podman's word for it.
+    #[serde(default)]
+    cause: String,
+}
+
+impl<R: Host> Engine<R> {
+    pub fn new(runtime: R, destination: Destination, ssh: Option<Ssh>) -> Self {
+        let prefix = match &destination {
+            Destination::Host(remote) => remote.url.path_and_query().path().trim_end_matches('/').to_owned(),
+            Destination::Unix(_) => String::new(),
+        };
+        Self { runtime, destination, ssh, prefix, version: Mutex::new(None), answers: AtomicBool::new(true) }
+    }
+
+    pub const fn runtime(&self) -> &R {
+        &self.runtime
+    }
+
+    /// Whether the last call was answered.
+    pub fn answers(&self) -> bool {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// Calls until there is an answer, for as long as an engine may take to be restarted. Only for calls that may be made
+    /// twice.
+    pub async fn ask<T: DeserializeOwned>(&self, call: &Call) -> Result<T, EngineError> {
+        let answer = self.ask_raw(call).await?;
+        serde_json::from_slice(&answer).map_err(|_| EngineError::Form)
+    }
+
+    /// The same for an answer without content.
+    pub async fn tell(&self, call: &Call) -> Result<(), EngineError> {
+        self.ask_raw(call).await.map(drop)
+    }
+
+    async fn ask_raw(&self, call: &Call) -> Result<Vec<u8>, EngineError> {
+        let until = self.runtime.now().plus(PATIENCE);
+        let [mut pause, longest] = PAUSES;
+        loop {
+            match self.once(call).await {
+                Err(error) if error.is_passing() && self.runtime.now() < until => {}
+                result => return result,
+            }
+            self.pause(pause).await;
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    /// Waits about so long.
+    pub async fn pause(&self, about: Duration) {
+        let pause = about.mul_f64(0.75 + fastrand::f64() / 2.0);
+        self.runtime.sleep_until(self.runtime.now().plus(pause)).await;
+    }
+
+    /// Calls once.
+    pub async fn once(&self, call: &Call) -> Result<Vec<u8>, EngineError> {
+        Box::pin(async { self.open(call).await?.whole().await }).await
+    }
+
+    /// Calls once, and gives the answer as soon as it begins.
+    pub async fn open(&self, call: &Call) -> Result<Reply<R>, EngineError> {
+        let payload = || match &call.body {
+            Some(body) => Payload::from(body.to_string()),
+            None => Payload::default(),
+        };
+        match self.versioned(call, payload()).await {
+            Err(error) if error.is_version() => {
+                *self.known() = None;
+                self.versioned(call, payload()).await
+            }
+            result => result,
+        }
+    }
+
+    /// Sends a tar archive as the body of a call, for as long as pieces of it are taken.
+    pub async fn upload(
+        &self,
+        path: &str,
+        archive: impl AsyncRead + Send + Unpin + 'static,
+    ) -> Result<(), EngineError> {
+        let taken = Arc::new(AtomicU64::new(0));
+        let counted = Counted { inner: archive, taken: Arc::clone(&taken) };
+        let call = Call::new(Method::PUT, path).silence(None);
+        let sent = async { self.versioned(&call, Payload::stream(counted)).await?.whole().await.map(drop) };
+        let stuck = async {
+            let mut before = u64::MAX;
+            loop {
+                let now = taken.load(Ordering::Relaxed);
+                if now == before {
+                    return Err(EngineError::Silent(LONG_SILENCE));
+                }
+                before = now;
+                self.runtime.sleep_until(self.runtime.now().plus(LONG_SILENCE)).await;
+            }
+        };
+        sent.or(stuck).await
+    }
+
+    async fn versioned(&self, call: &Call, payload: Payload) -> Result<Reply<R>, EngineError> {
+        let version = self.version().await?;
+        let path = format!("{}/v{}.{}{}", self.prefix, version.major, version.minor, call.path);
+        self.send(call, &path, payload).await
+    }
+
+    async fn version(&self) -> Result<Version, EngineError> {
+        if let Some(version) = *self.known() {
+            return Ok(version);
+        }
+        let ping = Call::get("/_ping");
+        let path = format!("{}/_ping", self.prefix);
+        let (answer, _) = Box::pin(self.exchange(&ping, &path, Payload::default())).await?;
+        let newest = answer.head.headers.get("api-version").and_then(|value| value.to_str().ok());
+        let newest = newest.and_then(Version::parse).ok_or(EngineError::NoVersion)?;
+        let version = newest.min(NEWEST);
+        *self.known() = Some(version);
+        Ok(version)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<Version>> {
+        self.version.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send(&self, call: &Call, path: &str, payload: Payload) -> Result<Reply<R>, EngineError> {
+        // On the heap: what is needed for an exchange is needed for the time of one, and not for that of a task.
+        let (answer, _) = Box::pin(self.exchange(call, path, payload)).await?;
+        let status = answer.status();
+        let silence = call.silence;
+        let reply = Reply { body: answer.body, runtime: self.runtime.clone(), silence };
+        // 304: it was so already.
+        if status.is_success() || status == StatusCode::NOT_MODIFIED {
+            return Ok(reply);
+        }
+        let text = reply.whole().await.unwrap_or_default();
+        let message = match serde_json::from_slice::<Refusal>(&text) {
+            Ok(Refusal { message, cause }) if !message.is_empty() || !cause.is_empty() => {
+                if message.is_empty() {
+                    cause
+                } else {
+                    message
+                }
+            }
+            _ => String::from_utf8_lossy(&text).into_owned(),
+        };
+        let message = beginning(message.trim(), LONGEST_TEXT);
+        Err(EngineError::Status { status: status.as_u16(), message })
+    }
+
+    async fn exchange(
+        &self,
+        call: &Call,
+        path: &str,
+        payload: Payload,
+    ) -> Result<(Answer<Line<R>>, Option<Said>), EngineError> {
+        let path = path.parse().map_err(|_| EngineError::Form)?;
+        let mut request = self.destination.request(call.method.clone(), path, payload);
+        let headers = request.headers_mut();
+        if call.body.is_some() {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        } else if call.method == Method::PUT {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
+        }
+        if let Some(value) = call.registry_auth.as_ref().and_then(secret_value) {
+            headers.insert("x-registry-auth", value);
+        }
+        let exchanged = within(&self.runtime, call.silence, async {
+            let (line, said) = within(&self.runtime, Some(SILENCE), self.connect()).await?;
+            let answered = async { HttpClient::new(line).await?.send(request).await };
+            match answered.await {
+                Ok(answer) => Ok((answer, said)),
+                Err(error) => {
+                    if said.is_some() {
+                        // It has ended, and what it said last is on its way.
+                        self.runtime.sleep_until(self.runtime.now().plus(LAST_WORDS)).await;
+                    }
+                    Err(explained(error, said))
+                }
+            }
+        });
+        let result = exchanged.await;
+        self.answers.store(result.is_ok(), Ordering::Relaxed);
+        result
+    }
+
+    async fn connect(&self) -> Result<(Line<R>, Option<Said>), EngineError> {
+        match &self.ssh {
+            Some(ssh) => {
+                let (line, said) = ssh.start(&self.runtime).await.map_err(EngineError::Ssh)?;
+                Ok((line, Some(said)))
+            }
+            None => Ok((Line::Socket(dial(&self.runtime, &self.destination).await?), None)),
+        }
+    }
+}
+
+/// What `ssh` said says more than that its end came.
+fn explained(error: AnswerError, said: Option<Said>) -> EngineError {
+    let said = said.map(|said| said.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&said);
+    let text = one_line(text.lines().next_back().unwrap_or_default());
+    if text.is_empty() { error.into() } else { EngineError::SshSaid(text) }
+}
+
+/// Counts what is read.
+struct Counted<S> {
+    inner: S,
+    taken: Arc<AtomicU64>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        to: &mut [u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        let counted = self.get_mut();
+        let read = std::pin::Pin::new(&mut counted.inner).poll_read(cx, to);
+        if let std::task::Poll::Ready(Ok(length)) = &read {
+            counted.taken.fetch_add(*length as u64, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+/// A text as it can stand in the path or the query of a call.
+pub fn escaped(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}

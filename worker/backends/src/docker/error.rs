@@ -1,0 +1,93 @@
+//! Why a call to an engine has no result.
+
+use std::io;
+use std::time::Duration;
+
+use oz_worker_net::{AnswerError, DialError};
+
+/// Why a call has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("{}{}", .0, hint(.0))]
+    Dial(Box<DialError>),
+    #[error("cannot start ssh: {0}")]
+    Ssh(io::Error),
+    #[error("ssh: {0}")]
+    SshSaid(String),
+    #[error("{0}")]
+    Exchange(#[from] AnswerError),
+    #[error("the engine said nothing for {} s", .0.as_secs())]
+    Silent(Duration),
+    /// The engine's own words.
+    #[error("{message} (HTTP {status})")]
+    Status { status: u16, message: String },
+    #[error("the engine's answer is not what its API says")]
+    Form,
+    #[error("nothing that speaks the Docker Engine API answers there")]
+    NoVersion,
+}
+
+fn hint(error: &DialError) -> &'static str {
+    let DialError::Socket { source, .. } = error else { return "" };
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; add the worker's user to the group that the socket belongs to (mostly docker), or set DOCKER_HOST"
+        }
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            "; is the engine running? DOCKER_HOST says where else it is"
+        }
+        _ => "",
+    }
+}
+
+impl EngineError {
+    /// Whether nobody knows if the engine did what it was asked, or not even heard of it: it could not be reached, or the way
+    /// broke.
+    pub const fn is_transport(&self) -> bool {
+        matches!(self, Self::Dial(_) | Self::Ssh(_) | Self::SshSaid(_) | Self::Exchange(_) | Self::Silent(_))
+    }
+
+    /// Whether the same call may succeed later by itself.
+    pub fn is_passing(&self) -> bool {
+        self.is_transport() || self.status() == Some(503)
+    }
+
+    pub const fn status(&self) -> Option<u16> {
+        match self {
+            Self::Status { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Whether it refuses since a name or a volume is in use. Podman says 500 of a name.
+    pub fn is_conflict(&self) -> bool {
+        self.status() == Some(409) || (self.status() == Some(500) && self.words().contains("in use"))
+    }
+
+    /// Whether what was asked for is not there.
+    pub const fn is_missing(&self) -> bool {
+        matches!(self, Self::Status { status: 404, .. })
+    }
+
+    /// The engine's own words, in lower case.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Status { message, .. } => message.to_lowercase(),
+            _ => String::new(),
+        }
+    }
+
+    /// Whether the engine refuses the version of the API. Each words it in its own way.
+    pub fn is_version(&self) -> bool {
+        let words = self.words();
+        matches!(self.status(), Some(400 | 404))
+            && words.contains("version")
+            && (words.contains("too new") || words.contains("too old"))
+    }
+}
+
+impl From<DialError> for EngineError {
+    fn from(error: DialError) -> Self {
+        Self::Dial(Box::new(error))
+    }
+}

@@ -1,0 +1,81 @@
+//! Removing containers: bounded, and tried again beside everything else when it cannot be done at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_lite::FutureExt;
+use oz_worker_runtime::Host;
+use tracing::{info, warn};
+
+use super::calls;
+use super::engine::{Call, Engine, escaped};
+use super::error::EngineError;
+use super::labels;
+
+/// How often a container is removed that is busy.
+const TRIES: u32 = 3;
+/// The wait between two tries.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How long all of it may take while somebody waits.
+const LIMIT: Duration = Duration::from_secs(8);
+/// How often and how long a container is removed that could not be.
+const LATER: Duration = Duration::from_secs(30);
+const MOST_LATER: u32 = 120;
+
+/// Removes a container with its anonymous volumes, within a limit. That it is gone, or about to be, is as good.
+pub async fn remove<R: Host>(engine: &Engine<R>, id: &str) -> Result<(), EngineError> {
+    let runtime = engine.runtime();
+    let removed = async {
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            match once(engine, id).await {
+                Err(error) if tried < TRIES && !error.is_transport() => {}
+                result => return result,
+            }
+            engine.pause(PAUSE).await;
+        }
+    };
+    let late = async {
+        runtime.sleep_until(runtime.now().plus(LIMIT)).await;
+        Err(EngineError::Silent(LIMIT))
+    };
+    removed.or(late).await
+}
+
+async fn once<R: Host>(engine: &Engine<R>, id: &str) -> Result<(), EngineError> {
+    match engine.once(&calls::remove(id)).await {
+        Err(error) if error.is_missing() => Ok(()),
+        Err(error) if error.words().contains("removal") && error.words().contains("already in progress") => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+/// Goes on removing a container beside everything else.
+pub fn remove_later<R: Host>(engine: Arc<Engine<R>>, id: String) {
+    let runtime = engine.runtime().clone();
+    runtime.spawn(async move {
+        for _ in 0..MOST_LATER {
+            engine.pause(LATER).await;
+            if once(&engine, &id).await.is_ok() {
+                info!("removed container {id}, which could not be removed before");
+                return;
+            }
+        }
+        warn!("container {id} cannot be removed; docker rm --force --volumes {id} would");
+    });
+}
+
+/// Marks a container that is kept as one whose end was told: no later worker takes it up.
+pub async fn mark_as_told<R: Host>(engine: &Engine<R>, id: &str) {
+    let call = Call::post(format!("/containers/{id}/rename?name={}", escaped(&labels::told(id))));
+    let runtime = engine.runtime();
+    let marked = async { engine.once(&call).await.map(drop) };
+    let late = async {
+        runtime.sleep_until(runtime.now().plus(LIMIT)).await;
+        Err(EngineError::Silent(LIMIT))
+    };
+    if let Err(error) = marked.or(late).await {
+        warn!("cannot mark container {id} as one whose end was told: {error}");
+    }
+}

@@ -1,0 +1,290 @@
+//! One task: its image, its sidecars, its container, from the first call to the last.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_lite::FutureExt;
+use oz_worker_core::agent::TaskSpec;
+use oz_worker_core::metrics::FailureReason;
+use oz_worker_core::{Failure, Outcome};
+use oz_worker_runtime::Host;
+use oz_worker_telemetry::TaskTrace;
+use tracing::warn;
+
+use super::Shared;
+use super::calls::{Created, Listed, create, list};
+use super::container::{self, Additions};
+use super::ending::Followed;
+use super::engine::Call;
+use super::error::EngineError;
+use super::images::ImageError;
+use super::labels;
+use super::reference::Reference;
+use super::removal;
+use super::sidecars::Prepared;
+use super::state::Seen;
+use super::wait;
+use crate::contract::{Resumed, Stop, Task, failed};
+
+/// How long whoever is asked to stop waits for a container that is being made.
+const CREATE_PATIENCE: Duration = Duration::from_secs(5);
+/// How often a container is made anew whose image or volumes were removed meanwhile.
+const TRIES: u32 = 5;
+/// A container that was made for a task. When nobody takes it, it is removed.
+pub struct Unstarted<R: Host> {
+    shared: Arc<Shared<R>>,
+    id: Option<String>,
+}
+
+impl<R: Host> Unstarted<R> {
+    fn id(&self) -> &str {
+        self.id.as_deref().unwrap_or_default()
+    }
+
+    fn take(mut self) -> String {
+        self.id.take().unwrap_or_default()
+    }
+}
+
+impl<R: Host> Drop for Unstarted<R> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            let shared = Arc::clone(&self.shared);
+            let runtime = shared.engine.runtime().clone();
+            runtime.spawn(async move {
+                let _ = removal::remove(&shared.engine, &id).await;
+            });
+        }
+    }
+}
+
+impl<R: Host> Shared<R> {
+    /// Runs a task to its end.
+    pub(super) async fn run(self: &Arc<Self>, task: Task) -> Vec<Failure> {
+        let Task { spec, trace, stop, report, log } = task;
+        let followed = Followed { task_id: &spec.task_id, stop: &stop, report: &report, log: &log };
+        if stop.is_asked() {
+            report.finished(Outcome::Stopped);
+            return Vec::new();
+        }
+        // A pull may take minutes, and says nothing about whether tasks can be started.
+        if self.engine.answers() {
+            report.started();
+        }
+        // On the heap: a task needs what it takes to start for a moment only.
+        let container = match Box::pin(self.start(&spec, &trace, &followed)).await {
+            Ok(container) => container,
+            Err(outcome) => {
+                report.finished(outcome);
+                return Vec::new();
+            }
+        };
+        let variables = spec.env.iter().map(|(name, value)| (name.to_owned(), value.expose().to_owned())).collect();
+        self.follow(&container, &followed, variables).await
+    }
+
+    /// Takes up a task that an earlier worker started.
+    pub(super) async fn resume(self: &Arc<Self>, resumed: Resumed) -> Vec<Failure> {
+        let Resumed { task_id, execution_id, stop, report, log } = resumed;
+        let followed = Followed { task_id: &task_id, stop: &stop, report: &report, log: &log };
+        let Some(container) = self.earlier_container(&task_id, execution_id.as_deref()) else {
+            report.finished(failed(FailureReason::ContainerWait, "the container is gone".into()));
+            return Vec::new();
+        };
+        report.started();
+        let seen = async { Some(wait::look(&self.engine, &container).await) };
+        let stopped = async {
+            stop.asked().await;
+            None
+        };
+        if let Some(Ok(Some(Seen::Created))) = seen.or(stopped).await {
+            let message = "the worker was killed before it could start the container";
+            report.finished(failed(FailureReason::ContainerStart, message.into()));
+            return self.remove(&container).await;
+        }
+        let variables = self.variables_of(&container).await;
+        self.follow(&container, &followed, variables).await
+    }
+
+    /// Gets everything that the task needs, and starts its container.
+    async fn start(
+        self: &Arc<Self>,
+        spec: &TaskSpec,
+        trace: &TaskTrace,
+        followed: &Followed<'_>,
+    ) -> Result<String, Outcome> {
+        let stop = followed.stop;
+        let mut tries = 0;
+        loop {
+            let reference = self.image(spec).or(stopped(stop)).await?;
+            followed.report.started();
+            let sidecars = self.sidecars(spec).or(stopped(stop)).await?;
+            let late = async {
+                stop.asked().await;
+                self.engine.runtime().sleep_until(self.engine.runtime().now().plus(CREATE_PATIENCE)).await;
+                Err(Outcome::Stopped)
+            };
+            let made = self.make(spec, &reference, &sidecars, followed).or(late).await;
+            // The container has them now.
+            drop(sidecars);
+            if stop.is_asked() {
+                return Err(Outcome::Stopped);
+            }
+            tries += 1;
+            let Some(container) = made? else {
+                if tries < TRIES {
+                    continue;
+                }
+                let message = "its image or its volumes were removed again and again before it could start";
+                return Err(failed(FailureReason::ContainerCreate, message.into()));
+            };
+            match self.launch(container.id()).await {
+                Ok(()) => {
+                    trace.backend_started();
+                    return Ok(container.take());
+                }
+                // A prune came between.
+                Err(error) if error.is_missing() && is_container_gone(&error) && tries < TRIES => {}
+                Err(error) => {
+                    let outcome = failed(FailureReason::ContainerStart, format!("cannot start the container: {error}"));
+                    return Err(self.give_up(container, outcome).await);
+                }
+            }
+        }
+    }
+
+    /// Removes a container that will not run, and gives the reason.
+    async fn give_up(&self, container: Unstarted<R>, outcome: Outcome) -> Outcome {
+        // Kept for whoever wants to see why, as everything is then.
+        if !self.common.cleanup {
+            removal::mark_as_told(&self.engine, &container.take()).await;
+        } else if removal::remove(&self.engine, container.id()).await.is_ok() {
+            container.take();
+        }
+        outcome
+    }
+
+    async fn image(&self, spec: &TaskSpec) -> Result<Reference, Outcome> {
+        let shown = oz_worker_text::line::quoted(&spec.image);
+        let fail = |problem: String| failed(FailureReason::ImagePull, format!("cannot use image {shown}: {problem}"));
+        let reference = Reference::parse(&spec.image).map_err(|error| fail(error.to_string()))?;
+        let allowed = &self.settings.allowed_images;
+        if !allowed.is_empty() && !allowed.iter().any(|pattern| reference.fits(pattern)) {
+            return Err(fail("allowed_images does not have it".into()));
+        }
+        self.images.obtain(&reference).await.map(|_| reference).map_err(|error: ImageError| fail(error.to_string()))
+    }
+
+    async fn sidecars(&self, spec: &TaskSpec) -> Result<Vec<Prepared<R>>, Outcome> {
+        let mut prepared = Vec::new();
+        for sidecar in &spec.sidecars {
+            match self.sidecars.prepare(sidecar).await {
+                Ok(sidecar) => prepared.push(sidecar),
+                Err(error) => {
+                    let image = oz_worker_text::line::quoted(&sidecar.image);
+                    let at = oz_worker_text::line::quoted(&sidecar.mount_path);
+                    let message = format!("cannot prepare sidecar {image} for {at}: {error}");
+                    return Err(failed(FailureReason::SidecarPrep, message));
+                }
+            }
+        }
+        Ok(prepared)
+    }
+
+    /// Makes the container. None: its image or its volumes were removed meanwhile.
+    async fn make(
+        self: &Arc<Self>,
+        spec: &TaskSpec,
+        reference: &Reference,
+        sidecars: &[Prepared<R>],
+        followed: &Followed<'_>,
+    ) -> Result<Option<Unstarted<R>>, Outcome> {
+        let mounts: Vec<_> = sidecars.iter().map(|sidecar| sidecar.mount.clone()).collect();
+        let additions = Additions {
+            volumes: &self.settings.volumes,
+            options: self.settings.container_options.as_ref().map(|options| &options.0),
+            labels: &self.extra_labels,
+        };
+        let description = container::description(spec, &mounts, &additions, &self.owned());
+        // Beside the task: what is made after it was stopped is removed by its owner.
+        let (done, result) = async_channel::bounded(1);
+        let (own, call) = (Arc::clone(self), create(None, description));
+        let (task_id, execution_id) = (spec.task_id.clone(), spec.execution_id.clone());
+        self.engine.runtime().spawn(async move {
+            let made = own.create(&call, &task_id, execution_id.as_deref()).await;
+            let made = made.map(|Created { id, warnings }| (Unstarted { shared: own, id: Some(id) }, warnings));
+            let _ = done.send(made).await;
+        });
+        let fail = |error: EngineError| {
+            failed(FailureReason::ContainerCreate, format!("cannot create the container: {error}"))
+        };
+        let (container, warnings) = match result.recv().await {
+            Ok(Ok(made)) => made,
+            Ok(Err(error)) if error.is_missing() && is_part_gone(&error) => return Ok(None),
+            Ok(Err(error)) => return Err(fail(error)),
+            Err(_) => return Err(fail(EngineError::Form)),
+        };
+        for warning in warnings.into_iter().flatten().take(10) {
+            let warning = oz_worker_text::line::beginning(&warning, 300);
+            warn!(task_id = followed.task_id, image = %reference, "the engine says of the task's container: {warning}");
+        }
+        match self.sidecars.are_whole(sidecars).await {
+            Ok(true) => Ok(Some(container)),
+            Ok(false) => Ok(None),
+            Err(error) => Err(fail(error)),
+        }
+    }
+
+    /// Creates a container once, however often the engine must be asked.
+    async fn create(&self, call: &Call, task_id: &str, execution_id: Option<&str>) -> Result<Created, EngineError> {
+        loop {
+            let answer = self.engine.once(call).await;
+            let error = match answer {
+                Ok(answer) => return serde_json::from_slice(&answer).map_err(|_| EngineError::Form),
+                Err(error) if error.is_transport() => error,
+                Err(error) => return Err(error),
+            };
+            // It may have been made all the same.
+            let mine = format!("{}={}", labels::INSTANCE, self.owned().instance);
+            let all: Vec<Listed> = self.engine.ask(&list(&mine)).await.map_err(|_| error)?;
+            let execution_id = execution_id.unwrap_or_default();
+            let is_it = |listed: &Listed| {
+                listed.label(labels::TASK_ID) == task_id && listed.label(labels::EXECUTION_ID) == execution_id
+            };
+            if let Some(made) = all.into_iter().find(is_it) {
+                return Ok(Created { id: made.id, warnings: None });
+            }
+        }
+    }
+
+    /// Starts a container once, however often the engine must be asked.
+    async fn launch(&self, container: &str) -> Result<(), EngineError> {
+        loop {
+            match self.engine.once(&Call::post(format!("/containers/{container}/start"))).await {
+                Err(error) if error.is_transport() => match wait::look(&self.engine, container).await? {
+                    Some(Seen::Running | Seen::Exited { .. }) => return Ok(()),
+                    Some(Seen::Created | Seen::Unknown) => {}
+                    None => return Err(EngineError::Status { status: 404, message: "no such container".into() }),
+                },
+                result => return result.map(drop),
+            }
+        }
+    }
+}
+
+/// Ends when the task is to stop, as one that was.
+async fn stopped<T>(stop: &Stop) -> Result<T, Outcome> {
+    stop.asked().await;
+    Err(Outcome::Stopped)
+}
+
+/// Whether a creation failed since its image or a volume is not there any more.
+fn is_part_gone(error: &EngineError) -> bool {
+    let words = error.words();
+    words.contains("no such image") || words.contains("no such volume") || words.contains("image not known")
+}
+
+fn is_container_gone(error: &EngineError) -> bool {
+    let words = error.words();
+    words.contains("no such container") || words.contains("no container with name or id")
+}

@@ -1,0 +1,430 @@
+//! The volumes with sidecars' files: filled once per image, reused, and never used half filled.
+//!
+//! An engine gives a container's name once, and removes no volume that a container has. So of all workers on an engine one
+//! fills a volume: the one whose container got the name [`labels::filling`]. And a volume is whole for as long as there is a
+//! container named [`labels::whole`] that has it: that name is given when everything is in it. Whatever else is there of a
+//! volume's name is left over from somebody who did not get to the end, and is thrown away, unless a task still has it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use oz_worker_core::agent::Sidecar;
+use oz_worker_core::time::Instant;
+use oz_worker_runtime::{Files, Host, Lane, Machine, Owner};
+use serde::Deserialize;
+use serde_json::json;
+use tracing::warn;
+
+use super::calls::{Created, Listed, create, list, remove, unless_missing};
+use super::container::{self, Mount};
+use super::engine::{Call, Engine, LONG_SILENCE, escaped};
+use super::error::EngineError;
+use super::images::{Fetched, Image, ImageError, Images};
+use super::labels::{self, Owned, SIDECAR, VOLUME};
+use super::reference::Reference;
+use super::sidecar_error::SidecarError;
+
+/// How many names are tried for a volume: more tasks than that do not have a copy of one image each.
+const MOST_NAMES: u32 = 256;
+/// How long somebody else may take to fill a volume.
+const OTHERS_LIMIT: Duration = Duration::from_secs(1800);
+/// How often it is looked whether they have.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How often a volume is filled again whose parts were removed meanwhile.
+const TRIES: u32 = 5;
+/// How often unused volumes are looked for at least.
+const LONGEST_COLLECT_INTERVAL: Duration = Duration::from_secs(3600);
+const SHORTEST_COLLECT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The sidecars' volumes of an engine.
+pub struct Sidecars<R: Host> {
+    engine: Arc<Engine<R>>,
+    images: Arc<Images<R>>,
+    owner: Owner,
+    worker_id: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The whole volumes by the digests of their images, as far as this worker has used them.
+    known: BTreeMap<String, Known>,
+    /// The names of volumes that are being filled by this worker.
+    filling: BTreeSet<String>,
+}
+
+struct Known {
+    volume: String,
+    used: Instant,
+}
+
+/// A volume for a task.
+pub struct Prepared<R: Host> {
+    pub mount: Mount,
+    digest: String,
+    /// What keeps a task's own copy until its container has it.
+    copy: Option<OwnCopy<R>>,
+}
+
+/// The containers that keep a volume. Dropping this removes them: the task's container has the volume, or nobody wants it.
+struct OwnCopy<R: Host> {
+    sidecars: Arc<Sidecars<R>>,
+    volume: String,
+    lock: String,
+    filler: String,
+}
+
+impl<R: Host> Drop for OwnCopy<R> {
+    fn drop(&mut self) {
+        let sidecars = Arc::clone(&self.sidecars);
+        let [volume, lock, filler] = [&mut self.volume, &mut self.lock, &mut self.filler].map(std::mem::take);
+        let runtime = sidecars.engine.runtime().clone();
+        runtime.spawn(async move {
+            sidecars.discard(&filler).await;
+            sidecars.unlock(&volume, &lock).await;
+        });
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Volume {
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    id: String,
+    #[serde(default)]
+    config: InspectedConfig,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedConfig {
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// What came of the attempt to be the one that fills a volume.
+enum Lock {
+    /// The container that says so; its files are those of the image.
+    Ours(String),
+    /// Somebody else does.
+    Theirs,
+    /// The name is a foreign container's.
+    Foreign,
+}
+
+impl<R: Host> Sidecars<R> {
+    pub fn new(engine: Arc<Engine<R>>, images: Arc<Images<R>>, owner: Owner, worker_id: String) -> Self {
+        Self { engine, images, owner, worker_id, state: Mutex::default() }
+    }
+
+    fn owned(&self) -> Owned<'_> {
+        Owned { worker_id: &self.worker_id, instance: self.owner.mark() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gets a sidecar's image, and a volume with what is in it.
+    pub async fn prepare(self: &Arc<Self>, sidecar: &Sidecar) -> Result<Prepared<R>, SidecarError> {
+        if sidecar.image.is_empty() {
+            return Err(SidecarError::NoImage);
+        }
+        let reference = Reference::parse(&sidecar.image).map_err(SidecarError::Name)?;
+        let image = match self.images.fetch(&reference).await? {
+            Fetched::Present(image) => image,
+            Fetched::Pulled(digest) => {
+                // Its volume is what is used, and that is here: nobody needs the image itself.
+                if let Some(digest) = digest
+                    && let Some(volume) = self.known(&digest).filter(|_| !sidecar.read_write)
+                {
+                    return Ok(prepared(sidecar, volume, digest, None));
+                }
+                self.images.look(&reference).await?.ok_or(ImageError::Vanished)?
+            }
+        };
+        let digest = image.digest(&reference);
+        if let Some(volume) = self.known(&digest).filter(|_| !sidecar.read_write) {
+            return Ok(prepared(sidecar, volume, digest, None));
+        }
+        // Beside the task: one that is cancelled leaves nothing half done, and others wait for the same volume.
+        let (done, result) = async_channel::bounded(1);
+        let (own, sidecar) = (Arc::clone(self), sidecar.clone());
+        self.engine.runtime().spawn(async move {
+            let found = Box::pin(own.volume(&reference, &image, &digest, sidecar.read_write)).await;
+            let found = found.map(|(volume, copy)| prepared(&sidecar, volume, digest, copy));
+            let _ = done.send(found).await;
+        });
+        result.recv().await.unwrap_or(Err(SidecarError::Removed))
+    }
+
+    fn known(&self, digest: &str) -> Option<String> {
+        let now = self.engine.runtime().now();
+        self.state().known.get_mut(digest).map(|known| {
+            known.used = now;
+            known.volume.clone()
+        })
+    }
+
+    /// Whether all these volumes are still what they were when they were prepared. To be asked once the task's container has
+    /// them: nobody removes them any more then.
+    pub async fn are_whole(&self, prepared: &[Prepared<R>]) -> Result<bool, EngineError> {
+        if prepared.is_empty() {
+            return Ok(true);
+        }
+        let all: Vec<Listed> = self.engine.ask(&list(SIDECAR)).await?;
+        let mut are_whole = true;
+        for Prepared { mount, digest, copy } in prepared {
+            let is_kept = |listed: &Listed| match copy {
+                Some(copy) => listed.id == copy.filler,
+                None => is_whole(listed, &mount.volume, digest),
+            };
+            if !all.iter().any(is_kept) {
+                self.state().known.remove(digest);
+                are_whole = false;
+            }
+        }
+        Ok(are_whole)
+    }
+
+    async fn unlock(&self, volume: &str, lock: &str) {
+        self.discard(lock).await;
+        self.state().filling.remove(volume);
+    }
+
+    async fn discard(&self, container: &str) {
+        if let Err(error) = self.engine.tell(&remove(container)).await
+            && !error.is_missing()
+        {
+            warn!("cannot remove container {container}, which filled a sidecar's volume: {error}");
+        }
+    }
+
+    /// A volume with the files of an image: a whole one that all may read, or a task's own.
+    async fn volume(
+        self: &Arc<Self>,
+        reference: &Reference,
+        image: &Image,
+        digest: &str,
+        is_own: bool,
+    ) -> Result<(String, Option<OwnCopy<R>>), SidecarError> {
+        let base = reference.volume(digest);
+        let until = self.engine.runtime().now().plus(OTHERS_LIMIT);
+        let mut tries = 0;
+        'again: loop {
+            let all: Vec<Listed> = self.engine.ask(&list(SIDECAR)).await?;
+            for number in 1..=MOST_NAMES {
+                let name = if number == 1 { base.clone() } else { format!("{base}-{number}") };
+                if all.iter().any(|listed| is_whole(listed, &name, digest)) {
+                    if is_own {
+                        continue;
+                    }
+                    let used = self.engine.runtime().now();
+                    self.state().known.insert(digest.to_owned(), Known { volume: name.clone(), used });
+                    return Ok((name, None));
+                }
+                match self.lock(reference, &name).await {
+                    Ok(Lock::Ours(lock)) => {
+                        let filled = self.fill(reference, image, &name, digest, &lock, is_own).await;
+                        match filled {
+                            Ok(Some(keeper)) if is_own => {
+                                let (sidecars, volume) = (Arc::clone(self), name.clone());
+                                return Ok((name, Some(OwnCopy { sidecars, volume, lock, filler: keeper })));
+                            }
+                            // It is in the list now, or was removed already.
+                            Ok(Some(_)) => {
+                                self.unlock(&name, &lock).await;
+                                continue 'again;
+                            }
+                            Ok(None) => self.unlock(&name, &lock).await,
+                            Err(error) => {
+                                self.unlock(&name, &lock).await;
+                                tries += 1;
+                                // Somebody removes what is not used yet; anything else is an answer.
+                                if !error.is_missing() {
+                                    return Err(error.into());
+                                }
+                                if tries >= TRIES {
+                                    return Err(SidecarError::Removed);
+                                }
+                                // The image may have been removed too.
+                                self.images.obtain(reference).await?;
+                                continue 'again;
+                            }
+                        }
+                    }
+                    Ok(Lock::Theirs) if !is_own => {
+                        if self.engine.runtime().now() >= until {
+                            return Err(SidecarError::OthersFill(name));
+                        }
+                        self.engine.pause(LOOK_INTERVAL).await;
+                        continue 'again;
+                    }
+                    Ok(Lock::Theirs | Lock::Foreign) => {}
+                    Err(error) if error.is_missing() && tries < TRIES => {
+                        tries += 1;
+                        self.images.obtain(reference).await?;
+                        continue 'again;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            return Err(SidecarError::NoName(base));
+        }
+    }
+
+    /// Tries to be the one that fills the volume of this name.
+    async fn lock(&self, reference: &Reference, volume: &str) -> Result<Lock, EngineError> {
+        if !self.state().filling.insert(volume.to_owned()) {
+            return Ok(Lock::Theirs);
+        }
+        let locked = self.try_lock(reference, volume).await;
+        if !matches!(locked, Ok(Lock::Ours(_))) {
+            self.state().filling.remove(volume);
+        }
+        locked
+    }
+
+    async fn try_lock(&self, reference: &Reference, volume: &str) -> Result<Lock, EngineError> {
+        let name = labels::filling(volume);
+        let create = create(Some(&name), container::source(&reference.to_string(), &self.owned()));
+        for _ in 0..TRIES {
+            match self.create(&create).await {
+                Ok(created) => return Ok(Lock::Ours(created)),
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error),
+            }
+            let found: Inspected = match self.engine.ask(&Call::get(format!("/containers/{name}/json"))).await {
+                Ok(found) => found,
+                Err(error) if error.is_missing() => continue,
+                Err(error) => return Err(error),
+            };
+            let Some(instance) = found.config.labels.and_then(|mut labels| labels.remove(labels::INSTANCE)) else {
+                return Ok(Lock::Foreign);
+            };
+            // One of our own that this process does not know is left over, as one of a process is that is dead.
+            if instance != self.owner.mark() && !self.is_dead(&instance).await {
+                return Ok(Lock::Theirs);
+            }
+            unless_missing(self.engine.tell(&remove(&found.id)).await)?;
+        }
+        Ok(Lock::Theirs)
+    }
+
+    async fn create(&self, call: &Call) -> Result<String, EngineError> {
+        let created: Created = serde_json::from_slice(&self.engine.once(call).await?).map_err(|_| EngineError::Form)?;
+        Ok(created.id)
+    }
+
+    async fn is_dead(&self, instance: &str) -> bool {
+        let (owner, mark) = (self.owner.clone(), instance.to_owned());
+        self.engine.runtime().on(Lane::Start, move |machine| machine.files().is_stale(&owner, &mark)).await
+    }
+
+    /// Fills the volume of this name anew, and gives the container that keeps it. None: a task has it, or it is another's.
+    async fn fill(
+        &self,
+        reference: &Reference,
+        image: &Image,
+        volume: &str,
+        digest: &str,
+        lock: &str,
+        is_own: bool,
+    ) -> Result<Option<String>, EngineError> {
+        // Nobody else fills it: what keeps it without being whole was left by somebody who was killed.
+        let all: Vec<Listed> = self.engine.ask(&list(&format!("{VOLUME}={volume}"))).await?;
+        for left in all.iter().filter(|listed| labels::whole_volume(listed.names()).is_none()) {
+            unless_missing(self.engine.tell(&remove(&left.id)).await)?;
+        }
+        let path = format!("/volumes/{}", escaped(volume));
+        match self.engine.ask::<Volume>(&Call::get(&path)).await {
+            Ok(Volume { labels }) if !labels.as_ref().is_some_and(|labels| labels.contains_key(SIDECAR)) => {
+                return Ok(None);
+            }
+            Ok(_) => match self.engine.tell(&Call::delete(&path)).await {
+                Err(error) if error.is_conflict() => return Ok(None),
+                result => unless_missing(result)?,
+            },
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Err(error),
+        }
+        let labels = json!({SIDECAR: digest});
+        self.engine.tell(&Call::post("/volumes/create").json(json!({"Name": volume, "Labels": labels}))).await?;
+        let description = container::filler(&reference.to_string(), volume, digest, image.volumes(), &self.owned());
+        let filler = self.create(&create(None, description)).await?;
+        match self.copy(lock, &filler, volume, is_own).await {
+            Ok(()) => Ok(Some(filler)),
+            Err(error) => {
+                self.discard(&filler).await;
+                let _ = self.engine.tell(&Call::delete(&path)).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn copy(&self, from: &str, to: &str, volume: &str, is_own: bool) -> Result<(), EngineError> {
+        let export = Call::get(format!("/containers/{from}/export")).silence(Some(LONG_SILENCE));
+        let archive = self.engine.open(&export).await?.into_body();
+        let path = format!("/containers/{to}/archive?path={}", escaped(labels::FILLED_AT));
+        self.engine.upload(&path, archive).await?;
+        if is_own {
+            return Ok(());
+        }
+        let name = escaped(&labels::whole(volume));
+        self.engine.tell(&Call::post(format!("/containers/{to}/rename?name={name}"))).await
+    }
+
+    /// Removes whole volumes that no task of this worker used for so long, for ever. What another worker's tasks have stays:
+    /// an engine removes no volume that is in use.
+    pub async fn collect(self: Arc<Self>, ttl: Duration) {
+        let begun = self.engine.runtime().now();
+        let interval = (ttl / 4).clamp(SHORTEST_COLLECT_INTERVAL, LONGEST_COLLECT_INTERVAL);
+        loop {
+            self.engine.pause(interval).await;
+            let Ok(all) = self.engine.ask::<Vec<Listed>>(&list(SIDECAR)).await else { continue };
+            let now = self.engine.runtime().now();
+            for listed in &all {
+                let (Some(volume), digest) = (labels::whole_volume(listed.names()), listed.label(SIDECAR)) else {
+                    continue;
+                };
+                let used = self
+                    .state()
+                    .known
+                    .get(digest)
+                    .filter(|known| known.volume == volume)
+                    .map_or(begun, |known| known.used);
+                if now.since(used) < ttl || self.is_used(volume).await {
+                    continue;
+                }
+                self.state().known.remove(digest);
+                self.discard(&listed.id).await;
+                let _ = self.engine.tell(&Call::delete(format!("/volumes/{}", escaped(volume)))).await;
+            }
+        }
+    }
+
+    /// Whether a container beside the one that keeps it has this volume.
+    async fn is_used(&self, volume: &str) -> bool {
+        let filters = escaped(&json!({"volume": [volume]}).to_string());
+        let all = self.engine.ask::<Vec<Listed>>(&Call::get(format!("/containers/json?all=1&filters={filters}"))).await;
+        all.map_or(true, |all| all.len() > 1)
+    }
+}
+
+fn prepared<R: Host>(sidecar: &Sidecar, volume: String, digest: String, copy: Option<OwnCopy<R>>) -> Prepared<R> {
+    let mount = Mount { volume, target: sidecar.mount_path.clone(), read_write: sidecar.read_write };
+    Prepared { mount, digest, copy }
+}
+
+fn is_whole(listed: &Listed, volume: &str, digest: &str) -> bool {
+    labels::whole_volume(listed.names()) == Some(volume)
+        && listed.label(SIDECAR) == digest
+        && listed.label(VOLUME) == volume
+}

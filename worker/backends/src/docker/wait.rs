@@ -1,0 +1,92 @@
+//! Waiting for the end of a container: by a call that lasts as long as it, and by looking when that breaks or falls silent.
+
+use std::time::Duration;
+
+use futures_lite::FutureExt;
+use oz_worker_runtime::Host;
+use serde::Deserialize;
+
+use super::engine::{Call, Engine};
+use super::error::EngineError;
+use super::state::{ContainerState, Seen, WaitAnswer};
+
+/// How long a wait may say nothing before it is looked whether there is still something to wait for: whatever stands between
+/// may have forgotten the connection.
+const WAIT_SILENCE: Duration = Duration::from_secs(600);
+/// The first and the longest wait between two looks.
+const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(10)];
+/// The longest answer to a wait.
+const LONGEST_ANSWER: usize = 64 << 10;
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerEnd {
+    Exited {
+        exit_code: i32,
+        is_oom: bool,
+    },
+    /// The engine does not know it any more.
+    Gone,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    state: ContainerState,
+}
+
+/// What is known of a container now. None: nothing, it is gone.
+pub async fn look<R: Host>(engine: &Engine<R>, id: &str) -> Result<Option<Seen>, EngineError> {
+    match engine.ask::<Inspected>(&Call::get(format!("/containers/{id}/json"))).await {
+        Ok(inspected) => Ok(Some(inspected.state.seen())),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits until a container that was started has ended. There is no limit: an engine that is away for an hour comes back with
+/// the truth.
+pub async fn end<R: Host>(engine: &Engine<R>, id: &str) -> ContainerEnd {
+    let [first, longest] = PAUSES;
+    let mut pause = first;
+    loop {
+        let waited = wait(engine, id).await;
+        if let Ok(Some(0)) = waited {
+            return ContainerEnd::Exited { exit_code: 0, is_oom: false };
+        }
+        match look(engine, id).await {
+            Ok(Some(Seen::Exited { exit_code, is_oom })) => return ContainerEnd::Exited { exit_code, is_oom },
+            // Somebody removed it, and its wait was answered before.
+            Ok(None) => {
+                let exited = |exit_code| ContainerEnd::Exited { exit_code, is_oom: false };
+                return waited.ok().flatten().map_or(ContainerEnd::Gone, exited);
+            }
+            Ok(Some(Seen::Running)) if waited.is_ok() => pause = first,
+            Ok(Some(Seen::Running | Seen::Created | Seen::Unknown)) | Err(_) => {}
+        }
+        engine.pause(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+/// What a wait says. None when it says nothing of use.
+async fn wait<R: Host>(engine: &Engine<R>, id: &str) -> Result<Option<i32>, EngineError> {
+    let runtime = engine.runtime();
+    let answered = async {
+        let call = Call::post(format!("/containers/{id}/wait?condition=not-running")).silence(None);
+        let mut reply = Box::pin(engine.open(&call)).await?;
+        let mut answer = Vec::new();
+        while let Some(chunk) = reply.chunk().await? {
+            answer.extend_from_slice(chunk.as_ref());
+            if answer.len() > LONGEST_ANSWER {
+                return Err(EngineError::Form);
+            }
+        }
+        Ok(serde_json::from_slice::<WaitAnswer>(&answer).ok().and_then(|answer| answer.exit_code()))
+    };
+    let silent = async {
+        runtime.sleep_until(runtime.now().plus(WAIT_SILENCE)).await;
+        Ok(None)
+    };
+    answered.or(silent).await
+}

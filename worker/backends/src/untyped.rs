@@ -1,0 +1,14 @@
+//! JSON of the operator's that is handed on as it came.
+
+use std::fmt;
+
+/// JSON that is handed to an engine or a cluster as it came. It may hold secrets (a Pod's `env`), so `Debug` does not show
+/// it.
+#[derive(Clone, PartialEq)]
+pub struct Untyped(pub serde_json::Value);
+
+impl fmt::Debug for Untyped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Untyped(not shown)")
+    }
+}
