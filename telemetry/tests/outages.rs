@@ -244,16 +244,22 @@ fn neither_events_nor_scrapes_wait_for_a_collector_that_hangs() {
 }
 
 #[test]
-fn who_leaves_does_not_wait_for_a_collector_that_was_down_already() {
+fn who_leaves_asks_a_collector_once_that_was_down_already() {
     let log = Log::capture();
-    let url = format!("http://{}", nowhere("127.0.0.9"));
-    let mut variables = pushing(&url, "20");
-    variables.retain(|(name, _)| *name != "OTEL_EXPORTER_OTLP_TIMEOUT");
-    variables.push(("OTEL_METRIC_EXPORT_TIMEOUT", "400"));
-    let (_, telemetry) = start(env(&variables));
-    log.wait_for(&[&url]);
-    let begin = Instant::now();
-    telemetry.shutdown(PATIENCE);
-    assert!(begin.elapsed() < Duration::from_secs(4));
-    assert_eq!(log.lines_with(&url).len(), 1);
+    for (protocol, collector) in [
+        ("http/protobuf", Collector::http(&vec![Answer::status(503); 100])),
+        ("grpc", Collector::grpc(&vec![Answer::status(14); 100])),
+    ] {
+        // Long enough for two attempts at least, and over before the next export begins.
+        let mut variables = pushing(&collector.url, "2500");
+        variables.retain(|(name, _)| *name != "OTEL_EXPORTER_OTLP_TIMEOUT");
+        variables.push(("OTEL_EXPORTER_OTLP_TIMEOUT", "1500"));
+        variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
+        let (_, telemetry) = start(env(&variables));
+        log.wait_for(&[&collector.url]);
+        assert!(collector.received.try_iter().count() >= 2, "{protocol}");
+        telemetry.shutdown(PATIENCE);
+        assert_eq!(collector.received.try_iter().count(), 1, "{protocol}");
+        assert_eq!(log.lines_with(&collector.url).len(), 1);
+    }
 }
