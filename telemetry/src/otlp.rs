@@ -13,6 +13,7 @@ mod headers;
 mod health;
 mod http;
 mod retry;
+mod tcp;
 mod tls;
 
 use std::fmt;

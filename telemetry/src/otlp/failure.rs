@@ -53,8 +53,19 @@ pub(super) enum ConnectionFault {
     #[error("the proxy does not connect the worker")]
     Proxy,
 
-    #[error("what answers does not speak HTTP")]
+    /// Most often an OTLP receiver for gRPC, or a server of TLS.
+    #[error(
+        "what answers does not speak HTTP/1: are scheme and port right? Of a collector, port 4318 takes http/protobuf, and 4317 \
+         takes grpc (OTEL_EXPORTER_OTLP_PROTOCOL)"
+    )]
     NotHttp,
+
+    /// Most often an OTLP receiver for HTTP.
+    #[error(
+        "what answers does not speak HTTP/2: are scheme and port right? Of a collector, port 4317 takes grpc, and 4318 takes \
+         http/protobuf (OTEL_EXPORTER_OTLP_PROTOCOL)"
+    )]
+    NotHttp2,
 
     #[error("HTTP/2: {}", .0.description())]
     Http2(h2::Reason),

@@ -14,7 +14,6 @@ use h2::{Reason, RecvStream, client};
 use oz_worker_net::tls::{Tls, TlsFault, server_name};
 use oz_worker_net::url::{Url, UrlHost};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -24,6 +23,7 @@ use crate::otlp::answer::{MAX_ANSWER, PartialSuccess};
 use crate::otlp::body::{self, Encoding};
 use crate::otlp::failure::{ConnectionFault, ExportFailure};
 use crate::otlp::headers::headers;
+use crate::otlp::tcp::connect;
 use crate::settings::Otlp;
 use crate::signal::OtelSignal;
 
@@ -50,8 +50,8 @@ impl Grpc {
             OtelSignal::Metrics => "metrics.v1.MetricsService",
             OtelSignal::Traces => "trace.v1.TraceService",
         };
-        let (scheme, authority) = (endpoint.scheme(), endpoint.authority());
-        let url = format!("{scheme}://{authority}/opentelemetry.proto.collector.{service}/Export");
+        let (scheme, host) = (endpoint.scheme(), endpoint.host_header());
+        let url = format!("{scheme}://{host}/opentelemetry.proto.collector.{service}/Export");
         let mut headers = headers(&endpoint, &otlp.headers, encoding);
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         if let Some(packed) = encoding.content_encoding() {
@@ -74,10 +74,11 @@ impl Grpc {
 
     async fn call(&self, body: Bytes) -> Result<PartialSuccess, ExportFailure> {
         let port = self.endpoint.port();
-        let stream = match self.endpoint.host() {
-            UrlHost::Name(name) => TcpStream::connect((name.as_str(), port)).await?,
-            UrlHost::Address(address) => TcpStream::connect((*address, port)).await?,
+        let addresses = match self.endpoint.host() {
+            UrlHost::Name(name) => tokio::net::lookup_host((name.as_str(), port)).await?.collect(),
+            UrlHost::Address(address) => vec![(*address, port).into()],
         };
+        let stream = connect(addresses).await?;
         if !self.endpoint.is_secure() {
             return self.exchange(stream, body).await;
         }
@@ -159,9 +160,12 @@ impl From<h2::Error> for ExportFailure {
     fn from(error: h2::Error) -> Self {
         // Its own words may repeat what the other side wrote.
         let reason = error.reason();
+        // Found here and not told by the other side: what came makes no frames.
+        let is_other = !error.is_remote() && matches!(reason, Some(Reason::FRAME_SIZE_ERROR | Reason::PROTOCOL_ERROR));
         match error.into_io().as_ref().map(TlsFault::from) {
             Some(TlsFault::Io(error)) => ConnectionFault::Http2Io(error).into(),
             Some(fault) => Self::Tls(fault),
+            None if is_other => ConnectionFault::NotHttp2.into(),
             None => ConnectionFault::Http2(reason.unwrap_or(Reason::PROTOCOL_ERROR)).into(),
         }
     }

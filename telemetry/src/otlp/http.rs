@@ -7,13 +7,14 @@ use oz_worker_net::proxy::Proxy;
 use oz_worker_net::tls::{TlsError, server_name};
 use ureq::http::{HeaderMap, HeaderValue, Uri, header};
 use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 use ureq::{Agent, ProxyProtocol};
 
 use crate::otlp::answer::{MAX_ANSWER, PartialSuccess};
 use crate::otlp::body::Encoding;
 use crate::otlp::failure::{ConnectionFault, ExportFailure};
 use crate::otlp::headers::headers;
+use crate::otlp::tcp::FirstAddress;
 use crate::otlp::tls::TlsConnector;
 use crate::settings::Otlp;
 
@@ -83,7 +84,7 @@ fn agent(otlp: &Otlp) -> Result<Agent, ConnectionFault> {
         .proxy(otlp.proxy.as_ref().map(through).transpose()?)
         .build();
     let tls = TlsConnector { tls: Arc::clone(&otlp.tls), name: server_name(otlp.endpoint.host()) };
-    let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(tls);
+    let connector = ().chain(ConnectProxyConnector::default()).chain(FirstAddress).chain(tls);
     Ok(Agent::with_parts(config, connector, DefaultResolver::default()))
 }
 
@@ -142,7 +143,7 @@ mod tests {
             (ureq::Error::HostNotFound, "the host has no address"),
             (ureq::Error::InvalidProxyUrl, "the proxy does not connect the worker"),
             (ureq::Error::BodyExceedsLimit(1), "an answer that is far too long; is the endpoint an OTLP receiver?"),
-            (ureq::Error::LargeResponseHeader(2, 1), "what answers does not speak HTTP"),
+            (ureq::Error::LargeResponseHeader(2, 1), &ConnectionFault::NotHttp.to_string()),
             (ureq::Error::ConnectionFailed, "the connection failed"),
             (ureq::Error::Other(TlsError::Pair.into()), "the private key does not belong to the client certificate"),
         ] {

@@ -19,6 +19,7 @@ mod wire;
 
 pub use destination::{Destination, Remote};
 pub use dial::{DialError, dial};
+pub use eyeballs::connect_first;
 pub use http::{Answer, AnswerError, Body, HttpClient, LARGEST_HEAD, lists};
 pub use payload::{Payload, secret_value};
 pub use socket::Duplex;
