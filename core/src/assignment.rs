@@ -17,10 +17,56 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// A string that borrows from the frame when it holds no escape.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(transparent)]
-pub struct Str<'a>(#[serde(borrow)] pub Cow<'a, str>);
+/// A string that borrows from the frame when it holds no escape. An escape that stands for no character (`\ud83d` without
+/// its other half) reads as U+FFFD, as it does for other readers of JSON in the field.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Str<'a>(pub Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Str<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Str<'de>;
+            // Never shown, as that of `MapVisitor`.
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Str<'de>, E> {
+                Ok(Str(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Str<'de>, E> {
+                Ok(Str(Cow::Owned(text.into())))
+            }
+            fn visit_borrowed_bytes<E>(self, text: &'de [u8]) -> Result<Str<'de>, E> {
+                Ok(Str(with_replacements(text)))
+            }
+            fn visit_bytes<E>(self, text: &[u8]) -> Result<Str<'de>, E> {
+                Ok(Str(Cow::Owned(with_replacements(text).into_owned())))
+            }
+        }
+        // Asked for a string, serde_json refuses half an escape; asked for bytes, it gives it in three bytes of its own.
+        deserializer.deserialize_bytes(TextVisitor)
+    }
+}
+
+/// The text, each half of a surrogate pair (three bytes: ED, A0 to BF, any) replaced by one U+FFFD.
+fn with_replacements(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = core::str::from_utf8(bytes) {
+        return Cow::Borrowed(text);
+    }
+    let mut whole = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((first, next)) = rest.split_first() {
+        rest = if let [0xed, 0xa0..=0xbf, _, behind @ ..] = rest {
+            whole.extend_from_slice("\u{fffd}".as_bytes());
+            behind
+        } else {
+            whole.push(*first);
+            next
+        };
+    }
+    Cow::Owned(String::from_utf8_lossy(&whole).into_owned())
+}
 
 impl Str<'_> {
     /// The text.

@@ -1,9 +1,12 @@
-//! How long to wait before dialling again: 1 s, doubling to 60 s, each wait drawn from 50–100 % of the step.
+//! How long to wait before dialling again: after a good connection a draw from 0 to 500 ms, and else 1 s, doubling to 60 s,
+//! each wait drawn from 50–100 % of its step.
 
 use core::time::Duration;
 
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
+/// The longest wait after a good connection: work goes on soon, and a fleet still does not come back in lockstep.
+const SOON: Duration = Duration::from_millis(500);
 
 /// The waits between dials.
 #[derive(Debug, Clone)]
@@ -18,7 +21,7 @@ impl Backoff {
         Self { step: FIRST, random: seed }
     }
 
-    /// Back to the first step: a connection was established.
+    /// Back to the first step.
     pub(crate) const fn reset(&mut self) {
         self.step = FIRST;
     }
@@ -27,10 +30,20 @@ impl Backoff {
     pub(crate) fn next(&mut self) -> Duration {
         let step = self.step;
         self.step = LONGEST.min(step.saturating_mul(2));
-        // 32 random bits are finer than any timer; `half / 2^32` of the step keeps it in integers.
-        let half = step / 2;
-        let drawn = (half.as_nanos() * u128::from(self.draw() >> 32)) >> 32;
-        half + Duration::from_nanos(u64::try_from(drawn).unwrap_or(u64::MAX))
+        step / 2 + self.part_of(step / 2)
+    }
+
+    /// The wait after a good connection; the step after it is the first.
+    pub(crate) fn soon(&mut self) -> Duration {
+        self.reset();
+        self.part_of(SOON)
+    }
+
+    /// A part of `most`, as chance will have it.
+    fn part_of(&mut self, most: Duration) -> Duration {
+        // 32 random bits are finer than any timer; `most / 2^32` keeps it in integers.
+        let drawn = (most.as_nanos() * u128::from(self.draw() >> 32)) >> 32;
+        Duration::from_nanos(u64::try_from(drawn).unwrap_or(u64::MAX))
     }
 
     /// `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
@@ -57,6 +70,9 @@ mod tests {
             }
             backoff.reset();
             assert!(backoff.next() <= FIRST);
+            backoff.next();
+            assert!(backoff.soon() <= SOON);
+            assert!(backoff.next() <= FIRST);
         }
     }
 
@@ -76,8 +92,10 @@ mod tests {
 
     #[test]
     fn the_waits_of_a_fleet_fill_the_whole_range() {
-        let waits = (0..1000).map(|seed| Backoff::new(seed).next());
-        let tenths: alloc::collections::BTreeSet<u128> = waits.map(|wait| wait.as_millis() / 50).collect();
-        assert_eq!(tenths.len(), 10);
+        let tenths = |wait: fn(&mut Backoff) -> Duration| -> alloc::collections::BTreeSet<u128> {
+            (0..1000).map(|seed| wait(&mut Backoff::new(seed)).as_millis() / 50).collect()
+        };
+        assert!(tenths(Backoff::next).into_iter().eq(10..20));
+        assert!(tenths(Backoff::soon).into_iter().eq(0..10));
     }
 }

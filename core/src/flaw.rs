@@ -1,9 +1,11 @@
 //! Why a message cannot be read: in which field, and what is wrong there. Nothing of what stands in it.
 //!
 //! What serde says of a wrong field repeats the field's value. So the data is read once more, by a deserializer whose errors
-//! are facts; `serde_path_to_error` gives the place.
+//! are facts; `serde_path_to_error` gives the place. This one is also the more patient: of a name that stands twice in an
+//! object, the last counts.
 
 use alloc::borrow::Cow;
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Display, Write};
@@ -36,12 +38,8 @@ pub struct Flaw {
 pub enum FlawKind {
     /// It is required, and not there.
     Missing,
-    /// It stands twice in its object.
-    Repeated,
     /// It is of another type.
     WrongType { expected: JsonType, found: JsonType },
-    /// It has an escape in it that stands for no character.
-    NotUnicode,
     /// Nothing more precise is known.
     Unreadable,
 }
@@ -62,21 +60,6 @@ pub enum JsonType {
 }
 
 impl Flaw {
-    /// What keeps the JSON text `data` from being a `T`.
-    pub(crate) fn of<'a, T: Deserialize<'a>>(data: &'a str) -> Self {
-        match serde_path_to_error::deserialize::<_, T>(Json(data)) {
-            Ok(_) => Self::here(FlawKind::Unreadable),
-            Err(error) => {
-                let mut field = shown(error.path());
-                let Self { field: name, kind } = error.into_inner();
-                if !(field.is_empty() || name.is_empty()) {
-                    field.push('.');
-                }
-                Self { field: field + &name, kind }
-            }
-        }
-    }
-
     const fn here(kind: FlawKind) -> Self {
         Self { field: String::new(), kind }
     }
@@ -107,9 +90,7 @@ impl Display for Flaw {
         let field = if self.field.is_empty() { "data" } else { &self.field };
         match self.kind {
             FlawKind::Missing => write!(f, "{field} is missing"),
-            FlawKind::Repeated => write!(f, "{field} stands twice"),
             FlawKind::WrongType { expected, found } => write!(f, "{field} must be {expected}, not {found}"),
-            FlawKind::NotUnicode => write!(f, "{field} is not Unicode text"),
             FlawKind::Unreadable => write!(f, "{field} cannot be read"),
         }
     }
@@ -139,10 +120,21 @@ impl Error for Flaw {
     fn missing_field(field: &'static str) -> Self {
         Self { field: field.into(), kind: FlawKind::Missing }
     }
+}
 
-    fn duplicate_field(field: &'static str) -> Self {
-        Self { field: field.into(), kind: FlawKind::Repeated }
-    }
+/// Reads the JSON text `data`, which has no white space around it, as a `T`.
+///
+/// # Errors
+/// What keeps it from being one.
+pub(crate) fn read<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, Flaw> {
+    serde_path_to_error::deserialize::<_, T>(Json(data)).map_err(|error| {
+        let mut field = shown(error.path());
+        let Flaw { field: name, kind } = error.into_inner();
+        if !(field.is_empty() || name.is_empty()) {
+            field.push('.');
+        }
+        Flaw { field: field + &name, kind }
+    })
 }
 
 /// The text of one JSON value, without white space around it. What it is asked for and is not, it says as a fact.
@@ -164,8 +156,8 @@ impl<'de> Json<'de> {
     fn read<T: Deserialize<'de>>(self, expected: JsonType) -> Result<T, Flaw> {
         serde_json::from_str(self.0).map_err(|_| {
             let found = self.kind();
-            // The text is JSON: of what is of the right type, only strings and names can still be no good.
-            Flaw::here(if found == expected { FlawKind::NotUnicode } else { FlawKind::WrongType { expected, found } })
+            // The text is JSON: what is of the right type can be read.
+            Flaw::here(if found == expected { FlawKind::Unreadable } else { FlawKind::WrongType { expected, found } })
         })
     }
 }
@@ -197,6 +189,10 @@ impl<'de> Deserializer<'de> for Json<'de> {
         }
     }
 
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
+        self.deserialize_str(visitor)
+    }
+
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
         let items: Vec<&'de RawValue> = self.read(JsonType::List)?;
         visitor.visit_seq(SeqDeserializer::new(items.into_iter().map(|item| Json(item.get()))))
@@ -204,6 +200,7 @@ impl<'de> Deserializer<'de> for Json<'de> {
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
         let Entries(entries) = self.read::<Entries<'de, &'de RawValue>>(JsonType::Object)?;
+        let entries = last_of_each_name(entries);
         visitor.visit_map(MapDeserializer::new(entries.into_iter().map(|(name, value)| (name.0, Json(value.get())))))
     }
 
@@ -227,9 +224,16 @@ impl<'de> Deserializer<'de> for Json<'de> {
     }
 
     forward_to_deserialize_any! {
-        i8 i16 i32 i128 u8 u16 u32 u64 u128 f32 f64 char string bytes byte_buf unit unit_struct tuple tuple_struct struct
+        i8 i16 i32 i128 u8 u16 u32 u64 u128 f32 f64 char string byte_buf unit unit_struct tuple tuple_struct struct
         enum identifier
     }
+}
+
+/// The entries without those whose name stands once more behind them.
+fn last_of_each_name<V>(entries: Vec<(Str<'_>, V)>) -> Vec<(Str<'_>, V)> {
+    let mut known = BTreeSet::new();
+    let is_last: Vec<bool> = entries.iter().rev().map(|(name, _)| known.insert(name.as_str())).collect();
+    entries.into_iter().zip(is_last.into_iter().rev()).filter_map(|(entry, is_last)| is_last.then_some(entry)).collect()
 }
 
 #[cfg(test)]
@@ -269,12 +273,10 @@ mod tests {
                 &format!(r#""task":{{}},"env_vars":{{"{}":7}}"#, &long[1..]),
                 &format!("env_vars.{} must be a string, not a number", &long[1..]),
             ),
-            (r#""task":{},"docker_image":"\ud800""#, "docker_image is not Unicode text"),
-            (r#""task":{},"env_vars":{"\ud800":"a"}"#, "env_vars is not Unicode text"),
-            (r#""task":{"title":"\ud800"},"task":{}"#, "task stands twice"),
-            (r#""task":{"owner":{"Type":"a","Type":"b"}}"#, "task.owner.Type stands twice"),
+            (r#""task":{},"task":"\ud800""#, "task must be an object, not a string"),
+            (r#""task":{"owner":{"Type":"a","Type":7}}"#, "task.owner.Type must be a string, not a number"),
             (
-                r#""task":{"unknown":[7,{}],"agent_config_snapshot":null},"unknown":"\ud800","sidecar_image":7"#,
+                r#""task":{"unknown":[7,{}],"agent_config_snapshot":null},"\ud800":"\ud800","sidecar_image":7"#,
                 "sidecar_image must be a string, not a number",
             ),
             (

@@ -4,12 +4,12 @@ use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::String;
 
-use serde::de::{Deserializer, IgnoredAny, MapAccess};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::assignment::{Assignment, FromMap, Object, Str, from_map};
-use crate::flaw::Flaw;
+use crate::assignment::{Assignment, Entries, FromMap, Object, Str, from_map};
+use crate::flaw::{Flaw, read};
 use crate::metrics::{FailureReason, RejectReason};
 use crate::outcome::Failure;
 
@@ -184,24 +184,24 @@ struct Cancellation<'a> {
 pub fn decode(text: &str) -> Result<ServerMessage<'_>, DecodeError<'_>> {
     match serde_json::from_str::<Envelope<'_>>(text) {
         Ok(Envelope::Known(message)) => Ok(message),
-        // The common case is over. What is left is bad input, read a second time to say what is wrong with it.
-        Ok(Envelope::Unknown) | Err(_) => Err(diagnose(text)),
+        // The common case is over. What is left is odd or bad input, read a second time: with more patience, and to say what is
+        // wrong with it.
+        Ok(Envelope::Unknown) | Err(_) => decode_patiently(text),
     }
 }
 
 /// The `task` of an assignment exactly as it came, unknown fields included.
 pub(crate) fn raw_task(text: &str) -> Option<&RawValue> {
-    #[derive(Deserialize)]
-    struct RawAssignment<'a> {
-        #[serde(borrow)]
-        data: RawTask<'a>,
-    }
-    #[derive(Deserialize)]
-    struct RawTask<'a> {
-        #[serde(borrow)]
-        task: &'a RawValue,
-    }
-    serde_json::from_str::<RawAssignment<'_>>(text).ok().map(|assignment| assignment.data.task)
+    let fields = |json| serde_json::from_str::<Fields<'_>>(json).ok();
+    last(&fields(last(&fields(text)?, "data")?.get())?, "task")
+}
+
+/// The fields of an object, each as it came.
+type Fields<'a> = Entries<'a, &'a RawValue>;
+
+/// The value of the last field of this name.
+fn last<'a>(Entries(fields): &Fields<'a>, name: &str) -> Option<&'a RawValue> {
+    fields.iter().rev().find(|(known, _)| known.as_str() == name).map(|(_, value)| *value)
 }
 
 /// A frame, read in one pass when `type` stands before `data`, as servers write it.
@@ -224,7 +224,9 @@ impl<'de: 'a, 'a> FromMap<'de> for Envelope<'a> {
         let mut message = None;
         while let Some(key) = map.next_key::<Str<'de>>()? {
             match (key.as_str(), message_type.as_ref().map(Str::as_str)) {
-                ("type", _) => message_type = Some(map.next_value()?),
+                // What was read by the first type is read once more, by the last.
+                ("type", Some(_)) => return Err(A::Error::duplicate_field("type")),
+                ("type", None) => message_type = Some(map.next_value()?),
                 ("data", Some(ASSIGNMENT)) => message = Some(assignment(map.next_value()?)),
                 ("data", Some(CANCELLATION)) => message = Some(cancellation(map.next_value()?)),
                 ("data", _) => early_data = Some(map.next_value()?),
@@ -252,44 +254,31 @@ fn cancellation(Object(Cancellation { task_id }): Object<Cancellation<'_>>) -> S
     ServerMessage::TaskCancellation { task_id: task_id.0 }
 }
 
-fn diagnose(text: &str) -> DecodeError<'_> {
-    #[derive(Deserialize)]
-    struct Untyped<'a> {
-        #[serde(borrow, default, rename = "type")]
-        message_type: Option<&'a RawValue>,
-        #[serde(borrow, default)]
-        data: Option<&'a RawValue>,
-    }
-    let Ok(Object(envelope)) = serde_json::from_str::<Object<Untyped<'_>>>(text) else { return DecodeError::NotJson };
-    let message_type =
-        envelope.message_type.and_then(|raw| serde_json::from_str::<Str<'_>>(raw.get()).ok()).map(|text| text.0);
-    let data = envelope.data.map_or("null", RawValue::get);
+fn decode_patiently(text: &str) -> Result<ServerMessage<'_>, DecodeError<'_>> {
+    let fields = serde_json::from_str::<Fields<'_>>(text).map_err(|_| DecodeError::NotJson)?;
+    let message_type = last(&fields, "type").and_then(string);
+    let data = last(&fields, "data").map_or("null", RawValue::get);
     match message_type.as_deref() {
-        Some(ASSIGNMENT) => diagnose_assignment(data),
-        Some(CANCELLATION) => {
-            DecodeError::Malformed { message_type: CANCELLATION, flaw: Flaw::of::<Object<Cancellation<'_>>>(data) }
-        }
-        other => DecodeError::UnknownType { message_type: other.map(|text| text.chars().take(64).collect()) },
+        Some(ASSIGNMENT) => read::<Object<Assignment<'_>>>(data).map(assignment).map_err(|flaw| malformed(data, flaw)),
+        Some(CANCELLATION) => read::<Object<Cancellation<'_>>>(data)
+            .map(cancellation)
+            .map_err(|flaw| DecodeError::Malformed { message_type: CANCELLATION, flaw }),
+        other => Err(DecodeError::UnknownType { message_type: other.map(|text| text.chars().take(64).collect()) }),
     }
 }
 
-fn diagnose_assignment(data: &str) -> DecodeError<'_> {
-    #[derive(Deserialize)]
-    struct Ids<'a> {
-        #[serde(borrow)]
-        task_id: Str<'a>,
-        #[serde(borrow, default)]
-        execution_id: Option<&'a RawValue>,
+/// An assignment with this flaw. Whatever names its task can be answered.
+fn malformed(data: &str, flaw: Flaw) -> DecodeError<'_> {
+    let fields = serde_json::from_str::<Fields<'_>>(data).unwrap_or_default();
+    let id = |name| last(&fields, name).and_then(string);
+    match id("task_id") {
+        Some(task_id) => DecodeError::MalformedAssignment { task_id, execution_id: id("execution_id"), flaw },
+        None => DecodeError::Malformed { message_type: ASSIGNMENT, flaw },
     }
-    let flaw = Flaw::of::<Object<Assignment<'_>>>(data);
-    match serde_json::from_str::<Object<Ids<'_>>>(data) {
-        Ok(Object(ids)) => DecodeError::MalformedAssignment {
-            task_id: ids.task_id.0,
-            execution_id: ids.execution_id.and_then(|raw| serde_json::from_str::<Str<'_>>(raw.get()).ok()).map(|s| s.0),
-            flaw,
-        },
-        Err(_) => DecodeError::Malformed { message_type: ASSIGNMENT, flaw },
-    }
+}
+
+fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
+    serde_json::from_str::<Str<'_>>(raw.get()).ok().map(|text| text.0)
 }
 
 #[cfg(test)]
@@ -320,6 +309,48 @@ mod tests {
         let text = r#"{"data":{"task":{},"task_id":"T"},"type":"task_assignment"}"#;
         assert!(matches!(decode(text), Ok(ServerMessage::TaskAssignment(a)) if a.task_id.as_str() == "T"));
         assert_eq!(raw_task(text).unwrap().get(), "{}");
+    }
+
+    /// Half an escape, as some servers write half an emoji that was cut; and a name that stands twice.
+    #[test]
+    fn what_other_readers_of_json_take_is_taken() {
+        for text in [
+            r#"{"type":"task_assignment","data":{"task_id":"T\ud83d","task":{}}}"#,
+            r#"{"type":"task_assignment","data":{"task_id":"x","task_id":"T\udc00","task":{}}}"#,
+            r#"{"type":"task_assignment","data":{"task_id":"T\ud83d","task":{},"\ud83d":["\udfff"]}}"#,
+            r#"{"type":"task_assignment","data":{"task_id":"T\ud83d","task":{},"env_vars":{"A":"\ud83dx"}}}"#,
+            r#"{"type":"task_assignment","data":{"task_id":"T\ud83d","task":7,"task":{}}}"#,
+            r#"{"type":"task_assignment","data":7,"data":{"task_id":"T\ud83d","task":{}}}"#,
+            r#"{"data":7,"type":"task_assignment","data":{"task_id":"T\ud83d","task":{}}}"#,
+            r#"{"type":"task_cancellation","data":{"task_id":"T\ud83d","task":{}},"type":"task_assignment"}"#,
+            r#"{"\ud83d":7,"type":"x","type":"task_assignment","data":{"task_id":"T\ud83d","task":{}}}"#,
+        ] {
+            let Ok(ServerMessage::TaskAssignment(assignment)) = decode(text) else {
+                panic!("{text}: {:?}", decode(text))
+            };
+            assert_eq!(assignment.task_id.as_str(), "T\u{fffd}", "{text}");
+            assert_eq!(raw_task(text).unwrap().get(), "{}", "{text}");
+        }
+        // Bytes that look like a surrogate's and are text of their own; pairs are one character.
+        for (json, expected) in [
+            (r#""\ud83d\ude00\ud83d\ud83d\ude00""#, "😀\u{fffd}😀"),
+            ("\"\u{d7ff}\u{e000}\\udc00\"", "\u{d7ff}\u{e000}\u{fffd}"),
+            (r#""\ud800\u0041\n\udbff""#, "\u{fffd}A\n\u{fffd}"),
+        ] {
+            assert_eq!(serde_json::from_str::<Str<'_>>(json).unwrap().as_str(), expected);
+        }
+    }
+
+    #[test]
+    fn what_names_a_task_is_answered_however_it_is_written() {
+        for text in [
+            r#"{"type":"task_assignment","data":{"task_id":"T\ud83d","task":7}}"#,
+            r#"{"type":"task_assignment","data":{"task_id":"T\ud83d"}}"#,
+            r#"{"type":"task_assignment","data":{"\ud83d":1,"task_id":7,"task_id":"T\ud83d","task":{},"task":null}}"#,
+        ] {
+            let Err(DecodeError::MalformedAssignment { task_id, .. }) = decode(text) else { panic!("{text}") };
+            assert_eq!(task_id, "T\u{fffd}", "{text}");
+        }
     }
 
     #[test]

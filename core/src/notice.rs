@@ -16,7 +16,12 @@ pub enum Notice {
     Connected {
         /// The number of ended tasks whose end is sent again on it.
         unproven_ends: usize,
+        /// Whether the one before brought nothing. A person is told of it by [`ConnectionStays`](Self::ConnectionStays), when
+        /// it does better.
+        is_repeated: bool,
     },
+    /// The connection brought a message, or has lasted a minute, and those before did not.
+    ConnectionStays,
     DialFailed {
         cause: Cause,
         /// How long until the next one.
@@ -35,7 +40,7 @@ pub enum Notice {
         /// The payload's size in bytes.
         size: usize,
         flaw: Flaw,
-        /// Whether the task was answered as failed. It is not when it is active, or was rejected, or its end is on its way.
+        /// Whether the task was answered as failed. It is not when it was rejected, or its run is known already.
         is_answered: bool,
     },
     /// A task took a slot.

@@ -38,6 +38,30 @@ use task::Task;
 /// reported to the worker, so something has to bound them.
 const DISPATCHED_LIMIT: usize = 4096;
 
+/// Which execution an assignment is of.
+#[derive(Clone, Copy)]
+enum Of<'a> {
+    /// This one, or of a server that names none.
+    Execution(Option<&'a str>),
+    /// Any: as much of it cannot be read.
+    Unknown,
+}
+
+impl Of<'_> {
+    /// Whether the assignment may be of this execution.
+    fn may_be(self, execution_id: Option<&str>) -> bool {
+        match self {
+            Self::Execution(own) => own == execution_id,
+            Self::Unknown => true,
+        }
+    }
+
+    /// As [`may_be`](Self::may_be), of an execution that is over here: without an id the next one looks the same.
+    fn may_have_been(self, execution_id: Option<&str>) -> bool {
+        self.may_be(execution_id) && (execution_id.is_some() || matches!(self, Self::Unknown))
+    }
+}
+
 /// The whole protocol of one worker: sessions, tasks, outbox, shutdown. See the [crate page](crate) for how to drive it.
 ///
 /// It is total: every input is legal in every state. One that makes no sense (a Pong without a connection, the end of a
@@ -48,6 +72,8 @@ pub struct Worker {
     phase: Phase,
     connection: Connection,
     backoff: Backoff,
+    /// Whether the last connection brought nothing: then a person is told of the next only when that does better.
+    is_fruitless: bool,
     tasks: BTreeMap<String, Task>,
     /// The tasks whose end is told already, because the worker leaves, and that are still being cleaned up after.
     cleaning: BTreeMap<String, RunId>,
@@ -72,6 +98,7 @@ impl Worker {
             phase: Phase::Running,
             connection: Connection::Waiting(Instant::default()),
             backoff: Backoff::new(seed),
+            is_fruitless: false,
             tasks: BTreeMap::new(),
             cleaning: BTreeMap::new(),
             runs: 0,
@@ -157,9 +184,10 @@ impl Worker {
                     self.notice(Notice::BadFrame(BadFrame { size, problem, message_type: None }));
                 }
             }
-            Input::Ping => {
+            Input::Ping | Input::Received => {
                 self.on_received(now);
             }
+            Input::Taken => self.on_taken(now),
             Input::Pong(payload) => {
                 if self.on_received(now)
                     && let Ok(serial) = payload.try_into()
@@ -204,9 +232,16 @@ impl Worker {
 
     fn on_text(&mut self, now: Instant, text: &str) {
         let (message_type, problem) = match decode(text) {
-            Ok(ServerMessage::TaskAssignment(assignment)) => return self.on_assignment(now, &assignment, text),
-            Ok(ServerMessage::TaskCancellation { task_id }) => return self.on_cancellation(now, &task_id),
+            Ok(ServerMessage::TaskAssignment(assignment)) => {
+                self.on_good();
+                return self.on_assignment(now, &assignment, text);
+            }
+            Ok(ServerMessage::TaskCancellation { task_id }) => {
+                self.on_good();
+                return self.on_cancellation(now, &task_id);
+            }
             Err(DecodeError::MalformedAssignment { task_id, execution_id, flaw }) => {
+                self.on_good();
                 let is_answered = self.on_malformed_assignment(now, &task_id, execution_id.as_deref(), &flaw);
                 let (task_id, size) = (task_id.into_owned(), text.len());
                 return self.notice(Notice::MalformedAssignment { task_id, size, flaw, is_answered });
@@ -222,39 +257,52 @@ impl Worker {
 
     fn on_assignment(&mut self, now: Instant, assignment: &Assignment<'_>, text: &str) {
         let task_id = assignment.task_id.as_str();
-        let execution_id = assignment.execution_id();
-        if let Some(task) = self.tasks.get(task_id) {
-            let is_handed_out = task.is_handed_out();
-            return if task.execution_id.as_deref() == execution_id {
-                self.claim_again(now, task_id, execution_id, is_handed_out);
-            } else {
-                self.reject(now, task_id, assignment.title(), RejectReason::AlreadyRunning);
-            };
-        }
-        // The end of this very run is under way; or it was proven lately, and the assignment was sent before the server heard
-        // of it, but behind the Pong that proved it: servers read, answer Pings and write in different threads.
-        let unproven = self.outbox.end_of(task_id);
-        let is_this = |end: &&Entry| end.execution_id.as_deref() == execution_id;
-        let told = execution_id.and_then(|execution_id| self.outbox.told(task_id, execution_id));
-        if let Some(end) = unproven.filter(is_this).or(told) {
-            let end = end.text.clone();
-            return self.report_again(now, task_id, end);
-        }
-        let is_another = unproven.is_some();
-        // What a remote runtime has is the same run assigned again.
-        if execution_id.is_some() && self.dispatched.get(task_id).is_some_and(|id| id.as_deref() == execution_id) {
-            return self.claim_again(now, task_id, execution_id, true);
+        if self.answer_known(now, task_id, Of::Execution(assignment.execution_id()), assignment.title()) {
+            return;
         }
         if let Some(reason) = self.cannot_take() {
             return self.reject(now, task_id, assignment.title(), reason);
         }
-        if is_another {
-            // The server has moved on: the old end must not end the new run.
+        self.forget_older(task_id);
+        self.row = None;
+        self.start(now, assignment, text);
+    }
+
+    /// Answers an assignment of a run that is known, or that cannot be told from one. Gives whether it was such a one.
+    fn answer_known(&mut self, now: Instant, task_id: &str, of: Of<'_>, title: &str) -> bool {
+        if let Some(task) = self.tasks.get(task_id) {
+            if of.may_be(task.execution_id.as_deref()) {
+                let (execution_id, is_handed_out) = (task.execution_id.clone(), task.is_handed_out());
+                self.claim_again(now, task_id, execution_id.as_deref(), is_handed_out);
+            } else {
+                self.reject(now, task_id, title, RejectReason::AlreadyRunning);
+            }
+            return true;
+        }
+        // The end of this very run is under way; or it was proven lately, and the assignment was sent before the server heard
+        // of it, but behind the Pong that proved it: servers read, answer Pings and write in different threads.
+        let unproven = self.outbox.end_of(task_id).filter(|end| of.may_be(end.execution_id.as_deref()));
+        if let Some(end) = unproven.or_else(|| self.outbox.told(task_id, |told| of.may_have_been(told))) {
+            let end = end.text.clone();
+            self.report_again(now, task_id, end);
+            return true;
+        }
+        // What a remote runtime has is the same run assigned again.
+        let dispatched = self.dispatched.get(task_id).filter(|execution_id| of.may_have_been(execution_id.as_deref()));
+        if let Some(execution_id) = dispatched.cloned() {
+            self.claim_again(now, task_id, execution_id.as_deref(), true);
+            return true;
+        }
+        false
+    }
+
+    /// Drops what an older execution of a task has still to say: the server has moved on, and its end must not end the new
+    /// run.
+    fn forget_older(&mut self, task_id: &str) {
+        if self.outbox.end_of(task_id).is_some() {
             self.outbox.forget(task_id);
             self.persist(|| Record::Forgotten { task_id: task_id.into() });
         }
-        self.row = None;
-        self.start(now, assignment, text);
     }
 
     /// Why no further task can be taken, when that is so.
@@ -330,14 +378,16 @@ impl Worker {
         execution_id: Option<&str>,
         flaw: &Flaw,
     ) -> bool {
-        // An answer would end the run that is active, or the one whose end is on its way.
-        if self.tasks.contains_key(task_id) || self.outbox.end_of(task_id).is_some() {
+        // A run has one end, however its assignment looks the second time.
+        let of = execution_id.map_or(Of::Unknown, |execution_id| Of::Execution(Some(execution_id)));
+        if self.answer_known(now, task_id, of, "") {
             return false;
         }
         if let Some(reason) = self.cannot_take() {
             self.reject(now, task_id, "", reason);
             return false;
         }
+        self.forget_older(task_id);
         self.metric(MetricEvent::TaskFailure { phase: FailurePhase::Assignment, reason: FailureReason::Unknown });
         let entry = Entry::new(execution_id, &WorkerMessage::not_understood(task_id, flaw));
         // Nothing waits for the record: nothing ran, and without it the server asks once more.

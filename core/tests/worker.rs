@@ -552,21 +552,68 @@ fn an_assignment_that_crosses_the_proof_of_its_end_does_not_run_it_again() {
     assert_eq!(driver.started().len(), 2);
 }
 
+/// An assignment of `T` that cannot be understood, of this execution.
+fn garbled(execution_id: &str) -> String {
+    format!(r#"{{"type":"task_assignment","data":{{"task_id":"T","execution_id":{execution_id},"task":7}}}}"#)
+}
+
 #[test]
-fn a_malformed_assignment_is_answered_unless_that_would_end_a_run() {
+fn a_malformed_assignment_is_answered_as_failed() {
     let mut driver = Driver::connected(config());
-    let malformed = r#"{"type":"task_assignment","data":{"task_id":"T","task":7}}"#;
-    driver.handle(Input::Text(malformed));
+    driver.handle(Input::Text(&garbled("null")));
     assert_eq!(driver.sent(), ["task_failed T unknown"]);
     let phase = FailurePhase::Assignment;
     assert_eq!(driver.metrics(), [MetricEvent::TaskFailure { phase, reason: FailureReason::Unknown }]);
     assert_eq!(driver.worker.unproven_ends(), 1);
-    driver.pong();
-    driver.start("T");
+}
+
+#[test]
+fn a_garbled_repeat_of_a_run_is_answered_and_the_run_has_one_end() {
+    // An id that cannot be read may be that of the run.
+    for id in [r#""e1""#, "7", "null"] {
+        let mut driver = Driver::connected(config());
+        let run = driver.start("T");
+        driver.sent();
+        driver.handle(Input::Text(&garbled(id)));
+        assert_eq!(driver.sent(), ["task_claimed T"], "while it runs, {id}");
+        assert!(matches!(driver.notices()[..], [.., Notice::MalformedAssignment { is_answered: false, .. }]));
+        driver.end("T", run, Outcome::Completed);
+        assert_eq!(driver.sent(), ["task_completed T"]);
+        driver.handle(Input::Text(&garbled(id)));
+        assert_eq!(driver.sent(), ["task_claimed T", "task_completed T"], "while its end is on its way, {id}");
+        driver.pong();
+        driver.handle(Input::Text(&garbled(id)));
+        assert_eq!(driver.sent(), ["task_claimed T", "task_completed T"], "once its end has arrived, {id}");
+        assert!(driver.metrics().iter().all(|event| !matches!(event, MetricEvent::TaskFailure { .. })));
+    }
+}
+
+#[test]
+fn a_garbled_assignment_of_another_execution_is_rejected_while_the_task_runs_and_failed_afterwards() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
     driver.sent();
-    driver.handle(Input::Text(malformed));
-    assert!(driver.sent().is_empty());
-    assert!(matches!(driver.notices()[..], [.., Notice::MalformedAssignment { is_answered: false, .. }]));
+    driver.handle(Input::Text(&garbled(r#""e2""#)));
+    assert_eq!(driver.sent(), ["task_rejected T task is already running on this worker"]);
+    driver.end("T", run, Outcome::Completed);
+    driver.sent();
+    driver.handle(Input::Text(&garbled(r#""e2""#)));
+    assert_eq!(driver.sent(), ["task_failed T unknown"]);
+    // The end of the older execution must not end this one.
+    driver.reconnect();
+    assert_eq!(driver.sent(), ["task_failed T unknown"]);
+}
+
+#[test]
+fn a_garbled_repeat_does_not_end_what_was_handed_over() {
+    for id in [r#""e1""#, "7"] {
+        let mut driver = Driver::connected(config());
+        let run = driver.start("T");
+        driver.end("T", run, Outcome::Dispatched);
+        driver.sent();
+        driver.handle(Input::Text(&garbled(id)));
+        assert_eq!(driver.sent(), ["task_claimed T"], "{id}");
+    }
 }
 
 #[test]
@@ -600,8 +647,8 @@ fn pings_every_30_seconds_and_gives_up_after_60_of_silence() {
 
 #[test]
 fn anything_received_proves_life() {
-    let inputs: [fn() -> Input<'static>; 4] =
-        [|| Input::Ping, || Input::Pong(b"x"), || Input::Binary(1), || Input::Text("junk")];
+    let inputs: [fn() -> Input<'static>; 5] =
+        [|| Input::Ping, || Input::Pong(b"x"), || Input::Binary(1), || Input::Text("junk"), || Input::Received];
     for input in inputs {
         let mut driver = Driver::connected(config());
         for _ in 0..5 {
@@ -625,6 +672,31 @@ fn a_write_that_takes_longer_than_10_seconds_ends_the_connection() {
 }
 
 #[test]
+fn a_write_that_goes_on_slowly_is_no_dead_connection() {
+    let mut driver = Driver::connected(config());
+    driver.writes = false;
+    driver.start("T");
+    // Nothing arrives meanwhile: the Pings wait behind what is written.
+    for _ in 0..30 {
+        driver.pass(Duration::from_secs(9));
+        driver.handle(Input::Taken);
+    }
+    assert!(driver.worker.is_connected());
+    driver.pass(Duration::from_secs(10));
+    assert!(!driver.worker.is_connected());
+}
+
+#[test]
+fn what_the_socket_takes_at_once_proves_no_life() {
+    let mut driver = Driver::connected(config());
+    for _ in 0..6 {
+        driver.handle(Input::Taken);
+        driver.pass(Duration::from_secs(10));
+    }
+    assert!(!driver.worker.is_connected());
+}
+
+#[test]
 fn a_dial_without_an_answer_fails_after_45_seconds() {
     let mut driver = Driver::new(config());
     driver.handle(Input::Timeout);
@@ -635,20 +707,98 @@ fn a_dial_without_an_answer_fails_after_45_seconds() {
     assert!(driver.outputs.is_empty(), "an answer that comes too late is none");
 }
 
+/// The wait until the next dial.
+fn wait(driver: &Driver) -> Duration {
+    driver.worker.poll_timeout().unwrap().since(Instant::new(driver.now))
+}
+
 #[test]
-fn failed_dials_back_off_to_a_minute_and_an_established_connection_starts_again() {
+fn failed_dials_and_connections_that_bring_nothing_back_off_to_a_minute() {
+    for connects in [false, true] {
+        let mut driver = Driver::new(config());
+        driver.handle(Input::Timeout);
+        for step in [1, 2, 4, 8, 16, 32, 60, 60] {
+            if connects {
+                driver.handle(Input::Connected);
+                // Junk is no message.
+                driver.handle(Input::Text("junk"));
+                driver.pass(Duration::from_millis(59_999));
+                driver.handle(Input::Disconnected("cut".into()));
+            } else {
+                driver.handle(Input::DialFailed("refused".into()));
+            }
+            let (step, wait) = (Duration::from_secs(step), wait(&driver));
+            assert!(wait >= step / 2 && wait <= step, "{wait:?} of {step:?}");
+            driver.pass_to_timeout();
+        }
+    }
+}
+
+#[test]
+fn after_a_connection_that_brought_a_message_or_lasted_a_minute_the_next_dial_is_within_500_ms() {
+    let brings = |text: &'static str| move |driver: &mut Driver| driver.handle(Input::Text(text));
+    let lasts = |driver: &mut Driver| {
+        driver.pass(Duration::from_secs(30));
+        driver.handle(Input::Received);
+        driver.pass(Duration::from_secs(30));
+    };
+    let is_alive_after_a_minute = |driver: &mut Driver| {
+        lasts(driver);
+        driver.handle(Input::Ping);
+        driver.pass(Duration::from_secs(59));
+    };
+    let goods: [&dyn Fn(&mut Driver); 5] = [
+        &brings(r#"{"type":"task_cancellation","data":{"task_id":"T"}}"#),
+        &brings(r#"{"type":"task_assignment","data":{"task_id":"T","task":{}}}"#),
+        &brings(r#"{"type":"task_assignment","data":{"task_id":"T","task":7}}"#),
+        &lasts,
+        &is_alive_after_a_minute,
+    ];
+    for good in goods {
+        let mut driver = Driver::new(config());
+        driver.handle(Input::Timeout);
+        for _ in 0..5 {
+            driver.handle(Input::DialFailed("refused".into()));
+            driver.pass_to_timeout();
+        }
+        driver.handle(Input::Connected);
+        good(&mut driver);
+        driver.handle(Input::Disconnected("cut".into()));
+        assert!(wait(&driver) <= Duration::from_millis(500), "{:?}", wait(&driver));
+        driver.pass_to_timeout();
+        driver.handle(Input::DialFailed("refused".into()));
+        assert!(wait(&driver) <= Duration::from_secs(1), "the steps begin anew");
+    }
+}
+
+#[test]
+fn a_connection_that_was_silent_from_its_first_minute_on_has_not_lasted() {
+    let mut driver = Driver::connected(config());
+    driver.pass(Duration::from_secs(40));
+    driver.handle(Input::Ping);
+    driver.pass(Duration::from_secs(60));
+    assert!(!driver.worker.is_connected());
+    assert!(wait(&driver) >= Duration::from_millis(500), "{:?}", wait(&driver));
+}
+
+#[test]
+fn of_a_row_of_connections_that_bring_nothing_a_person_is_told_once() {
     let mut driver = Driver::new(config());
     driver.handle(Input::Timeout);
-    for step in [1, 2, 4, 8, 16, 32, 60, 60] {
-        driver.handle(Input::DialFailed("refused".into()));
-        let wait = driver.worker.poll_timeout().unwrap().since(Instant::new(driver.now));
-        let step = Duration::from_secs(step);
-        assert!(wait >= step / 2 && wait <= step, "{wait:?} of {step:?}");
+    for is_repeated in [false, true, true] {
+        driver.outputs.clear();
+        driver.handle(Input::Connected);
+        assert_eq!(driver.notices(), [&Notice::Connected { unproven_ends: 0, is_repeated }]);
+        driver.handle(Input::Disconnected("cut".into()));
         driver.pass_to_timeout();
     }
     driver.handle(Input::Connected);
-    driver.handle(Input::Disconnected("cut".into()));
-    assert!(driver.worker.poll_timeout().unwrap().since(Instant::new(driver.now)) <= Duration::from_secs(1));
+    driver.outputs.clear();
+    driver.assign("T", "e1");
+    assert!(matches!(driver.notices()[..], [Notice::ConnectionStays, Notice::Claimed { .. }]));
+    driver.outputs.clear();
+    driver.reconnect();
+    assert!(matches!(driver.notices()[..], [Notice::Connected { is_repeated: false, .. }]));
 }
 
 #[test]

@@ -25,6 +25,8 @@ fuzz_target!(|bytes: &[u8]| {
     // The same without a name that stands twice, with `data` first and with `type` first.
     let data_first = value.to_string();
     assert_eq!(essence(&data_first), essence(&type_first(frame)), "{data_first}");
+    // Of a name that stands twice, the last counts.
+    assert_eq!(decode(text).is_ok(), decode(&data_first).is_ok(), "{text}");
     if let Ok(ServerMessage::TaskAssignment(assignment)) = decode(&data_first) {
         let data = &frame["data"];
         assert_eq!(data["task_id"], assignment.task_id.as_str());

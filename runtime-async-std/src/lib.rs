@@ -13,7 +13,7 @@ use async_global_executor::GlobalExecutorConfig;
 use async_std::net::TcpStream;
 use async_std::os::unix::net::UnixStream;
 use async_std::task;
-use oz_worker_reactor::{Stream, Tasks};
+use oz_worker_reactor::{Stream, Tasks, set_up};
 use oz_worker_runtime::Address;
 
 /// The threads that run tasks. Nothing that blocks runs there.
@@ -57,7 +57,7 @@ impl Tasks for AsyncStd {
         Ok(match address {
             Address::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
+                set_up(&stream)?;
                 Stream::Tcp(stream)
             }
             Address::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),

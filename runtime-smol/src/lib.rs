@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
-use oz_worker_reactor::{Stream, Tasks};
+use oz_worker_reactor::{Stream, Tasks, set_up};
 use oz_worker_runtime::Address;
 pub use run_loop::LoopSocket;
 use run_loop::LoopThread;
@@ -64,7 +64,7 @@ impl Tasks for Smol {
         Ok(match address {
             Address::Tcp(address) => {
                 let socket = LoopSocket::connect(*address).await?;
-                socket.get_ref().set_nodelay(true)?;
+                set_up(socket.get_ref())?;
                 Stream::Tcp(socket)
             }
             Address::Unix(path) => Stream::Unix(Async::<UnixStream>::connect(path).await?),

@@ -311,7 +311,7 @@ mod tests {
         }
     }
 
-    const CONNECTED: Notice = Notice::Connected { unproven_ends: 0 };
+    const CONNECTED: Notice = Notice::Connected { unproven_ends: 0, is_repeated: false };
 
     #[test]
     fn the_policy_allows_this_style_and_nothing_else() {

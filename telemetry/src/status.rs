@@ -255,6 +255,7 @@ impl StatusView {
             Notice::Draining { .. } => self.leaving = Some(Leaving::Draining),
             Notice::DrainTimedOut { .. } | Notice::Stopping { .. } => self.leaving = Some(Leaving::Stopping),
             Notice::BadFrame(_)
+            | Notice::ConnectionStays
             | Notice::MalformedAssignment { .. }
             | Notice::AssignedAgain { .. }
             | Notice::CancelTooLate { .. }

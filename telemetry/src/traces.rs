@@ -134,6 +134,7 @@ impl Traces {
             | Notice::CancelFailed { task_id, .. }
             | Notice::LeavingUnproven { task_id } => self.while_active(task_id, |_| ()),
             Notice::Connected { .. }
+            | Notice::ConnectionStays
             | Notice::DialFailed { .. }
             | Notice::Disconnected { .. }
             | Notice::BadFrame(_)

@@ -28,7 +28,7 @@ fn health_is_served_without_an_exporter_and_hears_what_the_recorder_is_told() {
     assert!(get("/livez").head.starts_with("HTTP/1.1 200 "));
     let unready = get("/readyz");
     assert!(unready.head.starts_with("HTTP/1.1 503 ") && unready.body.starts_with(b"not connected for "));
-    recorder.note(&Notice::Connected { unproven_ends: 0 });
+    recorder.note(&Notice::Connected { unproven_ends: 0, is_repeated: false });
     assert_eq!(get("/readyz").body, b"ok\n");
     assert!(get("/metrics").head.starts_with("HTTP/1.1 404 "));
     telemetry.shutdown(PATIENCE);

@@ -128,13 +128,28 @@ planted! {
     }
     the_backoff_has_no_jitter {
         Properties, "a fleet does not come back in lockstep", "core/src/backoff.rs",
-        "half + Duration::from_nanos(u64::try_from(drawn).unwrap_or(u64::MAX))"
-        => "{ let _ = drawn; step }"
+        "Duration::from_nanos(u64::try_from(drawn).unwrap_or(u64::MAX))"
+        => "{ let _ = drawn; most }"
     }
-    a_connection_does_not_reset_the_backoff {
+    a_good_connection_does_not_reset_the_backoff {
+        Properties, "after a good connection the next dial is within 500 ms", "core/src/worker/connection.rs",
+        "if self.is_fruitless { self.backoff.next() } else { self.backoff.soon() }"
+        => "self.backoff.next()"
+    }
+    every_connection_resets_the_backoff {
         Properties, "the wait before a dial is 50 to 100 % of its step", "core/src/worker/connection.rs",
-        "        self.backoff.reset();\n        self.connection ="
-        => "        self.connection ="
+        "if self.is_fruitless { self.backoff.next() } else { self.backoff.soon() }"
+        => "self.backoff.soon()"
+    }
+    a_garbled_repeat_ends_a_run_a_second_time {
+        Properties, "nothing is lost, doubled or out of order", "core/src/worker.rs",
+        "            Self::Unknown => true,"
+        => "            Self::Unknown => false,"
+    }
+    a_write_that_goes_on_is_taken_for_one_that_hangs {
+        Properties, "the next timer is the next thing due", "core/src/worker/connection.rs",
+        "            *limit = now.plus(WRITE_LIMIT);"
+        => "            let _ = limit;"
     }
     a_drain_never_ends {
         Properties, "the next timer lies in the future", "core/src/worker/shutdown.rs",

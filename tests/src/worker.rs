@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::{OsStr, OsString},
     fs,
     io::{self, Read, Write},
     net::TcpStream,
@@ -40,7 +41,7 @@ pub struct Launch {
     dir: Arc<TempDir>,
     worker_id: Option<String>,
     args: Vec<String>,
-    env: BTreeMap<String, String>,
+    env: BTreeMap<String, OsString>,
     file: Map<String, Value>,
 }
 
@@ -114,8 +115,8 @@ impl Launch {
 
     /// Sets an environment variable.
     #[must_use]
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.env.insert(name.to_owned(), value.to_owned());
+    pub fn env(mut self, name: &str, value: &(impl AsRef<OsStr> + ?Sized)) -> Self {
+        self.env.insert(name.to_owned(), value.as_ref().to_owned());
         self
     }
 

@@ -156,6 +156,87 @@ fn check_says_what_would_run_and_connects_to_nothing() {
     refused(&good(&server, &agent).flags(["--check", "--log-level", "loud"]), &["loud"]);
 }
 
+/// Variables and their values.
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
+#[test]
+fn check_reads_every_variable_that_the_worker_reads_and_says_the_same_words() {
+    let (server, agent) = (Server::start(), Agent::new());
+    let otlp = [("OTEL_METRICS_EXPORTER", "otlp")];
+    let https = [otlp[0], ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector.invalid")];
+    let elsewhere = "wss://192.0.2.1/".to_owned();
+    let secure = server.url().replace("ws://", "wss://");
+    let cases: [(Option<&String>, Variables<'_>, (&str, &str)); 9] = [
+        (None, &[], ("OTEL_METRICS_EXPORTER", "prometeus")),
+        (None, &[], ("OTEL_TRACES_EXPORTER", "jaeger")),
+        (None, &otlp, ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:port")),
+        (None, &otlp, ("OTEL_METRIC_EXPORT_INTERVAL", "10s")),
+        (None, &https, ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/file")),
+        (None, &otlp, ("OTEL_RESOURCE_ATTRIBUTES", "no-equals-sign")),
+        (Some(&elsewhere), &[], ("HTTPS_PROXY", "socks5://proxy:1")),
+        (Some(&secure), &[], ("SSL_CERT_FILE", "/no/such/file")),
+        (Some(&secure), &[], ("SSL_CERT_DIR", "/no/such/directory")),
+    ];
+    for (url, others, (variable, value)) in cases {
+        let mut launch = good(&server, &agent).env(variable, value);
+        for (name, value) in others {
+            launch = launch.env(name, value);
+        }
+        if let Some(url) = url {
+            launch = launch.flags(["--web-socket-url", url]);
+        }
+        let checked = refused(&launch.clone().flag("--check"), &[variable]);
+        let words = checked.stderr.trim_end().strip_prefix("oz-agent-worker: ").unwrap();
+        launch.start().wait_for_line(words);
+    }
+}
+
+#[test]
+fn variable_that_is_not_utf_8_is_an_error_that_names_it() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let (server, agent) = (Server::start(), Agent::new());
+    let value = std::ffi::OsStr::from_bytes(b"none\xa0");
+    let names =
+        ["OTEL_METRICS_EXPORTER", "OTEL_EXPORTER_OTLP_METRICS_HEADERS", "WARP_API_KEY", "HTTP_PROXY", "PASSED_ON"];
+    for name in names {
+        let launch = good(&server, &agent).env("OTEL_METRICS_EXPORTER", "otlp").env(name, value);
+        let launch = launch.flags(["-e", "PASSED_ON"]);
+        for launch in [launch.clone(), launch.flag("--check")] {
+            refused(&launch, &[name, "UTF-8"]);
+        }
+    }
+    assert!(server.accept_tcp(std::time::Duration::ZERO).is_err(), "a worker with a bad environment dialled");
+}
+
+#[test]
+fn tilde_behind_an_equals_sign_is_the_home_directory() {
+    let (server, agent) = (Server::start(), Agent::new());
+    let launch = good(&server, &agent).without_env("WARP_API_KEY").flags(["--api-key-file=~/key", "--check"]);
+    refused(&launch, &[&launch.home().join("key").display().to_string()]);
+    std::fs::write(launch.home().join("key"), "wk-in-a-file").unwrap();
+    let ended = launch.run();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let config = Launch::dialling(&server.url()).flags(["--config-file=~/w.yaml", "--check"]);
+    std::fs::write(config.home().join("w.yaml"), "backend: {command: {dispatch_command: /bin/true}}\n").unwrap();
+    let ended = config.run();
+    assert!(ended.stdout.contains("command"), "{} {}", ended.stdout, ended.stderr);
+}
+
+#[test]
+fn key_that_crosses_the_network_in_the_clear_is_one_warning_at_the_start() {
+    let agent = Agent::new();
+    let is_warning =
+        |line: &&str| line.contains("warning") && line.contains("not encrypted") && line.contains("wss://");
+    for (url, warnings) in [("ws://192.0.2.1/", 1), ("ws://127.0.0.1:9/", 0), ("wss://192.0.2.1/", 0)] {
+        let checked = Launch::direct_to(url, &agent).flag("--check").run();
+        assert_eq!(checked.stdout.lines().filter(is_warning).count(), warnings, "{url}: {checked:?}");
+    }
+    let worker = Launch::direct_to("ws://192.0.2.1/", &agent).start();
+    worker.wait_for_line("not encrypted");
+    assert_eq!(worker.lines_with("WARN").len(), 1);
+}
+
 #[test]
 fn missing_oz_is_an_error_at_the_start() {
     let (server, agent) = (Server::start(), Agent::new());

@@ -159,6 +159,68 @@ fn pong_that_nobody_asked_for_is_ignored() {
     scene.still_works("T1");
 }
 
+#[test]
+fn pong_with_a_serial_that_no_ping_had_proves_nothing() {
+    let mut scene = Scene::new();
+    scene.session.answer_pings(false);
+    scene.still_works("T1");
+    let serial = scene.session.expect_ping_within(oz_worker_tests::BOUND);
+    let number = u64::from_be_bytes(serial.as_slice().try_into().expect("8 bytes, big-endian: docs/protocol.md"));
+    for wrong in [0, number - 1, number + 1, number << 32, u64::MAX] {
+        scene.session.frame(wrong.to_be_bytes().to_vec(), OpCode::Control(Control::Pong), true);
+    }
+    // Nor the right one, cut or with more behind it.
+    for wrong in [&serial[1..], &serial[..7], &[serial.as_slice(), b"x"].concat()] {
+        scene.session.frame(wrong.to_vec(), OpCode::Control(Control::Pong), true);
+    }
+    scene.session.ping(b"all of them were read");
+    scene.session.expect_pong(b"all of them were read");
+    scene.session.hang_up();
+    scene.accept_again();
+    assert_eq!(scene.end_on_next_session("T1")["type"], "task_completed", "its end is not proven");
+}
+
+#[test]
+fn garbled_repeat_of_a_run_is_answered_and_never_ends_it_again() {
+    let mut scene = Scene::new();
+    let repeats = |execution: Value| {
+        let garbled = json!({"task_id": "T1", "execution_id": execution, "task": {}, "env_vars": 7});
+        json!({"type": "task_assignment", "data": garbled}).to_string()
+    };
+    scene.claim(&Assignment::new("T1").with("execution_id", "E1".into()).run("say started; gate"));
+    scene.agent.wait_for("T1", "started");
+    for execution in [json!("E1"), json!(7)] {
+        scene.session.text(&repeats(execution));
+        assert_eq!(scene.session.expect("task_claimed")["task_id"], "T1");
+    }
+    scene.agent.open_gate();
+    let end = scene.end_of("T1");
+    scene.settle();
+    for execution in [json!("E1"), json!(null)] {
+        scene.session.text(&repeats(execution));
+        assert_eq!(scene.session.expect("task_claimed")["task_id"], "T1");
+        assert_eq!(scene.session.recv(), end);
+    }
+    scene.still_works("T2");
+}
+
+#[test]
+fn half_an_escape_and_a_name_that_stands_twice_cost_no_task() {
+    let mut scene = Scene::new();
+    let script = r#"test \"$HALF$NAMES\" = \"a\ufffdtwo\""#;
+    for (id, answered) in [(r"T\ud83d", "T\u{fffd}"), (r"U", "U")] {
+        scene.session.text(&format!(
+            r#"{{"type":"task_assignment","data":{{"task_id":"x","task_id":"{id}","\ud83d":["\udfff"],"task":{{"title":"\udc00"}},
+            "env_vars":{{"HALF":"a\ud83d","NAMES":"one","NAMES":"two"}},"additional_oz_args":["{script}"]}}}}"#
+        ));
+        assert_eq!(scene.session.expect("task_claimed")["task_id"], answered);
+        assert_eq!(scene.end_of(answered)["type"], "task_completed");
+    }
+    // What names its task is answered.
+    scene.session.text(r#"{"type":"task_assignment","data":{"task_id":"V\ud83d","\ud83d":1,"task":7}}"#);
+    assert_eq!(scene.session.expect("task_failed")["task_id"], "V\u{fffd}");
+}
+
 /// An assignment in which every field that the protocol knows is set.
 fn complete() -> Value {
     json!({

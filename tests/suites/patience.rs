@@ -1,9 +1,9 @@
-//! What only time shows, on a real socket: the keepalive Ping, and silence. The simulator shows the rest in no time
+//! What only time shows, on a real socket: the keepalive Ping, silence, and a message that takes longer than silence may. The simulator shows the rest in no time
 //! (`tests/simulator/tests/guarantees.rs`).
 
 use std::time::{Duration, Instant};
 
-use oz_worker_tests::{BOUND, worker::Launch};
+use oz_worker_tests::{BOUND, connection::Received, message::Assignment, worker::Launch};
 
 use crate::scene::Scene;
 
@@ -29,4 +29,31 @@ fn silent_server_is_left_after_60_s() {
     scene.worker.wait_for_metric("oz_worker_websocket_reconnects_total", &[("reason", "remote_close")], 1.0);
     scene.accept_again();
     scene.still_works("T1");
+}
+
+#[test]
+fn assignment_of_400_kb_that_takes_longer_than_silence_may_arrives() {
+    let mut scene = Scene::new();
+    let text = Assignment::new("T1").with("unknown", "x".repeat(400_000).into());
+    let text = text.as_ref().to_string();
+    let mut frame = vec![0x81, 127];
+    frame.extend((text.len() as u64).to_be_bytes());
+    frame.extend(text.as_bytes());
+    // Nothing can be said in the middle of a frame.
+    scene.session.answer_pings(false);
+    let started = Instant::now();
+    let seconds = SILENCE.as_secs() + 5;
+    for (piece, at) in frame.chunks(frame.len().div_ceil(usize::try_from(seconds).unwrap())).zip(1..) {
+        scene.session.raw(piece);
+        if at == seconds {
+            break;
+        }
+        let next = started + Duration::from_secs(at);
+        while let Some(frame) = scene.session.next_until(next) {
+            assert!(matches!(frame, Received::Ping(_)), "{frame:?} after {at} s");
+        }
+    }
+    scene.session.answer_pings(true);
+    assert_eq!(scene.session.expect("task_claimed")["task_id"], "T1");
+    assert_eq!(scene.end_of("T1")["type"], "task_completed");
 }

@@ -364,7 +364,7 @@ fn every_line_about_a_task_names_it_and_its_trace_in_json() {
         *told.entry(task_id.to_owned()).or_default() += 1;
     }
     assert_eq!(told.keys().map(String::as_str).collect::<Vec<_>>(), traces.keys().copied().collect::<Vec<_>>());
-    for kind in ["was there before", "cleanup failed", "task failed", "task rejected", "ignored an assignment"] {
+    for kind in ["was there before", "cleanup failed", "task failed", "task rejected", "cannot be understood"] {
         assert!(lines.iter().any(|line| line.contains(kind)), "no line with {kind}");
     }
 }

@@ -20,7 +20,7 @@ use futures_core::Stream;
 use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt};
 use futures_sink::Sink;
 use oz_worker_core::Frame;
-use oz_worker_net::{Duplex, Wire};
+use oz_worker_net::{Duplex, Moved, Wire};
 use oz_worker_runtime::Runtime;
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -53,6 +53,10 @@ pub enum LinkEvent {
     /// A Ping; it is answered already.
     Ping,
     Pong(Bytes),
+    /// Bytes came that are no whole frame yet.
+    Received,
+    /// The socket took some more of what had to wait.
+    Taken,
     /// Everything that was sent is written.
     Written,
 }
@@ -81,6 +85,8 @@ struct Up<R: Runtime> {
     /// Whether something was handed to the socket since [`LinkEvent::Written`] was last given.
     owes_written: bool,
     read_since_flush: u32,
+    /// How many bytes had moved when that was last told.
+    told: Moved,
 }
 
 impl<R: Runtime> Link<R> {
@@ -176,9 +182,9 @@ async fn say_close<S: Duplex>(mut socket: WebSocketStream<S>, code: CloseCode) {
 }
 
 impl<R: Runtime> Up<R> {
-    const fn new(socket: Socket<R>) -> Self {
-        let waiting = VecDeque::new();
-        Self { socket, waiting, backlog: 0, unflushed: false, owes_written: false, read_since_flush: 0 }
+    fn new(socket: Socket<R>) -> Self {
+        let (waiting, told) = (VecDeque::new(), socket.get_ref().moved());
+        Self { socket, waiting, backlog: 0, unflushed: false, owes_written: false, read_since_flush: 0, told }
     }
 
     fn push(&mut self, message: Message) {
@@ -186,7 +192,27 @@ impl<R: Runtime> Up<R> {
         self.waiting.push_back(message);
     }
 
+    /// What happens next. Bytes that move prove life, also while no frame is whole: then they are an event of their own.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<LinkEvent, LinkEnd>> {
+        let polled = self.poll_frames(cx);
+        let moved = self.socket.get_ref().moved();
+        match &polled {
+            Poll::Ready(Ok(LinkEvent::Written)) => self.told.sent = moved.sent,
+            Poll::Ready(_) => self.told.received = moved.received,
+            Poll::Pending if moved.received > self.told.received => {
+                self.told.received = moved.received;
+                return Poll::Ready(Ok(LinkEvent::Received));
+            }
+            Poll::Pending if moved.sent > self.told.sent => {
+                self.told.sent = moved.sent;
+                return Poll::Ready(Ok(LinkEvent::Taken));
+            }
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Result<LinkEvent, LinkEnd>> {
         let blocked = self.poll_write(cx)?.is_pending();
         if blocked && self.backlog > LARGEST_BACKLOG {
             return Poll::Pending;

@@ -323,6 +323,8 @@ fn hand_in(worker: &mut Worker, now: Instant, event: LinkEvent) {
         LinkEvent::Binary(size) => worker.handle(now, Input::Binary(size)),
         LinkEvent::Ping => worker.handle(now, Input::Ping),
         LinkEvent::Pong(payload) => worker.handle(now, Input::Pong(&payload)),
+        LinkEvent::Received => worker.handle(now, Input::Received),
+        LinkEvent::Taken => worker.handle(now, Input::Taken),
         LinkEvent::Written => worker.handle(now, Input::Written),
     }
 }

@@ -5,6 +5,7 @@
 //! a blank value counts as none. The whole vocabulary is written down in `docs/configuration.md`.
 
 pub mod check;
+pub mod environment;
 mod file;
 mod flags;
 mod gather;
@@ -70,7 +71,8 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn configuration(lines: Vec<String>) -> Self {
+    /// Bad flags or configuration.
+    pub fn configuration(lines: Vec<String>) -> Self {
         Self { lines, exit_code: 2 }
     }
 }

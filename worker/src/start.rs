@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use crate::link::{Link, Target};
 use crate::logs;
 use crate::run::RunLoop;
+use crate::settings::environment::TextVariables;
 use crate::settings::{Invocation, Refusal, Settings, Version, check, from_args};
 
 /// The version that the program reports, in `--version`, metrics and requests.
@@ -35,7 +36,14 @@ const BEAT: Duration = Duration::from_secs(10);
 enum Plan {
     /// Print this and leave.
     Print(String),
-    Serve(Box<Settings>),
+    Serve(Box<Prepared>),
+}
+
+/// Everything that is read of flags, file and environment. Nothing of it is read a second time.
+struct Prepared {
+    settings: Settings,
+    telemetry: TelemetrySettings,
+    target: Target,
 }
 
 /// Runs a future on the calling thread until it ends.
@@ -52,7 +60,7 @@ pub fn main<R: Host>(
 ) -> ExitCode {
     let version = Version { version: VERSION, commit: option_env!("OZ_WORKER_COMMIT"), runtime: name };
     match plan(&version) {
-        Ok(Plan::Serve(settings)) => serve(*settings, version, start, drive),
+        Ok(Plan::Serve(prepared)) => serve(*prepared, version, start, drive),
         Ok(Plan::Print(text)) => {
             // Whoever closed the pipe has read enough.
             let _ = io::stdout().write_all(text.as_bytes());
@@ -63,15 +71,44 @@ pub fn main<R: Host>(
 }
 
 fn plan(version: &Version) -> Result<Plan, Refusal> {
-    let env = |name: &str| std::env::var(name).ok();
-    match from_args(std::env::args_os().skip(1).collect(), &env, &|path| std::fs::read(path), version)? {
-        Invocation::Print(text) => Ok(Plan::Print(text)),
-        Invocation::Check(settings) => {
-            let metrics = env("OTEL_METRICS_EXPORTER").filter(|exporters| !exporters.trim().is_empty());
-            let metrics = metrics.as_deref().unwrap_or("otlp (the default of OTEL_METRICS_EXPORTER)");
-            check::report(&settings, &HostFiles, std::env::var_os("PATH").as_deref(), metrics).map(Plan::Print)
+    let variables = |name: &str| std::env::var_os(name);
+    let variables = TextVariables::new(&variables);
+    let env = |name: &str| variables.get(name);
+    let invocation = from_args(std::env::args_os().skip(1).collect(), &env, &|path| std::fs::read(path), version);
+    let prepared = match invocation {
+        Ok(Invocation::Print(text)) => return Ok(Plan::Print(text)),
+        Ok(Invocation::Run(settings)) => prepare(*settings, &env).map(|prepared| (prepared, false)),
+        Ok(Invocation::Check(settings)) => prepare(*settings, &env).map(|prepared| (prepared, true)),
+        Err(refusal) => Err(refusal),
+    };
+    // First of all: what is said of a variable that seems to be unset would be wrong.
+    variables.all_text()?;
+    let (prepared, is_check) = prepared?;
+    if is_check {
+        return prepared.check(&env).map(Plan::Print);
+    }
+    prepared.settings.unavailable().map_or(Ok(Plan::Serve(Box::new(prepared))), Err)
+}
+
+/// Reads what the environment says beside the settings.
+fn prepare(settings: Settings, env: &dyn Fn(&str) -> Option<String>) -> Result<Prepared, Refusal> {
+    let target = Target::new(&settings.dial_url(), settings.api_key.clone(), env);
+    let target = target.ok_or_else(|| Refusal::configuration(vec!["--web-socket-url cannot be dialled".to_owned()]))?;
+    Ok(Prepared { settings, telemetry: TelemetrySettings::read(env), target })
+}
+
+impl Prepared {
+    /// What would run. Whatever a worker would say of its variables once it runs is said here, in the same words.
+    fn check(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<String, Refusal> {
+        let problems = self.telemetry.problems().map(|problem| problem.to_string());
+        let problems: Vec<_> =
+            self.target.problem().map(|error| error.to_string()).into_iter().chain(problems).collect();
+        if !problems.is_empty() {
+            return Err(Refusal::configuration(problems));
         }
-        Invocation::Run(settings) => settings.unavailable().map_or(Ok(Plan::Serve(settings)), Err),
+        let metrics = env("OTEL_METRICS_EXPORTER").filter(|exporters| !exporters.trim().is_empty());
+        let metrics = metrics.as_deref().unwrap_or("otlp (the default of OTEL_METRICS_EXPORTER)");
+        check::report(&self.settings, &HostFiles, std::env::var_os("PATH").as_deref(), metrics)
     }
 }
 
@@ -84,11 +121,12 @@ fn refuse(refusal: &Refusal) -> ExitCode {
 
 /// Runs the worker until it is asked to stop.
 fn serve<R: Host>(
-    settings: Settings,
+    prepared: Prepared,
     version: Version,
     start: impl FnOnce() -> io::Result<R>,
     drive: impl FnOnce(&R, Driven<'_>),
 ) -> ExitCode {
+    let Prepared { settings, telemetry, target } = prepared;
     if let Err(error) = logs::init(settings.log_level, settings.log_format) {
         let _ = writeln!(io::stderr(), "oz-agent-worker: cannot start the log: {error}");
         return ExitCode::FAILURE;
@@ -108,14 +146,13 @@ fn serve<R: Host>(
             host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             status_page: settings.status_page,
         };
-        let wanted = TelemetrySettings::read(|name| std::env::var(name).ok());
-        let mut telemetry = Telemetry::builder(identity).settings(wanted);
+        let mut telemetry = Telemetry::builder(identity).settings(telemetry);
         if let Some((host, port)) = &settings.health_address {
             telemetry = telemetry.health(host, *port);
         }
         let (recorder, telemetry) = telemetry.start();
         let mut result = Ok(());
-        drive(&runtime, Box::pin(async { result = work(runtime.clone(), settings, recorder).await }));
+        drive(&runtime, Box::pin(async { result = work(runtime.clone(), settings, target, recorder).await }));
         telemetry.shutdown(FLUSH_LIMIT);
         result
     });
@@ -134,11 +171,9 @@ fn serve<R: Host>(
 }
 
 /// Prepares the backend, and works until the worker is asked to stop.
-async fn work<R: Host>(runtime: R, settings: Settings, recorder: Recorder) -> Result<(), String> {
+async fn work<R: Host>(runtime: R, settings: Settings, target: Target, recorder: Recorder) -> Result<(), String> {
     let mut signals = runtime.stop_signals().map_err(|error| format!("cannot listen for signals: {error}"))?;
-    let url = settings.dial_url();
-    let target = Target::new(&url, settings.api_key.clone(), |name| std::env::var(name).ok());
-    let link = Link::new(runtime.clone(), target.ok_or("--web-socket-url cannot be dialled")?);
+    let link = Link::new(runtime.clone(), target);
     let worker = Worker::new(config(&settings), fastrand::u64(..));
     let common = Common {
         runtime: runtime.clone(),

@@ -16,11 +16,10 @@ impl Worker {
         if !matches!(self.connection, Connection::Dialing(_)) {
             return;
         }
-        self.backoff.reset();
-        self.connection =
-            Connection::Open(Session { last_received: now, next_ping: now.plus(PING_INTERVAL), write_limit: None });
+        self.connection = Connection::Open(Session::new(now));
         self.metric(MetricEvent::Connected);
-        self.notice(Notice::Connected { unproven_ends: self.outbox.unproven_ends() });
+        let unproven_ends = self.outbox.unproven_ends();
+        self.notice(Notice::Connected { unproven_ends, is_repeated: self.is_fruitless });
         self.outbox.reconnected();
         let again: Vec<Frame> = self.outbox.messages().map(|entry| Frame::Text(entry.text.clone())).collect();
         for frame in again {
@@ -36,9 +35,12 @@ impl Worker {
     }
 
     pub(super) fn on_disconnected(&mut self, now: Instant, cause: Cause) {
-        match self.connection {
-            Connection::Open(_) => {
-                let wait = self.backoff.next();
+        match &self.connection {
+            Connection::Open(session) => {
+                // One that the worker itself takes for dead was alive until something was received last.
+                let has_lasted = matches!(cause, Cause::Outside(_)) && session.has_lasted(now);
+                self.is_fruitless = !(session.is_good || has_lasted);
+                let wait = if self.is_fruitless { self.backoff.next() } else { self.backoff.soon() };
                 self.connection = Connection::Waiting(now.plus(wait));
                 self.metric(MetricEvent::Disconnected);
                 self.metric(MetricEvent::Reconnect(ReconnectReason::RemoteClose));
@@ -46,6 +48,15 @@ impl Worker {
             }
             Connection::Closing(_) => self.exit(),
             Connection::Waiting(_) | Connection::Dialing(_) => {}
+        }
+    }
+
+    /// The connection is worth something. A person hears of it if the one before was not.
+    pub(super) fn on_good(&mut self) {
+        let Connection::Open(session) = &mut self.connection else { return };
+        session.is_good = true;
+        if core::mem::take(&mut self.is_fruitless) {
+            self.notice(Notice::ConnectionStays);
         }
     }
 
@@ -60,6 +71,16 @@ impl Worker {
         let Connection::Open(session) = &mut self.connection else { return false };
         session.last_received = now;
         true
+    }
+
+    /// What was in the way of a write moves: whoever takes it is alive.
+    pub(super) fn on_taken(&mut self, now: Instant) {
+        if let Connection::Open(session) = &mut self.connection
+            && let Some(limit) = &mut session.write_limit
+        {
+            *limit = now.plus(WRITE_LIMIT);
+            session.last_received = now;
+        }
     }
 
     pub(super) fn check_connection(&mut self, now: Instant) {
@@ -82,14 +103,27 @@ impl Worker {
                 } else if now >= session.last_received.plus(SILENCE_LIMIT) {
                     self.outputs.push_back(Output::Drop);
                     self.on_disconnected(now, Cause::Silent(SILENCE_LIMIT));
-                } else if now >= session.next_ping {
-                    session.next_ping = now.plus(PING_INTERVAL);
-                    let serial = self.outbox.any_serial();
-                    self.ping(now, serial);
+                } else {
+                    let (has_lasted, is_ping_due) =
+                        (session.has_lasted(session.last_received), now >= session.next_ping);
+                    if has_lasted {
+                        self.on_good();
+                    }
+                    if is_ping_due {
+                        self.keep_alive(now);
+                    }
                 }
             }
             Connection::Closing(until) if now >= *until => self.exit(),
             _ => {}
+        }
+    }
+
+    fn keep_alive(&mut self, now: Instant) {
+        if let Connection::Open(session) = &mut self.connection {
+            session.next_ping = now.plus(PING_INTERVAL);
+            let serial = self.outbox.any_serial();
+            self.ping(now, serial);
         }
     }
 

@@ -71,6 +71,10 @@ pub enum Input<'a> {
     Ping,
     /// A Pong with this payload arrived.
     Pong(&'a [u8]),
+    /// Bytes arrived that are no whole frame yet.
+    Received,
+    /// Of what was handed out and could not be written at once, the socket has taken some more.
+    Taken,
     /// Every frame that was handed out is written.
     Written,
     /// The backend really runs a task: what it needs of this machine for it is there.

@@ -61,7 +61,9 @@ pub fn drop_fleet(seeds: impl Iterator<Item = u64>) {
         .map(|seed| {
             let setup = Setup { limit: 1, drain_seconds: 0, stop_seconds: 1, stops_tasks: true, after_kill: 0, seed };
             let mut world = World::new(&setup, false);
-            for what in [What::Timer, What::Connected, What::Disconnected] {
+            // A message: the connection was good.
+            let message = What::Cancel { task: 0 };
+            for what in [What::Timer, What::Connected, message, What::Disconnected] {
                 world.step(&Step { after_ms: 0, what });
             }
             world.worker.poll_timeout().unwrap().since_start()
@@ -124,6 +126,8 @@ impl World {
             }
             What::Pong(Pong::Serial(serial)) => self.handle(Input::Pong(&u64::from(*serial).to_be_bytes())),
             What::Pong(Pong::Other(payload)) => self.handle(Input::Pong(payload)),
+            What::Received => self.handle(Input::Received),
+            What::Taken => self.handle(Input::Taken),
             What::Written => self.handle(Input::Written),
             What::Started { which } => {
                 if let Some((task_id, run)) = self.run(*which) {

@@ -27,7 +27,15 @@ enum Phase {
 enum Link {
     Down(Instant),
     Dialing(Instant),
-    Up { silent: Instant, ping: Instant, write: Option<Instant> },
+    Up {
+        silent: Instant,
+        ping: Instant,
+        write: Option<Instant>,
+        /// When it has lasted.
+        lasts: Instant,
+        /// Whether it brought a message, or has lasted.
+        good: bool,
+    },
     Closing(Instant),
 }
 
@@ -67,6 +75,8 @@ enum Act {
     Start(String),
     Stop(String),
     CancelDispatched(String, Option<String>),
+    /// A person is told that a connection does better than those before.
+    Stays,
     /// The worker becomes ready, or ceases to be.
     Ready(bool),
     Close,
@@ -75,13 +85,15 @@ enum Act {
 }
 
 /// The worker that was meant.
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub struct Reference {
     config: Config,
     now: Instant,
     phase: Phase,
     link: Link,
-    /// The step that the next wait between dials is drawn from.
+    /// The step that the next wait between dials is drawn from, and whether the last connection brought nothing.
     backoff: Duration,
+    fruitless: bool,
     tasks: BTreeMap<String, Task>,
     /// What is told already while it is still being cleaned up after.
     cleaning: BTreeMap<String, RunId>,
@@ -95,10 +107,10 @@ pub struct Reference {
     pings: Vec<([u8; 8], usize)>,
     proven: usize,
     awaiting: bool,
-    /// What is foretold of this step: its outputs, whether a Ping is due, from which step a wait is drawn.
+    /// What is foretold of this step: its outputs, whether a Ping is due, between which two a wait is drawn.
     acts: Vec<Act>,
     keepalive: bool,
-    drawn: Option<Duration>,
+    drawn: Option<(Duration, Duration)>,
 }
 
 impl Reference {
@@ -109,6 +121,7 @@ impl Reference {
             phase: Phase::Running,
             link: Link::Down(Instant::default()),
             backoff: seconds(1),
+            fruitless: false,
             tasks: BTreeMap::new(),
             cleaning: BTreeMap::new(),
             ready: true,
@@ -135,7 +148,13 @@ impl Reference {
         }
         if let Link::Up { silent, write, .. } = &mut self.link {
             match input {
-                Input::Text(_) | Input::Binary(_) | Input::Ping | Input::Pong(_) => *silent = now.plus(seconds(60)),
+                Input::Text(_) | Input::Binary(_) | Input::Ping | Input::Pong(_) | Input::Received => {
+                    *silent = now.plus(seconds(60));
+                }
+                // A limit is for standing still.
+                Input::Taken if write.is_some() => {
+                    (*write, *silent) = (Some(now.plus(seconds(10))), now.plus(seconds(60)));
+                }
                 Input::Written => *write = None,
                 _ => {}
             }
@@ -145,7 +164,7 @@ impl Reference {
             Input::Connected if matches!(self.link, Link::Dialing(_)) => self.connected(),
             Input::DialFailed(_) if matches!(self.link, Link::Dialing(_)) => self.down(ReconnectReason::DialFailed),
             Input::Disconnected(_) => match self.link {
-                Link::Up { .. } => self.disconnected(),
+                Link::Up { lasts, good, .. } => self.disconnected(good || now >= lasts),
                 Link::Closing(_) => self.exit(),
                 _ => {}
             },
@@ -156,8 +175,7 @@ impl Reference {
                     let proven = self.proven;
                     let (told, kept): (Vec<Kept>, _) = self.kept.drain(..).partition(|kept| kept.position < proven);
                     self.kept = kept;
-                    let is_end = |told: &Kept| told.execution.is_some() && told.is_end();
-                    self.told.extend(told.into_iter().filter(is_end));
+                    self.told.extend(told.into_iter().filter(Kept::is_end));
                     self.told.drain(..self.told.len().saturating_sub(256));
                 }
                 self.awaiting &= self.pings.last().is_none_or(|(sent, _)| sent != payload);
@@ -218,8 +236,9 @@ impl Reference {
     // The connection.
 
     fn connected(&mut self) {
-        self.backoff = seconds(1);
-        self.link = Link::Up { silent: self.now.plus(seconds(60)), ping: self.now.plus(seconds(30)), write: None };
+        let minute = self.now.plus(seconds(60));
+        self.link =
+            Link::Up { silent: minute, ping: self.now.plus(seconds(30)), write: None, lasts: minute, good: false };
         (self.sent, self.proven, self.awaiting) = (0, 0, false);
         self.pings.clear();
         self.acts.push(Act::Count(MetricEvent::Connected));
@@ -228,16 +247,30 @@ impl Reference {
         }
     }
 
-    fn disconnected(&mut self) {
+    fn disconnected(&mut self, good: bool) {
         self.acts.push(Act::Count(MetricEvent::Disconnected));
         self.down(ReconnectReason::RemoteClose);
+        self.fruitless = !good;
+        if good {
+            (self.drawn, self.backoff) = (Some((Duration::ZERO, Duration::from_millis(500))), seconds(1));
+        }
+    }
+
+    /// The connection is worth something, and a person hears of it if the one before was not.
+    fn good(&mut self) {
+        if let Link::Up { good, .. } = &mut self.link {
+            *good = true;
+            if std::mem::take(&mut self.fruitless) {
+                self.acts.push(Act::Stays);
+            }
+        }
     }
 
     fn down(&mut self, reason: ReconnectReason) {
         self.acts.push(Act::Count(MetricEvent::Reconnect(reason)));
         // Until the wait that was drawn is known.
         self.link = Link::Down(self.now);
-        self.drawn = Some(self.backoff);
+        self.drawn = Some((self.backoff / 2, self.backoff));
         self.backoff = (self.backoff * 2).min(seconds(60));
     }
 
@@ -262,43 +295,43 @@ impl Reference {
         let frame: serde_json::Value = serde_json::from_str(text).unwrap();
         let data = &frame["data"];
         let Some(task) = data["task_id"].as_str() else { return };
+        self.good();
         if frame["type"] == "task_cancellation" {
             return self.cancel(task);
         }
         let execution = data["execution_id"].as_str().map(str::to_owned);
         let kept: Vec<Kept> = self.kept.iter().filter(|kept| kept.task == task).cloned().collect();
         let end = kept.iter().rev().find(|kept| kept.is_end());
-        if data["task"].is_object() {
-            self.assigned(task, execution, &kept, end);
-        } else if !self.tasks.contains_key(task) && end.is_none() {
-            self.malformed(task, execution);
-        }
-    }
-
-    fn assigned(&mut self, task: &str, execution: Option<String>, kept: &[Kept], end: Option<&Kept>) {
+        let sound = data["task"].is_object();
+        // Of what cannot be understood, no id may be one that cannot be read either.
+        let any = !sound && execution.is_none();
         if let Some(active) = self.tasks.get(task) {
-            if active.execution != execution {
+            if !any && active.execution != execution {
                 return self.reject(task, RejectReason::AlreadyRunning);
             }
-            return self.claim_again(task, execution, kept.is_empty());
+            return self.claim_again(task, active.execution.clone(), kept.is_empty());
         }
-        let is_this = |end: &&Kept| end.task == task && end.execution == execution;
-        let told = self.told.iter().rev().find(is_this);
-        if let Some(end) = end.filter(is_this).or(told) {
+        let is_this = |other: &Option<String>| any || *other == execution;
+        let was_this = |other: &Option<String>| any || execution.is_some() && *other == execution;
+        let told = self.told.iter().rev().find(|told| told.task == task && was_this(&told.execution));
+        if let Some(end) = end.filter(|end| is_this(&end.execution)).or(told) {
             // The same execution once more: it is told again how that ended.
             let end = end.text.clone();
             self.send(Self::claimed(task));
             self.send(end);
             return;
         }
-        if execution.is_some() && self.dispatched.get(task) == Some(&execution) {
-            return self.claim_again(task, execution, kept.is_empty());
+        if let Some(handed_over) = self.dispatched.get(task).filter(|handed_over| was_this(handed_over)) {
+            return self.claim_again(task, handed_over.clone(), kept.is_empty());
         }
         if let Some(reason) = self.full() {
             return self.reject(task, reason);
         }
         if end.is_some() {
             self.kept.retain(|kept| kept.task != task);
+        }
+        if !sound {
+            return self.malformed(task, execution);
         }
         self.acts.push(Act::Count(MetricEvent::TaskClaimed));
         self.claim(task, execution.clone());
@@ -343,9 +376,6 @@ impl Reference {
     }
 
     fn malformed(&mut self, task: &str, execution: Option<String>) {
-        if let Some(reason) = self.full() {
-            return self.reject(task, reason);
-        }
         self.failed(FailurePhase::Assignment, FailureReason::Unknown);
         // The flaw of `step::malformed`.
         let message = "The assignment could not be understood: task must be an object, not a string";
@@ -499,11 +529,17 @@ impl Reference {
                 self.acts.push(Act::Drop);
                 self.down(ReconnectReason::DialFailed);
             }
-            Link::Up { silent, write, .. } if now >= silent || write.is_some_and(|at| now >= at) => {
+            Link::Up { silent, write, good, .. } if now >= silent || write.is_some_and(|at| now >= at) => {
                 self.acts.push(Act::Drop);
-                self.disconnected();
+                self.disconnected(good);
             }
-            Link::Up { ping, .. } if now >= ping => self.keepalive = true,
+            Link::Up { silent, ping, lasts, .. } => {
+                // Something was received when it had lasted.
+                if silent >= lasts.plus(seconds(60)) {
+                    self.good();
+                }
+                self.keepalive = now >= ping;
+            }
             Link::Closing(at) if now >= at => self.exit(),
             _ => {}
         }
@@ -546,6 +582,11 @@ impl Reference {
                     self.waits(*retry_in);
                     continue;
                 }
+                Output::Notice(Notice::Connected { is_repeated, .. }) => {
+                    law!("one line for a row of connections that bring nothing", *is_repeated == self.fruitless);
+                    continue;
+                }
+                Output::Notice(Notice::ConnectionStays) => Act::Stays,
                 Output::Notice(Notice::NotReady { .. }) => Act::Ready(false),
                 Output::Notice(Notice::Ready) => Act::Ready(true),
                 Output::Notice(_) => continue,
@@ -574,9 +615,11 @@ impl Reference {
     }
 
     fn waits(&mut self, wait: Duration) {
-        let step = self.drawn.take();
-        let within = step.is_some_and(|step| wait >= step / 2 && wait <= step);
-        law!("the wait before a dial is 50 to 100 % of its step", within, "{wait:?} of {step:?}");
+        let drawn = self.drawn.take();
+        let is_within = drawn.is_some_and(|(least, most)| wait >= least && wait <= most);
+        let is_soon = drawn.is_some_and(|(least, _)| least.is_zero());
+        law!("after a good connection the next dial is within 500 ms", is_within || !is_soon, "{wait:?}");
+        law!("the wait before a dial is 50 to 100 % of its step", is_within, "{wait:?} of {drawn:?}");
         if let Link::Down(at) = &mut self.link {
             *at = self.now.plus(wait);
         }
@@ -593,7 +636,7 @@ impl Reference {
     fn next(&self) -> Option<Instant> {
         let link = match self.link {
             Link::Down(at) | Link::Dialing(at) | Link::Closing(at) => at,
-            Link::Up { silent, ping, write } => write.map_or(silent, |write| write.min(silent)).min(ping),
+            Link::Up { silent, ping, write, .. } => write.map_or(silent, |write| write.min(silent)).min(ping),
         };
         let start = self.starts().min().filter(|_| self.ready);
         let next = start.map_or(link, |start| start.min(link));

@@ -51,6 +51,10 @@ pub enum What {
     Binary,
     Ping,
     Pong(Pong),
+    /// Bytes that are no whole frame.
+    Received,
+    /// The socket takes more of what waits.
+    Taken,
     Written,
     Started {
         which: u8,

@@ -28,7 +28,7 @@ fn ended(task_id: &str, result: TaskResult, active: usize) -> Notice {
 fn it_is_stuck_when_the_run_loop_or_an_executor_is_and_says_which() {
     let status = status(0);
     let now = Instant::now();
-    status.note(now, &Notice::Connected { unproven_ends: 0 });
+    status.note(now, &Notice::Connected { unproven_ends: 0, is_repeated: false });
     let names = |seconds| {
         let stuck = status.stuck(now + Duration::from_secs(seconds));
         stuck.into_iter().map(|stuck| stuck.name).collect::<Vec<_>>()
@@ -66,7 +66,7 @@ fn it_is_ready_while_connected_with_a_free_slot_and_says_why_it_is_not() {
     let cause = Cause::Outside("connection refused".into());
     let failed = reason(Some(Notice::DialFailed { cause, retry_in }));
     assert_eq!(failed.as_deref(), Some("not connected for 1 min 3 s: connection refused"));
-    assert_eq!(reason(Some(Notice::Connected { unproven_ends: 0 })), None);
+    assert_eq!(reason(Some(Notice::Connected { unproven_ends: 0, is_repeated: false })), None);
     assert_eq!(reason(Some(claimed("a", "", 1))), None);
     assert_eq!(reason(Some(claimed("b", "", 2))).as_deref(), Some("every slot is taken: 2 of 2"));
     let stuck = Notice::NotReady { task_id: "b".into() };
@@ -87,7 +87,7 @@ fn it_is_ready_while_connected_with_a_free_slot_and_says_why_it_is_not() {
 fn a_worker_without_a_limit_is_always_able_to_take_a_task() {
     let status = status(0);
     let now = Instant::now();
-    status.note(now, &Notice::Connected { unproven_ends: 0 });
+    status.note(now, &Notice::Connected { unproven_ends: 0, is_repeated: false });
     status.note(now, &claimed("a", "", 500));
     assert_eq!(status.unready(now), None);
 }

@@ -117,8 +117,11 @@ impl Runtime for Simulated {
         self.network.resolve(port).await
     }
 
-    async fn connect(&self, _: &Address) -> io::Result<Stream> {
-        self.network.connect().await
+    async fn connect(&self, address: &Address) -> io::Result<Stream> {
+        match address {
+            Address::Tcp(address) => self.network.connect(address.ip()).await,
+            Address::Unix(_) => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 
     fn stop_signals(&self) -> io::Result<Signals> {

@@ -1,8 +1,8 @@
 //! The network between workers and the server: latency, full buffers, and every way in which a connection can break.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Waker};
@@ -51,6 +51,11 @@ struct State {
     silent: bool,
     /// Closed when the faults are over: a dial that hangs goes on then.
     healed: (Sender<()>, Receiver<()>),
+    /// The addresses of every name, and those of them at which nobody ever answers.
+    addresses: Vec<IpAddr>,
+    dead: BTreeSet<IpAddr>,
+    /// How many bytes a second the connections that are opened from now on carry in each direction; `None` for all at once.
+    rate: Option<u32>,
     connections: Vec<Weak<Mutex<Connection>>>,
     dials: Vec<Duration>,
 }
@@ -64,6 +69,9 @@ impl Network {
             outage: false,
             silent: false,
             healed: async_channel::bounded(1),
+            addresses: vec![Ipv4Addr::new(10, 0, 0, 1).into()],
+            dead: BTreeSet::new(),
+            rate: None,
             connections: Vec::new(),
             dials: Vec::new(),
         };
@@ -90,10 +98,33 @@ impl Network {
         self.lock().silent = silent;
     }
 
+    /// Every name has these many addresses of both families from now on, and at as many of them somebody answers.
+    pub fn set_addresses(&self, all: u16, alive: u16) {
+        let mut state = self.lock();
+        state.addresses = (1..=all)
+            .map(|n| match n % 2 {
+                0 => Ipv4Addr::from(0x0a00_0000 + u32::from(n)).into(),
+                _ => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n).into(),
+            })
+            .collect();
+        // The last: what is tried last must come in time too.
+        let dead = usize::from(all.saturating_sub(alive));
+        state.dead = state.addresses.iter().copied().take(dead).collect();
+    }
+
+    /// How many bytes a second go each way on every connection from now on; `None` for all at once.
+    pub fn set_rate(&self, rate: Option<u32>) {
+        let mut state = self.lock();
+        state.rate = rate;
+        for connection in state.connections.iter().filter_map(Weak::upgrade) {
+            connection.lock().unwrap().rate = rate;
+        }
+    }
+
     /// All faults are over: dials that hang go on, and who writes to a connection that only he believes in is told so.
     pub fn heal(&self) {
         let mut state = self.lock();
-        (state.faulty, state.outage) = (false, false);
+        (state.faulty, state.outage, state.rate) = (false, false, None);
         state.healed.0.close();
         state.healed = async_channel::bounded(1);
         let connections: Vec<_> = state.connections.iter().filter_map(Weak::upgrade).collect();
@@ -118,19 +149,23 @@ impl Network {
         if faulty && self.executor.chance(3) {
             return Err(io::Error::other("temporary failure in name resolution"));
         }
-        let several = self.executor.chance(20);
-        let hosts = if several { 1..=2 } else { 1..=1 };
-        Ok(hosts.map(|host| SocketAddr::from(([10, 0, 0, host], port))).collect())
+        let addresses = self.lock().addresses.clone();
+        Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
     }
 
-    /// A connection to the server.
+    /// A connection to the server at this address.
     ///
     /// # Errors
     /// By chance, and during an outage.
-    pub async fn connect(&self) -> io::Result<Stream> {
+    pub async fn connect(&self, address: IpAddr) -> io::Result<Stream> {
         let fate = self.fate();
         // Of now: the faults may be over while the dial is on its way.
         let healed = self.lock().healed.1.clone();
+        if self.lock().dead.contains(&address) {
+            // What began while there were faults is not to outlast them.
+            let _ = healed.recv().await;
+            return Err(ErrorKind::HostUnreachable.into());
+        }
         self.executor.sleep(self.latency()).await;
         match fate {
             Fate::Connects => {}
@@ -140,6 +175,7 @@ impl Network {
         }
         let cut = self.lock().faulty.then(|| self.executor.random(draw_cut)).flatten();
         let mut connection = Connection::new(&self.executor, cut);
+        connection.rate = self.rate();
         if self.lock().silent {
             connection.cut(Cut::Silence, self.executor.now());
         }
@@ -153,6 +189,13 @@ impl Network {
         };
         let _ = self.accept.try_send(end(Side::Server));
         Ok(end(Side::Worker))
+    }
+
+    /// How fast a new connection is: while there are faults, some are slow.
+    fn rate(&self) -> Option<u32> {
+        let state = self.lock();
+        let draw = || self.executor.random(|random| random.u32(300..20_000));
+        state.rate.or_else(|| (state.faulty && self.executor.chance(10)).then(draw))
     }
 
     fn fate(&self) -> Fate {
@@ -211,6 +254,8 @@ struct Connection {
     forgotten: bool,
     capacity: usize,
     latency: Duration,
+    /// How many bytes a second go each way, when not all at once.
+    rate: Option<u32>,
 }
 
 #[derive(Default)]
@@ -234,7 +279,7 @@ impl Connection {
     fn new(executor: &Executor, cut: Option<(Side, u64, Cut)>) -> Self {
         let capacity = 1 << executor.random(|random| random.u32(9..17));
         let latency = executor.duration(Duration::from_micros(50), Duration::from_millis(200));
-        Self { pipes: Default::default(), cut, reset: false, forgotten: false, capacity, latency }
+        Self { pipes: Default::default(), cut, reset: false, forgotten: false, capacity, latency, rate: None }
     }
 
     fn pipe(&mut self, from: Side) -> &mut Pipe {
@@ -255,7 +300,7 @@ impl Connection {
     }
 
     fn heal(&mut self) {
-        self.cut = None;
+        (self.cut, self.rate) = (None, None);
         self.forgotten |= self.pipes.iter().any(|pipe| pipe.lost);
         // What waits for room to write is retransmitted now, and is told.
         if self.forgotten && self.pipes.iter().any(|pipe| pipe.lost && pipe.held > 0) {
@@ -370,7 +415,7 @@ impl AsyncWrite for Stream {
         if connection.reset {
             return Poll::Ready(Err(ErrorKind::ConnectionReset.into()));
         }
-        let (capacity, latency, cut) = (connection.capacity, connection.latency, connection.cut);
+        let Connection { capacity, latency, cut, rate, .. } = *connection;
         let pipe = connection.pipe(self.side);
         if pipe.end.is_some() {
             return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
@@ -395,9 +440,13 @@ impl AsyncWrite for Stream {
         }
         pipe.held += length;
         pipe.last_arrival = arrival;
-        if delivered > 0 {
-            let chunk: Vec<u8> = bytes.iter().copied().take(delivered).collect();
-            pipe.chunks.push_back((arrival, chunk.into()));
+        // A slow connection gives it piece by piece.
+        let bytes = bytes.get(..delivered).unwrap_or_default();
+        for piece in bytes.chunks(rate.map_or(usize::MAX, |rate| usize::try_from(rate / 8).unwrap_or(1).max(1))) {
+            if let Some(rate) = rate {
+                pipe.last_arrival += Duration::from_secs(piece.len() as u64) / rate;
+            }
+            pipe.chunks.push_back((pipe.last_arrival, piece.iter().copied().collect()));
         }
         if let Some(reader) = pipe.reader.take() {
             self.executor.wake_at(arrival, reader);

@@ -39,6 +39,7 @@ struct State {
     /// Whether a proxy stands before it.
     proxy: bool,
     faulty: bool,
+    closing: bool,
     /// Closed when the faults are over.
     healed: (Sender<()>, Receiver<()>),
     session: Option<Session>,
@@ -79,6 +80,7 @@ impl Server {
             ledger,
             proxy,
             faulty: false,
+            closing: false,
             healed: async_channel::bounded(1),
             session: None,
             sessions: 0,
@@ -102,6 +104,11 @@ impl Server {
             }
         });
         server
+    }
+
+    /// Whether it closes every connection from now on as soon as that is established.
+    pub fn set_closing(&self, closing: bool) {
+        self.state().closing = closing;
     }
 
     /// Whether it answers dials badly from now on, by chance.
@@ -143,10 +150,25 @@ impl Server {
         state.send_assignment(task, execution);
     }
 
-    /// Assigns an active execution once more.
-    pub fn assign_again(&self, task: &str, execution: &str) {
-        self.state().repeated.insert(task.to_owned());
-        self.assign(task, execution, true);
+    /// Assigns a new execution with a variable of so many bytes.
+    pub fn assign_large(&self, task: &str, size: usize) {
+        let mut state = self.state();
+        state.ledger.assigned(task, task, true);
+        state.assigned.insert(task.to_owned());
+        let text = assignment(task, task, true).to_string();
+        state.send(Message::text(
+            text.replace("\"EXECUTION\"", &format!("\"LARGE\":\"{}\",\"EXECUTION\"", "x".repeat(size))),
+        ));
+    }
+
+    /// Assigns an active execution once more, perhaps so that it cannot be understood.
+    pub fn assign_again(&self, task: &str, execution: &str, sound: bool) {
+        self.journal.note(|| format!("server: assigns {execution} of {task} again, sound: {sound}"));
+        let mut state = self.state();
+        state.repeated.insert(task.to_owned());
+        state.assigned.insert(task.to_owned());
+        state.ledger.assigned(task, execution, true);
+        state.send(assignment(task, execution, sound));
     }
 
     /// Whether a message about this task may still be the answer to an assignment that was repeated.
@@ -228,7 +250,7 @@ impl Server {
             20..24 => String::new(),
             24..28 => return self.hang().await,
             _ => {
-                if stream.write_all(upgrade.as_bytes()).await.is_ok() {
+                if stream.write_all(upgrade.as_bytes()).await.is_ok() && !self.state().closing {
                     let socket = WebSocketStream::from_partially_read(stream, rest, Role::Server, None).await;
                     self.talk(socket, cutter).await;
                 }

@@ -43,6 +43,8 @@ impl Storm {
         let Scene { executor, network, server, machine, .. } = self.scene.clone();
         let drawn = |wanted: bool| wanted && executor.chance(80);
         network.set_faulty(drawn(options.network));
+        let addresses = executor.random(|random| random.u16(1..=6));
+        network.set_addresses(addresses, executor.random(|random| random.u16(1..=addresses)));
         server.set_faulty(drawn(options.server));
         machine.processes.set_faulty(drawn(options.processes));
         machine.disk.set_faulty(drawn(options.disk));
@@ -120,7 +122,7 @@ impl Storm {
             ledger.active().filter(is_last).map(owned).collect()
         });
         if let Some((task, execution)) = self.scene.executor.random(|random| random.choice(active)) {
-            server.assign_again(&task, &execution);
+            server.assign_again(&task, &execution, self.scene.executor.chance(70));
         }
     }
 

@@ -18,8 +18,22 @@ use crate::process::Kind;
 /// `docs/protocol.md`: the first step of the backoff, and the last.
 const FIRST_STEP: Duration = Duration::from_secs(1);
 const LAST_STEP: Duration = Duration::from_secs(60);
+/// `docs/protocol.md`: the longest wait after a good connection, and how long one lasts that is good without a message.
+const SOON: Duration = Duration::from_millis(500);
+const LASTING: Duration = Duration::from_secs(60);
 /// `docs/protocol.md`: how long a task may wait to be begun before the worker takes no other, by a clock that is a little wrong.
 const UNREADY: Duration = Duration::from_secs(11);
+
+const SECOND: Duration = Duration::from_secs(1);
+/// How the lines begin that tell of a message of the server.
+const OF_MESSAGES: [&str; 6] = [
+    "task claimed",
+    "task rejected",
+    "task was assigned again",
+    "task cancelled by the user",
+    "cannot cancel a task",
+    "answered an assignment",
+];
 
 /// Collects what is wrong. A clone is another handle to the same.
 #[derive(Clone)]
@@ -28,6 +42,7 @@ pub struct Watch {
     facts: Arc<Mutex<Facts>>,
 }
 
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 #[derive(Default)]
 struct Facts {
     limit: usize,
@@ -57,9 +72,14 @@ struct Facts {
     /// What each series must show, by what the log tells.
     counted: BTreeMap<String, u64>,
     connected: bool,
-    /// The step of the backoff, and since when the worker waits with it.
-    step: Duration,
+    /// Since when there was the last connection, and whether the log tells of a message on it.
+    connected_since: Duration,
+    heard_message: bool,
+    /// The least and the most that the step of the backoff can be, and since when the worker waits.
+    step: (Duration, Duration),
     waits_since: Option<Duration>,
+    /// Whether it waits after a good connection; `None` when that hangs on a moment.
+    was_good: Option<bool>,
     series: Option<usize>,
     /// Who waits for a line that begins so.
     awaited: Vec<(String, Sender<()>)>,
@@ -68,7 +88,7 @@ struct Facts {
 impl Watch {
     /// Nothing is wrong yet. `limit` is `--max-concurrent-tasks`.
     pub fn new(journal: &Journal, limit: usize) -> Self {
-        let facts = Facts { limit, step: FIRST_STEP, ..Facts::default() };
+        let facts = Facts { limit, step: (FIRST_STEP, FIRST_STEP), ..Facts::default() };
         Self { journal: journal.clone(), facts: Arc::new(Mutex::new(facts)) }
     }
 
@@ -115,15 +135,28 @@ impl Watch {
     pub fn dials(&self, now: Duration, slept: Option<Duration>) {
         let mut facts = self.facts();
         let Some(since) = facts.waits_since.take() else { return };
-        let (step, waited) = (facts.step, now.checked_sub(since).unwrap_or_default());
-        facts.step = LAST_STEP.min(step * 2);
+        let (step, waited, was_good) = (facts.step, now.checked_sub(since).unwrap_or_default(), facts.was_good);
+        let ((least, most), next) = (step, |step: Duration| LAST_STEP.min(step * 2));
+        facts.step = match was_good {
+            Some(true) => (FIRST_STEP, FIRST_STEP),
+            Some(false) => (next(least), next(most)),
+            None => (FIRST_STEP, next(most)),
+        };
         // A timer that was slept over may keep the next one waiting for as long as it is late itself.
         let is_exempt = facts.stopping || slept.is_some_and(|woke| woke.saturating_add(LATE) >= since);
         drop(facts);
         // Half the step to all of it, by a clock that is a little wrong; the key is read and a name looked up first.
-        let (shortest, longest) = (step.mul_f64(0.499), step.mul_f64(1.001) + Duration::from_millis(60));
+        let first = Duration::ZERO;
+        let (shortest, longest) = match was_good {
+            Some(true) => (first, SOON),
+            Some(false) => (least.mul_f64(0.499), most),
+            None => (first, most),
+        };
+        let longest = longest.mul_f64(1.001) + Duration::from_millis(60);
         if !is_exempt && !(shortest..=longest).contains(&waited) {
-            self.violate(format!("dialled after {waited:?}, at a step of {step:?}"));
+            self.violate(format!(
+                "dialled after {waited:?}, at a step of {step:?}, after a good connection: {was_good:?}"
+            ));
         }
     }
 
@@ -182,8 +215,11 @@ impl Watch {
         self.facts.lock().unwrap()
     }
 
-    fn heard(&self, line: &Line) {
-        let wrong = self.facts().hear(line, self.journal.now());
+    fn heard(&self, line: &Line, is_fine: bool) {
+        let mut facts = self.facts();
+        facts.lines += usize::from(!is_fine);
+        let wrong = facts.hear(line, self.journal.now());
+        drop(facts);
         self.violate_all(wrong);
     }
 
@@ -237,7 +273,6 @@ impl Facts {
 
     /// What the line means; gives what must never happen.
     fn hear(&mut self, line: &Line, now: Duration) -> Vec<String> {
-        self.lines += 1;
         self.awaited.retain(|(beginning, came)| !(line.message.starts_with(beginning.as_str()) && came.close()));
         let mut wrong = Vec::new();
         let (task, message) = (line.field("task_id"), line.message.as_str());
@@ -246,6 +281,7 @@ impl Facts {
         if message.contains("internal error") || message.contains("panicked") {
             wrong.push(format!("the worker says: {message}"));
         }
+        self.heard_message |= OF_MESSAGES.iter().any(|beginning| message.starts_with(beginning));
         match message {
             "task claimed" => {
                 self.count("oz_worker_tasks_claimed_total");
@@ -292,15 +328,26 @@ impl Facts {
                 self.count("oz_worker_task_failures_total{phase=assignment,reason=unknown}");
             }
             _ if message.starts_with("dial failed") => {
-                self.waits_since = Some(now);
+                (self.waits_since, self.was_good) = (Some(now), Some(false));
                 self.count(&reconnect("dial_failed"));
             }
             _ if message.starts_with("disconnected") => {
+                let there = now.saturating_sub(self.connected_since);
+                // What the worker takes for dead was alive until a minute ago, or until a write began to wait.
+                let silent = if message.contains("nothing was received") { LASTING } else { Duration::ZERO };
+                let lasted = there.saturating_sub(silent);
+                // By a clock that is a little wrong.
+                let is_sure = (lasted + SECOND < LASTING || lasted > LASTING + SECOND) && !message.contains("a write");
+                let has_lasted = is_sure.then_some(lasted > LASTING);
                 self.waits_since = Some(now);
+                self.was_good = if self.heard_message { Some(true) } else { has_lasted };
                 self.connected = false;
                 self.count(&reconnect("remote_close"));
             }
-            _ if message.starts_with("connected") => (self.connected, self.step) = (true, FIRST_STEP),
+            _ if message.starts_with("connected, and") => {}
+            _ if message.starts_with("connected") => {
+                (self.connected, self.connected_since, self.heard_message) = (true, now, false);
+            }
             _ if message.starts_with("task cancelled by the user") => drop(self.asked_to_stop.insert(task.to_owned())),
             _ if message.starts_with("stopping") || message.starts_with("drain timed out") => {
                 (self.stopping, self.all_asked_to_stop) = (true, true);
@@ -360,7 +407,7 @@ pub struct Listener(pub Watch);
 
 impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && metadata.target().starts_with("oz_worker") && *metadata.level() <= tracing::Level::INFO
+        metadata.is_event() && metadata.target().starts_with("oz_worker") && *metadata.level() <= tracing::Level::DEBUG
     }
 
     fn event(&self, event: &Event<'_>) {
@@ -373,7 +420,8 @@ impl Subscriber for Listener {
             }
             text
         });
-        self.0.heard(&line);
+        // What an operator does not see is no line of the log.
+        self.0.heard(&line, *event.metadata().level() == tracing::Level::DEBUG);
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {

@@ -14,8 +14,12 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Runs `drive` on a few seeds.
 fn on_seeds<F: Future<Output = ()> + Send + 'static>(drive: fn(Scene) -> F) -> Vec<Report> {
+    on_so_many_seeds(20, drive)
+}
+
+fn on_so_many_seeds<F: Future<Output = ()> + Send + 'static>(seeds: u64, drive: fn(Scene) -> F) -> Vec<Report> {
     let stage = |executor: &_| Scene::new(executor, Operator { limit: 4, ..Operator::draw(executor) });
-    let reports: Vec<Report> = (0..20).map(|seed| run(seed, 1000 * HOUR, stage, drive)).collect();
+    let reports: Vec<Report> = (0..seeds).map(|seed| run(seed, 1000 * HOUR, stage, drive)).collect();
     for report in &reports {
         assert!(report.violations.is_empty(), "{report}");
     }
@@ -68,6 +72,73 @@ fn an_hour_of_outage_writes_at_most_100_lines() {
         }
     }
     on_seeds(drive);
+}
+
+#[test]
+fn an_hour_of_a_server_that_closes_every_connection_at_once_writes_at_most_100_lines() {
+    async fn drive(scene: Scene) {
+        answer_to(&scene, "T1", Duration::from_secs(10)).await;
+        let (lines, dials) = (scene.watch.lines(), scene.network.dials().len());
+        scene.server.set_closing(true);
+        scene.server.cut(Cut::Reset);
+        scene.executor.sleep(HOUR).await;
+        let (lines, dials) = (scene.watch.lines() - lines, scene.network.dials().len() - dials);
+        if lines > 100 || !(50..100).contains(&dials) {
+            scene.watch.violate(format!("an hour of that were {lines} lines and {dials} dials"));
+        }
+        scene.server.set_closing(false);
+        answer_to(&scene, "T2", Duration::from_secs(70)).await;
+    }
+    on_seeds(drive);
+}
+
+#[test]
+fn work_goes_on_half_a_second_after_a_good_connection_is_lost() {
+    async fn drive(scene: Scene) {
+        answer_to(&scene, "T0", Duration::from_secs(10)).await;
+        for number in 1..20 {
+            scene.server.cut(Cut::Reset);
+            // Half a second, and a dial with all its ways to and fro.
+            answer_to(&scene, &format!("T{number}"), Duration::from_secs(4)).await;
+        }
+    }
+    on_seeds(drive);
+}
+
+#[test]
+fn five_addresses_at_which_nobody_answers_hold_a_dial_up_for_little_more_than_a_second() {
+    async fn drive(scene: Scene) {
+        answer_to(&scene, "T0", Duration::from_secs(10)).await;
+        scene.network.set_addresses(6, 1);
+        scene.server.cut(Cut::Reset);
+        answer_to(&scene, "T1", Duration::from_secs(6)).await;
+    }
+    on_seeds(drive);
+}
+
+#[test]
+fn what_takes_two_minutes_over_a_slow_link_arrives_either_way() {
+    async fn drive(scene: Scene) {
+        answer_to(&scene, "T1", Duration::from_secs(10)).await;
+        let dials = scene.network.dials().len();
+        scene.network.set_rate(Some(2000));
+        scene.server.assign_large("T2", 250_000);
+        scene.server.answered("T2", "T2").await;
+        // As much the other way: answers of 100 bytes.
+        scene.network.set_rate(None);
+        scene.server.turn_deaf(Duration::from_secs(5));
+        for number in 0..1300 {
+            scene.server.assign(&format!("B{number}"), &format!("B{number}"), true);
+        }
+        scene.executor.sleep(Duration::from_secs(4)).await;
+        scene.network.set_rate(Some(2000));
+        scene.server.answered("B1299", "B1299").await;
+        if scene.network.dials().len() != dials {
+            scene.watch.violate("a connection that was slow was taken for dead".to_owned());
+        }
+    }
+    // Thousands of messages each.
+    on_so_many_seeds(2, drive);
 }
 
 #[test]

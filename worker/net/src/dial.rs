@@ -18,7 +18,7 @@ use crate::proxy::Proxy;
 use crate::socket::Duplex;
 use crate::tls::{TlsError, TlsFault, server_name};
 use crate::url::{Url, UrlHost};
-use crate::wire::Wire;
+use crate::wire::{Metered, Wire};
 
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -71,7 +71,7 @@ pub async fn dial<R: Runtime>(runtime: &R, destination: &Destination) -> Result<
     let remote = match destination {
         Destination::Unix(path) => {
             let connected = runtime.connect(&Address::Unix(path.clone())).await;
-            return connected.map(Wire::Plain).map_err(|source| DialError::Socket { path: path.clone(), source });
+            return connected.map(Wire::plain).map_err(|source| DialError::Socket { path: path.clone(), source });
         }
         Destination::Host(remote) => remote,
     };
@@ -84,9 +84,9 @@ pub async fn dial<R: Runtime>(runtime: &R, destination: &Destination) -> Result<
         }
     };
     if url.is_secure() {
-        Ok(Wire::Tls(Box::new(secure(runtime, stream, remote).await?)))
+        Ok(Wire::tls(secure(runtime, Metered::new(stream), remote).await?))
     } else {
-        Ok(Wire::Plain(stream))
+        Ok(Wire::plain(stream))
     }
 }
 
@@ -98,7 +98,12 @@ async fn connect<R: Runtime>(runtime: &R, host: &UrlHost, port: u16) -> Result<R
             resolved.map_err(|source| DialError::Resolve { host: host.clone(), source })?
         }
     };
-    connect_first(runtime, addresses).await.map_err(|failed| match failed {
+    let open = |address| {
+        let runtime = runtime.clone();
+        async move { runtime.connect(&Address::Tcp(address)).await }
+    };
+    let sleep = |time| runtime.sleep_until(runtime.now().plus(time));
+    connect_first(addresses, open, sleep).await.map_err(|failed| match failed {
         Some((address, source)) => DialError::Connect { host: host.clone(), address, source },
         None => DialError::NoAddress { host: host.clone() },
     })
@@ -131,9 +136,9 @@ async fn open_tunnel<S: Duplex>(stream: S, proxy: &Proxy, url: &Url) -> Result<S
 
 async fn secure<R: Runtime>(
     runtime: &R,
-    stream: R::Stream,
+    stream: Metered<R::Stream>,
     Remote { url, tls, http2, .. }: &Remote,
-) -> Result<TlsStream<R::Stream>, DialError> {
+) -> Result<TlsStream<Metered<R::Stream>>, DialError> {
     let host = url.host();
     let name = server_name(host).ok_or_else(|| DialError::ServerName(host.clone()))?;
     // Read anew for every dial, so that a rotated certificate authority needs no restart.

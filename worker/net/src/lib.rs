@@ -22,4 +22,4 @@ pub use dial::{DialError, dial};
 pub use http::{Answer, AnswerError, Body, HttpClient, LARGEST_HEAD, lists};
 pub use payload::{Payload, secret_value};
 pub use socket::Duplex;
-pub use wire::Wire;
+pub use wire::{Moved, Wire};

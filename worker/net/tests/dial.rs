@@ -13,7 +13,7 @@ use futures_lite::future::block_on;
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use oz_worker_net::tls::Tls;
 use oz_worker_net::url::Url;
-use oz_worker_net::{Destination, DialError, Payload, Wire, dial};
+use oz_worker_net::{Destination, DialError, Payload, dial};
 use oz_worker_runtime::Address;
 
 const SCHEMES: &[&str] = &["http", "ws", "wss"];
@@ -41,7 +41,7 @@ fn an_address_that_hangs_holds_up_the_next_for_a_quarter_of_a_second() {
     };
     let runtime = Scripted::new(&["[fd00::1]:80", "[fd00::2]:80", "10.0.0.1:80"], plan);
     let begun = Instant::now();
-    assert!(matches!(block_on(dial(&runtime, &destination("ws://oz.example", &[]))), Ok(Wire::Plain(_))));
+    assert!(block_on(dial(&runtime, &destination("ws://oz.example", &[]))).is_ok());
     assert!((Duration::from_millis(200)..Duration::from_secs(5)).contains(&begun.elapsed()));
     assert_eq!(*runtime.tried.lock().unwrap(), ["oz.example:80", "[fd00::1]:80", "10.0.0.1:80"]);
 }

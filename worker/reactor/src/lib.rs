@@ -26,7 +26,7 @@ pub use machine::LocalMachine;
 pub use process::ChildProcess;
 pub use signals::Signals;
 use sleep::Sleep;
-pub use stream::Stream;
+pub use stream::{Stream, set_up};
 
 /// How tasks are run, and what they read and write. A clone is another handle to the same.
 pub trait Tasks: Clone + Send + Sync + 'static {

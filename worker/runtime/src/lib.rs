@@ -56,7 +56,8 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// What the resolver says.
     fn resolve(&self, host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 
-    /// Opens a connection; over TCP without delay of small writes (`TCP_NODELAY`).
+    /// Opens a connection; over TCP without delay of small writes (`TCP_NODELAY`), and with a send buffer so small that what
+    /// is taken to be written is soon on its way.
     ///
     /// # Errors
     /// What the operating system says.

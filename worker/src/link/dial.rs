@@ -39,6 +39,8 @@ pub struct Target {
     /// A proxy variable that cannot be used fails every dial: without its proxy a dial could go where the operator does not
     /// want it.
     destination: Result<Destination, ProxyError>,
+    /// With what TLS is spoken there, if it is.
+    tls: Option<Arc<Tls>>,
 }
 
 impl Target {
@@ -46,8 +48,19 @@ impl Target {
     /// name; `None` when it is not such a URL, which the settings have checked.
     pub fn new(url: &str, api_key: ApiKey, env: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let url = Url::parse(url, &["ws", "wss"]).ok()?;
-        let (host, path) = (url.host().clone(), url.path_and_query().clone());
-        Some(Self { host, path, api_key, destination: Destination::new(url, &env, Arc::new(Tls::default())) })
+        let (host, path, tls) = (url.host().clone(), url.path_and_query().clone(), Arc::new(Tls::default()));
+        let spoken = url.is_secure().then(|| Arc::clone(&tls));
+        Some(Self { host, path, api_key, destination: Destination::new(url, &env, tls), tls: spoken })
+    }
+
+    /// What would be said of each dial, when the environment's proxies or certificates cannot be used. Reads files, and connects
+    /// to nothing.
+    pub fn problem(&self) -> Option<LinkError> {
+        if let Err(error) = &self.destination {
+            return Some(error.clone().into());
+        }
+        let error = self.tls.as_ref()?.client_config().err()?;
+        Some(LinkError::Dial(error.into()))
     }
 }
 

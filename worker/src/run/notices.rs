@@ -4,17 +4,20 @@ use std::time::Duration;
 
 use oz_worker_core::metrics::TaskResult;
 use oz_worker_core::{BadFrame, Notice};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use oz_worker_text::duration;
 
 /// Writes a notice to the log. `trace_id` is that of the task that it is about, when tracing is on.
 pub(super) fn log(notice: Notice, trace_id: Option<&str>) {
     match notice {
-        Notice::Connected { unproven_ends: 0 } => info!("connected"),
-        Notice::Connected { unproven_ends } => {
+        // The one before brought nothing. Of a row of such the log has one line each, that of its end.
+        Notice::Connected { is_repeated: true, .. } => debug!("connected"),
+        Notice::Connected { unproven_ends: 0, .. } => info!("connected"),
+        Notice::Connected { unproven_ends, .. } => {
             info!(unproven_ends, "connected; sending again what the server may not have received");
         }
+        Notice::ConnectionStays => info!("connected, and this connection does better than the one before"),
         Notice::DialFailed { cause, retry_in } => {
             warn!(retry_in = %rounded(retry_in), "dial failed: {cause}");
         }
@@ -29,13 +32,15 @@ pub(super) fn log(notice: Notice, trace_id: Option<&str>) {
             warn!(task_id, trace_id, size, "answered an assignment with task_failed: {flaw}");
         }
         Notice::MalformedAssignment { task_id, size, flaw, is_answered: false } => {
-            warn!(task_id, trace_id, size, "ignored an assignment: {flaw}");
+            warn!(task_id, trace_id, size, "an assignment cannot be understood: {flaw}");
         }
         Notice::Claimed { task_id, execution_id, title, active } => {
             let execution_id = execution_id.unwrap_or_default();
             info!(task_id, trace_id, execution_id, title, active, "task claimed");
         }
-        Notice::Rejected { is_repeated: true, .. } => {}
+        Notice::Rejected { is_repeated: true, task_id, .. } => {
+            debug!(task_id, trace_id, "task rejected, as the one before");
+        }
         Notice::Rejected { task_id, reason, active, .. } => {
             info!(task_id, trace_id, reason = reason.as_str(), active, "task rejected");
         }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use oz_worker_backends::BackendSettings;
 use oz_worker_backends::docker::check_volume;
 use oz_worker_core::secret::Variables;
+use oz_worker_net::proxy::is_loopback;
+use oz_worker_net::url::Url;
 use oz_worker_text::duration;
 use oz_worker_text::line::quoted;
 use oz_worker_text::suggest::hint;
@@ -29,7 +31,7 @@ pub fn settings(
     read: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
 ) -> Result<Settings, Vec<String>> {
     let mut gathering = Gathering { flags, env, problems: Vec::new(), warnings: Vec::new(), file_is_good: true };
-    let file = match last(&flags.config_file).map(|path| file::read(Path::new(path), read)) {
+    let file = match last(&flags.config_file).map(|path| file::read(&gathering.path(path), read)) {
         None => File::default(),
         Some(Ok(file)) => file,
         Some(Err(lines)) => {
@@ -61,6 +63,7 @@ impl Gathering<'_> {
         let api_key = self.api_key();
         let worker_id = self.worker_id(file.worker_id);
         let web_socket_url = self.url("--web-socket-url", &flags.web_socket_url, &["ws", "wss"]);
+        self.warn_of_plain_text(web_socket_url.as_deref());
         let server_root_url = self.url("--server-root-url", &flags.server_root_url, &["http", "https"]);
         let session_sharing_server_url = self.url(
             "--session-sharing-server-url",
@@ -113,6 +116,16 @@ impl Gathering<'_> {
         self.problems.push(line.into());
     }
 
+    /// The path that a flag names. A shell leaves the `~` of `--flag=~/file` to the program.
+    fn path(&self, text: &str) -> PathBuf {
+        let below = text.strip_prefix('~').filter(|below| below.is_empty() || below.starts_with('/'));
+        let home = || (self.env)("HOME").filter(|home| !home.trim().is_empty());
+        match below.and_then(|below| Some((home()?, below))) {
+            Some((home, below)) => Path::new(&home).join(below.trim_start_matches('/')),
+            None => PathBuf::from(text),
+        }
+    }
+
     /// The last value of a flag, if it passes `parse`.
     fn parsed<T, E: fmt::Display>(
         &mut self,
@@ -136,12 +149,23 @@ impl Gathering<'_> {
         }
     }
 
+    /// Whoever stands between could read the key: fine on one machine, and for a try.
+    fn warn_of_plain_text(&mut self, url: Option<&str>) {
+        let url = url.and_then(|url| Url::parse(url, &["ws", "wss"]).ok());
+        if let Some(url) = url.filter(|url| !url.is_secure() && !is_loopback(url.host())) {
+            self.warnings.push(format!(
+                "--web-socket-url is not encrypted (ws://): the API key and all tasks can be read on the way to {}; use wss://",
+                url.host()
+            ));
+        }
+    }
+
     fn api_key(&mut self) -> Option<ApiKey> {
         let from_env = (self.env)("WARP_API_KEY").filter(|key| !key.trim().is_empty());
         let (source, key) = if let Some(key) = last(&self.flags.api_key) {
             ("--api-key", ApiKey::from_text(key))
         } else if let Some(path) = last(&self.flags.api_key_file) {
-            let key = ApiKey::File(PathBuf::from(path));
+            let key = ApiKey::File(self.path(path));
             // Read once now, so that a wrong path is found before anything starts.
             ("--api-key-file", key.read().map(|_| key))
         } else if let Some(key) = from_env {
@@ -217,7 +241,7 @@ impl Gathering<'_> {
 
     fn target_dir(&mut self, backend: &mut BackendSettings) {
         let Some(directory) = last(&self.flags.target_dir) else { return };
-        if !backend.set_target_dir(PathBuf::from(directory)) {
+        if !backend.set_target_dir(self.path(directory)) {
             self.problem(format!(
                 "--target-dir: only backend direct has a target directory, and this is backend {}; add --backend direct, \
                  or leave it out",

@@ -256,7 +256,7 @@ impl<'a> Section<'a> {
             self.wrong_kind(node, key, "a mapping");
             return None;
         }
-        match node.to_json() {
+        match node.to_json(self.source()) {
             Ok(value) => value.as_object().is_some_and(|map| !map.is_empty()).then_some(value),
             Err((path, at)) => {
                 self.findings.add(at, &format!("{}{path}", self.key(key)), TWICE);

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::granit_parser::ErrorKind;
 use serde_saphyr::localizer::ExternalMessageSource;
-use serde_saphyr::{DuplicateKeyPolicy, Error, Spanned};
+use serde_saphyr::{DuplicateKeyPolicy, Error, NonFiniteFloatPolicy, Spanned};
 
 /// A place in the file, both counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +36,8 @@ pub enum Value {
     Bool(bool),
     /// A plain number.
     Number(serde_json::Number),
+    /// What is written as a plain number that JSON does not have: `.inf`, or `61e9540`, which is more likely a name.
+    NotFinite,
     /// Anything quoted, and plain text that is neither of the above.
     Text(String),
     List(Vec<Node>),
@@ -60,7 +62,7 @@ impl Node {
             Value::Null => "nothing",
             Value::Bool(_) => "true or false",
             Value::Number(_) => "a number",
-            Value::Text(_) => "text",
+            Value::Text(_) | Value::NotFinite => "text",
             Value::List(_) => "a list",
             Value::Map(_) => "a mapping",
         }
@@ -71,7 +73,7 @@ impl Node {
     pub fn text<'a>(&'a self, source: &'a str) -> Option<&'a str> {
         match &self.value {
             Value::Text(text) => Some(text),
-            Value::Bool(_) | Value::Number(_) => self.written(source),
+            Value::Bool(_) | Value::Number(_) | Value::NotFinite => self.written(source),
             Value::Null | Value::List(_) | Value::Map(_) => None,
         }
     }
@@ -80,7 +82,7 @@ impl Node {
     pub fn is_plain(&self, source: &str) -> bool {
         match &self.value {
             Value::Text(text) => self.written(source) == Some(text),
-            Value::Bool(_) | Value::Number(_) => true,
+            Value::Bool(_) | Value::Number(_) | Value::NotFinite => true,
             Value::Null | Value::List(_) | Value::Map(_) => false,
         }
     }
@@ -90,26 +92,28 @@ impl Node {
         source.get(start..start.checked_add(length)?).map(str::trim)
     }
 
-    /// The node as untyped JSON, as Kubernetes wants it: whole numbers stay whole.
+    /// The node as untyped JSON, as Kubernetes wants it: whole numbers stay whole, and what is no number of JSON is text. `source`
+    /// is the text the node was parsed from.
     ///
     /// # Errors
     /// The first key that stands twice in one mapping: its path below this node (`.a[0].b`) and its place.
-    pub fn to_json(&self) -> Result<serde_json::Value, (String, Position)> {
+    pub fn to_json(&self, source: &str) -> Result<serde_json::Value, (String, Position)> {
         Ok(match &self.value {
             Value::Null => serde_json::Value::Null,
             Value::Bool(value) => (*value).into(),
             Value::Number(number) => serde_json::Value::Number(number.clone()),
             Value::Text(text) => text.as_str().into(),
+            Value::NotFinite => self.written(source).unwrap_or_default().into(),
             Value::List(items) => {
                 let item = |(index, item): (usize, &Self)| {
-                    item.to_json().map_err(|(path, at)| (format!("[{index}]{path}"), at))
+                    item.to_json(source).map_err(|(path, at)| (format!("[{index}]{path}"), at))
                 };
                 items.iter().enumerate().map(item).collect::<Result<Vec<_>, _>>()?.into()
             }
             Value::Map(entries) => {
                 let mut map = serde_json::Map::new();
                 for Entry { key, at, value } in entries {
-                    let value = value.to_json().map_err(|(path, at)| (format!(".{key}{path}"), at))?;
+                    let value = value.to_json(source).map_err(|(path, at)| (format!(".{key}{path}"), at))?;
                     if map.insert(key.clone(), value).is_some() {
                         return Err((format!(".{key}"), *at));
                     }
@@ -135,9 +139,6 @@ pub enum YamlFlaw {
     /// The text goes on after a document.
     #[error("a second YAML document begins here; the file must hold one")]
     SecondDocument,
-    /// A number that JSON does not have.
-    #[error("infinity and NaN are not allowed")]
-    NotFinite,
     /// An alias without its anchor.
     #[error("not valid YAML: the alias names no anchor that stands before it")]
     UnknownAnchor,
@@ -164,7 +165,6 @@ impl From<&Error> for YamlFlaw {
     fn from(error: &Error) -> Self {
         match error {
             Error::MultipleDocuments { .. } => Self::SecondDocument,
-            Error::NonFiniteFloat { .. } => Self::NotFinite,
             Error::UnknownAnchor { .. } => Self::UnknownAnchor,
             Error::MergeValueNotMapOrSeqOfMaps { .. } | Error::MergeKeyNotAllowed { .. } => Self::Merge,
             Error::UnsupportedTag { .. }
@@ -211,6 +211,8 @@ pub fn parse(source: &str) -> Result<Node, SyntaxError> {
         // `yes` is text until a switch is asked for, and 0400 is octal: as in the files of today.
         strict_booleans: true,
         legacy_octal_numbers: true,
+        // A commit or an id may look like a number: where text is wanted, what is written counts.
+        non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
         with_snippet: false,
     };
     // Nothing but white space, comments and document markers is no document at all.
@@ -267,8 +269,8 @@ impl<'de> Visitor<'de> for ValueVisitor {
         Ok(Value::Number(value.into()))
     }
 
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        serde_json::Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a finite number"))
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(serde_json::Number::from_f64(value).map_or(Value::NotFinite, Value::Number))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -330,6 +332,52 @@ mod tests {
     }
 
     #[test]
+    fn what_looks_like_a_number_is_text_as_written_where_text_is_wanted() {
+        for written in [
+            "61e9540",
+            "12e4567",
+            "-1e999",
+            "+9e400",
+            "1e-9999",
+            ".inf",
+            "-.INF",
+            ".NaN",
+            "123456789012345678901234567890",
+            "340282366920938463463374607431768211456",
+            "-170141183460469231731687303715884105729",
+            "0x1FFFFFFFFFFFFFFFFFFFFFFFF",
+            "0x1FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF",
+            "0o777",
+            "0b11",
+            "1_000",
+            "+5",
+            "1.",
+            ".5",
+            "5e",
+            "08",
+            "0o8",
+            "12:30:45",
+            "2001-12-15",
+            "-0",
+            "00",
+            "0xZZ",
+            "1__0",
+            "1e5",
+            "0777",
+            "0b2",
+            "18446744073709551616",
+            "-9223372036854775809",
+        ] {
+            let source = format!("a: {written} # a note\nb: [{written}, &x {written}, *x]\n");
+            let root = parse(&source).unwrap_or_else(|error| panic!("{written}: {error:?}"));
+            assert_eq!(entries(&root)[0].value.text(&source), Some(written));
+            let Value::List(items) = &entries(&root)[1].value.value else { panic!("a list") };
+            assert!(items.iter().all(|item| item.text(&source) == Some(written)), "{written}: {items:?}");
+            assert!(root.to_json(&source).is_ok(), "{written}");
+        }
+    }
+
+    #[test]
     fn tells_plain_words_from_quoted_ones() {
         let source = "[yes, 'yes', \"yes\", &a yes, *a, true, 1]";
         let Value::List(items) = parse(source).unwrap().value else { panic!("a list") };
@@ -350,20 +398,20 @@ mod tests {
             "max": u64::MAX, "min": i64::MIN, "big": 9_007_199_254_740_993_u64, "mode": 256, "f": 0.5,
             "l": [1, "yes", null],
         });
-        assert_eq!(parse(source).unwrap().to_json().unwrap(), expected);
+        assert_eq!(parse(source).unwrap().to_json(source).unwrap(), expected);
     }
 
     #[test]
     fn merge_keys_and_aliases_are_followed() {
         let source = "base: &b {x: 1, y: 2}\nuse: {<<: *b, y: 3}\n";
         let expected = serde_json::json!({"base": {"x": 1, "y": 2}, "use": {"x": 1, "y": 3}});
-        assert_eq!(parse(source).unwrap().to_json().unwrap(), expected);
+        assert_eq!(parse(source).unwrap().to_json(source).unwrap(), expected);
     }
 
     #[test]
     fn a_repeated_key_is_found_with_its_place() {
         let root = parse("a:\n- b: 1\n  b: 2\n").unwrap();
-        assert_eq!(root.to_json().unwrap_err(), (".a[0].b".to_owned(), Position { line: 3, column: 3 }));
+        assert_eq!(root.to_json("").unwrap_err(), (".a[0].b".to_owned(), Position { line: 3, column: 3 }));
     }
 
     #[test]
@@ -390,7 +438,6 @@ mod tests {
             ("a: @s3cret\n", 1, 4, YamlFlaw::Expected("another character")),
             ("a: *s3cret\n", 1, 4, YamlFlaw::UnknownAnchor),
             ("a: 1\n---\nb: s3cret\n", 3, 1, YamlFlaw::SecondDocument),
-            ("a: .inf\n", 1, 4, YamlFlaw::NotFinite),
             ("a: {<<: s3cret}\n", 1, 9, YamlFlaw::Merge),
             ("a: !!int s3cret\n", 1, 10, YamlFlaw::Tag),
             ("a: !!binary s3cret\n", 1, 13, YamlFlaw::Tag),

@@ -44,6 +44,18 @@ fn reads_every_key_of_the_top_level() {
 }
 
 #[test]
+fn what_looks_like_a_number_too_large_for_one_is_read_as_written() {
+    let file = good(
+        "worker_id: 12e4567\nbackend: {direct: {environment: [{name: A, value: 61e9540}, {name: B, value: .inf}, \
+         {name: C, value: 340282366920938463463374607431768211456}]}}",
+    );
+    assert_eq!(file.worker_id.as_deref(), Some("12e4567"));
+    let values: Vec<_> = file.environment.into_iter().filter_map(|variable| variable.value).collect();
+    assert_eq!(values, ["61e9540", ".inf", "340282366920938463463374607431768211456"]);
+    assert!(bad("max_concurrent_tasks: 1e999").contains("max_concurrent_tasks: a whole number"));
+}
+
+#[test]
 fn reads_every_key_of_direct() {
     let file = good(
         "backend:\n  direct:\n    workspace_root: /w\n    target_dir: /t\n    oz_path: /oz\n    setup_command: |\n      a\n      b\n    \
