@@ -56,17 +56,14 @@ fn with_replacements(bytes: &[u8]) -> Cow<'_, str> {
     }
     let mut whole = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
-    while let Some((first, behind)) = rest.split_first() {
-        match rest {
-            [0xed, 0xa0..=0xbf, _, behind @ ..] => {
-                whole.extend_from_slice("\u{fffd}".as_bytes());
-                rest = behind;
-            }
-            _ => {
-                whole.push(*first);
-                rest = behind;
-            }
-        }
+    while let Some((first, next)) = rest.split_first() {
+        rest = if let [0xed, 0xa0..=0xbf, _, behind @ ..] = rest {
+            whole.extend_from_slice("\u{fffd}".as_bytes());
+            behind
+        } else {
+            whole.push(*first);
+            next
+        };
     }
     Cow::Owned(String::from_utf8_lossy(&whole).into_owned())
 }

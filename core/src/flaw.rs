@@ -230,7 +230,7 @@ impl<'de> Deserializer<'de> for Json<'de> {
 }
 
 /// The entries without those whose name stands once more behind them.
-fn last_of_each_name<'a, V>(entries: Vec<(Str<'a>, V)>) -> Vec<(Str<'a>, V)> {
+fn last_of_each_name<V>(entries: Vec<(Str<'_>, V)>) -> Vec<(Str<'_>, V)> {
     let mut known = BTreeSet::new();
     let is_last: Vec<bool> = entries.iter().rev().map(|(name, _)| known.insert(name.as_str())).collect();
     entries.into_iter().zip(is_last.into_iter().rev()).filter_map(|(entry, is_last)| is_last.then_some(entry)).collect()

@@ -46,6 +46,32 @@ fn an_outage_is_one_warning_when_it_begins_and_one_line_when_it_is_over() {
 }
 
 #[test]
+fn the_port_of_another_protocol_is_named_as_such() {
+    let log = Log::capture();
+    let (http, grpc) = (silent("127.0.0.1"), Collector::grpc(&[]));
+    let http_url = format!("http://{}", http.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in http.incoming() {
+            let mut stream = stream.unwrap();
+            // As a server of HTTP/1 answers the beginning of HTTP/2; then it reads on, so that the answer arrives.
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        }
+    });
+    for (url, protocol, words) in
+        [(&http_url, "grpc", "does not speak HTTP/2"), (&grpc.url, "http/protobuf", "does not speak HTTP/1")]
+    {
+        let mut variables = pushing(url, "20");
+        variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
+        let (_, telemetry) = start(env(&variables));
+        let line = log.wait_for(&[url]);
+        let advice = [words, "scheme and port", "4317", "4318", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+        assert!(advice.iter().all(|words| line.contains(words)), "{line}");
+        telemetry.shutdown(PATIENCE);
+    }
+}
+
+#[test]
 fn a_collector_that_is_not_there_is_one_warning_with_the_cause() {
     let log = Log::capture();
     for (protocol, host) in [("http/protobuf", "127.0.0.6"), ("http/json", "127.0.0.7"), ("grpc", "127.0.0.8")] {
@@ -244,16 +270,22 @@ fn neither_events_nor_scrapes_wait_for_a_collector_that_hangs() {
 }
 
 #[test]
-fn who_leaves_does_not_wait_for_a_collector_that_was_down_already() {
+fn who_leaves_asks_a_collector_once_that_was_down_already() {
     let log = Log::capture();
-    let url = format!("http://{}", nowhere("127.0.0.9"));
-    let mut variables = pushing(&url, "20");
-    variables.retain(|(name, _)| *name != "OTEL_EXPORTER_OTLP_TIMEOUT");
-    variables.push(("OTEL_METRIC_EXPORT_TIMEOUT", "400"));
-    let (_, telemetry) = start(env(&variables));
-    log.wait_for(&[&url]);
-    let begin = Instant::now();
-    telemetry.shutdown(PATIENCE);
-    assert!(begin.elapsed() < Duration::from_secs(4));
-    assert_eq!(log.lines_with(&url).len(), 1);
+    for (protocol, collector) in [
+        ("http/protobuf", Collector::http(&vec![Answer::status(503); 100])),
+        ("grpc", Collector::grpc(&vec![Answer::status(14); 100])),
+    ] {
+        // Long enough for two attempts at least, and over before the next export begins.
+        let mut variables = pushing(&collector.url, "2500");
+        variables.retain(|(name, _)| *name != "OTEL_EXPORTER_OTLP_TIMEOUT");
+        variables.push(("OTEL_EXPORTER_OTLP_TIMEOUT", "1500"));
+        variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
+        let (_, telemetry) = start(env(&variables));
+        log.wait_for(&[&collector.url]);
+        assert!(collector.received.try_iter().count() >= 2, "{protocol}");
+        telemetry.shutdown(PATIENCE);
+        assert_eq!(collector.received.try_iter().count(), 1, "{protocol}");
+        assert_eq!(log.lines_with(&collector.url).len(), 1);
+    }
 }

@@ -130,7 +130,7 @@ impl Launch {
 
     /// Sets an environment variable.
     #[must_use]
-    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+    pub fn env(mut self, name: &str, value: &(impl AsRef<OsStr> + ?Sized)) -> Self {
         self.env.insert(name.to_owned(), value.as_ref().to_owned());
         self
     }

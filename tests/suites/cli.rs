@@ -156,6 +156,9 @@ fn check_says_what_would_run_and_connects_to_nothing() {
     refused(&good(&server, &agent).flags(["--check", "--log-level", "loud"]), &["loud"]);
 }
 
+/// Variables and their values.
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
 #[test]
 fn check_reads_every_variable_that_the_worker_reads_and_says_the_same_words() {
     let (server, agent) = (Server::start(), Agent::new());
@@ -163,7 +166,6 @@ fn check_reads_every_variable_that_the_worker_reads_and_says_the_same_words() {
     let https = [otlp[0], ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector.invalid")];
     let elsewhere = "wss://192.0.2.1/".to_owned();
     let secure = server.url().replace("ws://", "wss://");
-    type Variables<'a> = &'a [(&'a str, &'a str)];
     let cases: [(Option<&String>, Variables<'_>, (&str, &str)); 9] = [
         (None, &[], ("OTEL_METRICS_EXPORTER", "prometeus")),
         (None, &[], ("OTEL_TRACES_EXPORTER", "jaeger")),

@@ -34,7 +34,7 @@ fn silent_server_is_left_after_60_s() {
 #[test]
 fn assignment_of_400_kb_that_takes_longer_than_silence_may_arrives() {
     let mut scene = Scene::new();
-    let text = Assignment::new("T1").with("env_vars", serde_json::json!({"LARGE": "x".repeat(400_000)}));
+    let text = Assignment::new("T1").with("unknown", "x".repeat(400_000).into());
     let text = text.as_ref().to_string();
     let mut frame = vec![0x81, 127];
     frame.extend((text.len() as u64).to_be_bytes());

@@ -104,7 +104,7 @@ impl Prepared {
     fn check(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<String, Refusal> {
         let problems = self.telemetry.problems().map(|problem| problem.to_string());
         let problems: Vec<_> =
-            self.target.check().err().map(|error| error.to_string()).into_iter().chain(problems).collect();
+            self.target.problem().map(|error| error.to_string()).into_iter().chain(problems).collect();
         if !problems.is_empty() {
             return Err(Refusal::configuration(problems));
         }

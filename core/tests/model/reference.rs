@@ -85,6 +85,7 @@ enum Act {
 }
 
 /// The worker that was meant.
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub struct Reference {
     config: Config,
     now: Instant,
@@ -152,7 +153,7 @@ impl Reference {
                 }
                 // A limit is for standing still.
                 Input::Taken if write.is_some() => {
-                    (*write, *silent) = (Some(now.plus(seconds(10))), now.plus(seconds(60)))
+                    (*write, *silent) = (Some(now.plus(seconds(10))), now.plus(seconds(60)));
                 }
                 Input::Written => *write = None,
                 _ => {}

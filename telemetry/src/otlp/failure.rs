@@ -24,6 +24,20 @@ pub(super) enum ExportFailure {
     #[error("{0}")]
     Answer(AnswerError),
 
+    /// Most often an OTLP receiver for gRPC, or a server of TLS.
+    #[error(
+        "what answers does not speak HTTP/1: are scheme and port right? Of a collector, port 4318 takes http/protobuf, and 4317 \
+         takes grpc (OTEL_EXPORTER_OTLP_PROTOCOL)"
+    )]
+    NotHttp,
+
+    /// Most often an OTLP receiver for HTTP.
+    #[error(
+        "what answers does not speak HTTP/2: are scheme and port right? Of a collector, port 4317 takes grpc, and 4318 takes \
+         http/protobuf (OTEL_EXPORTER_OTLP_PROTOCOL)"
+    )]
+    NotHttp2,
+
     #[error("HTTP/2: {}", .0.description())]
     Http2(h2::Reason),
 
@@ -63,6 +77,7 @@ impl From<AnswerError> for ExportFailure {
     fn from(error: AnswerError) -> Self {
         match error {
             AnswerError::Broken(fault @ (TlsFault::Certificate(_) | TlsFault::Alert(_))) => Self::Tls(fault),
+            AnswerError::NotHttp | AnswerError::HeadTooLarge => Self::NotHttp,
             AnswerError::BodyTooLarge(_) => Self::Nonsense("an answer that is far too long"),
             error => Self::Answer(error),
         }
@@ -92,7 +107,9 @@ impl ExportFailure {
                 DialError::Handshake { source, .. } if !matches!(source, TlsFault::Io(_)) => None,
                 _ => Some(Duration::ZERO),
             },
-            Self::Answer(_) | Self::Http2(_) | Self::Http2Io(_) | Self::Io(_) => Some(Duration::ZERO),
+            Self::Answer(_) | Self::NotHttp | Self::NotHttp2 | Self::Http2(_) | Self::Http2Io(_) | Self::Io(_) => {
+                Some(Duration::ZERO)
+            }
             Self::Tls(_) | Self::Timeout | Self::Paused | Self::Nonsense(_) | Self::Encode | Self::Compress => None,
         }
     }
@@ -205,7 +222,7 @@ mod tests {
                 "TLS with h failed: its certificate has expired",
             ),
             (AnswerError::Broken(alert).into(), "TLS: it asks for a client certificate"),
-            (AnswerError::NotHttp.into(), "the answer is not HTTP/1 with at most 100 header lines"),
+            (AnswerError::Empty.into(), "the connection was closed without an answer"),
             (AnswerError::BodyTooLarge(1).into(), "an answer that is far too long; is the endpoint an OTLP receiver?"),
             (
                 ExportFailure::Http2(h2::Reason::ENHANCE_YOUR_CALM),

@@ -71,7 +71,10 @@ impl Grpc {
         let answer = self.ask(sender, body).await;
         match (answer, timeout(GOODBYE, driver).await) {
             // Why the connection ended is known to it only: to the call it is a broken pipe, whatever the collector said.
-            (Err(ExportFailure::Http2(_) | ExportFailure::Http2Io(_)), Ok(Ok(Err(error)))) => Err(error.into()),
+            (
+                Err(ExportFailure::Http2(_) | ExportFailure::Http2Io(_) | ExportFailure::NotHttp2),
+                Ok(Ok(Err(error))),
+            ) => Err(error.into()),
             (answer, _) => answer,
         }
     }
@@ -133,9 +136,12 @@ impl From<h2::Error> for ExportFailure {
     fn from(error: h2::Error) -> Self {
         // Its own words may repeat what the other side wrote.
         let reason = error.reason();
+        // Found here and not told by the other side: what came makes no frames.
+        let is_other = !error.is_remote() && matches!(reason, Some(Reason::FRAME_SIZE_ERROR | Reason::PROTOCOL_ERROR));
         match error.into_io().as_ref().map(TlsFault::from) {
             Some(TlsFault::Io(error)) => Self::Http2Io(error),
             Some(fault) => Self::Tls(fault),
+            None if is_other => Self::NotHttp2,
             None => Self::Http2(reason.unwrap_or(Reason::PROTOCOL_ERROR)),
         }
     }

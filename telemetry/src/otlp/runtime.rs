@@ -143,7 +143,47 @@ impl Lookup {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::net::{Ipv4Addr, TcpListener, TcpStream as Socket};
+
+    use oz_worker_net::url::Url;
+    use oz_worker_net::{Destination, Remote, dial};
+
     use super::*;
+
+    /// An address at which nobody answers: its queue is full.
+    struct Dead {
+        address: SocketAddr,
+        _held: Vec<Socket>,
+        _listener: TcpListener,
+    }
+
+    impl Dead {
+        fn new() -> Self {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            rustix::net::listen(&listener, 0).unwrap();
+            let address = listener.local_addr().unwrap();
+            let fill = || Socket::connect_timeout(&address, Duration::from_millis(200));
+            let held = std::iter::from_fn(|| fill().ok()).collect();
+            Self { address, _held: held, _listener: listener }
+        }
+    }
+
+    #[test]
+    fn addresses_at_which_nobody_answers_hold_up_the_next_for_a_quarter_of_a_second_each() {
+        let (dead, listener) = ([Dead::new(), Dead::new(), Dead::new()], TcpListener::bind("127.0.0.1:0").unwrap());
+        let addresses = dead.iter().map(|dead| dead.address).chain([listener.local_addr().unwrap()]).collect();
+        let runtime = ExportRuntime::new();
+        *runtime.lookup.lock() = Asked::Answered(Ok(addresses));
+        let url = Url::parse("http://collector.test", &["http"]).unwrap();
+        let destination = Destination::Host(Box::new(Remote { url, proxy: None, tls: Arc::default(), http2: false }));
+        let begun = std::time::Instant::now();
+        ExportRuntime::run(Duration::from_secs(60), async { Ok(dial(&runtime, &destination).await?) }).unwrap();
+        // It is the living one: nobody else accepts.
+        listener.accept().unwrap();
+        // Three quarters of a second; the operating system itself would try each for minutes.
+        let took = begun.elapsed();
+        assert!((Duration::from_millis(700)..Duration::from_secs(20)).contains(&took), "{took:?}");
+    }
 
     #[test]
     fn a_name_that_is_still_looked_up_is_not_looked_up_once_more() {

@@ -38,7 +38,10 @@ pub fn drop_all(seed: u64, workers: usize, outage: Duration) -> Vec<Duration> {
             own.spawn(OUTSIDE, async move {
                 let Some((request, _)) = read_head(&mut stream).await else { return };
                 let (upgrade, _) = upgrade(&request);
-                if stream.write_all(upgrade.as_bytes()).await.is_err() {
+                // With a message: after a good connection the next dial comes soon.
+                let cancellation = br#"{"type":"task_cancellation","data":{"task_id":"T"}}"#;
+                let frame = [&[0x81, u8::try_from(cancellation.len()).unwrap()], &cancellation[..]].concat();
+                if stream.write_all(&[upgrade.as_bytes(), &frame].concat()).await.is_err() {
                     return;
                 }
                 let _ = arrives.try_send(());

@@ -444,7 +444,7 @@ impl AsyncWrite for Stream {
         let bytes = bytes.get(..delivered).unwrap_or_default();
         for piece in bytes.chunks(rate.map_or(usize::MAX, |rate| usize::try_from(rate / 8).unwrap_or(1).max(1))) {
             if let Some(rate) = rate {
-                pipe.last_arrival += Duration::from_secs_f64(piece.len() as f64 / f64::from(rate));
+                pipe.last_arrival += Duration::from_secs(piece.len() as u64) / rate;
             }
             pipe.chunks.push_back((pipe.last_arrival, piece.iter().copied().collect()));
         }

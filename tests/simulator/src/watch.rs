@@ -42,6 +42,7 @@ pub struct Watch {
     facts: Arc<Mutex<Facts>>,
 }
 
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 #[derive(Default)]
 struct Facts {
     limit: usize,

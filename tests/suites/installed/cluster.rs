@@ -86,7 +86,7 @@ impl Story {
         let pod = self.pod();
         assert_eq!(pod["status"]["containerStatuses"][0]["ready"], true, "{pod:#}");
         assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
-        assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 1840);
+        assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 1843);
         let warnings = self.cluster.get(&format!("events -n {NAMESPACE} --field-selector type=Warning"));
         assert_eq!(warnings["items"], json!([]), "no probe has failed, nothing else either");
     }
@@ -142,7 +142,7 @@ impl Story {
     fn upgrade(&mut self) {
         let old = self.pod_name();
         let session = &mut self.sessions[0];
-        session.send(Assignment::new("T2").run("until [ -e /tmp/go ]; do sleep 0.1; done"));
+        session.send(Assignment::new("T2").run("mkfifo /tmp/go; read line </tmp/go"));
         session.expect("task_claimed");
         let was = self.pod()["metadata"]["annotations"]["checksum/config"].clone();
         // Its checksum is in the Pod: another one takes its place.
@@ -151,7 +151,7 @@ impl Story {
         let dial = self.dial();
         finish(helm).unwrap();
         self.cluster.wait(&format!("--for=jsonpath={{.metadata.deletionTimestamp}} pod/{old} -n {NAMESPACE}"));
-        self.exec(&old, "while wget -q -O /dev/null http://localhost:9464/readyz; do sleep 0.1; done");
+        self.cluster.log_line(&format!("{old} -n {NAMESPACE}"), "draining");
 
         // The new worker takes tasks while the old one still has its own.
         let [mut before, mut session] = [self.sessions.remove(0), dial.session];
@@ -160,7 +160,7 @@ impl Story {
         session.send(Assignment::new("T3"));
         session.expect("task_claimed");
         session.expect("task_completed");
-        self.exec(&old, "touch /tmp/go");
+        self.exec(&old, "echo >/tmp/go");
         assert_eq!(before.expect("task_completed")["task_id"], "T2");
         assert_eq!(before.expect_close(), Some(1000));
         self.cluster.wait(&format!("--for=delete pod/{old} -n {NAMESPACE}"));

@@ -98,7 +98,12 @@ async fn connect<R: Runtime>(runtime: &R, host: &UrlHost, port: u16) -> Result<R
             resolved.map_err(|source| DialError::Resolve { host: host.clone(), source })?
         }
     };
-    connect_first(runtime, addresses).await.map_err(|failed| match failed {
+    let open = |address| {
+        let runtime = runtime.clone();
+        async move { runtime.connect(&Address::Tcp(address)).await }
+    };
+    let sleep = |time| runtime.sleep_until(runtime.now().plus(time));
+    connect_first(addresses, open, sleep).await.map_err(|failed| match failed {
         Some((address, source)) => DialError::Connect { host: host.clone(), address, source },
         None => DialError::NoAddress { host: host.clone() },
     })

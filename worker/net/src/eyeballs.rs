@@ -8,32 +8,29 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use oz_worker_runtime::{Address, Runtime};
-
 /// How long an attempt may go on before the next one begins beside it: the Connection Attempt Delay of section 5.
 const DELAY: Duration = Duration::from_millis(250);
 
-type Attempt<S> = Pin<Box<dyn Future<Output = io::Result<S>> + Send>>;
-
-/// The first connection that is there. The others are given up.
+/// The first connection that is there. The others are given up. How a connection is opened and how time passes is the
+/// caller's affair, so that every dial of the program can use this.
 ///
 /// # Errors
 /// The address that failed last and what the operating system said, or `None` when there is no address.
-pub(crate) async fn connect_first<R: Runtime>(
-    runtime: &R,
+pub(crate) async fn connect_first<S, C: Future<Output = io::Result<S>>, D: Future>(
     addresses: Vec<SocketAddr>,
-) -> Result<R::Stream, Option<(SocketAddr, io::Error)>> {
+    connect: impl Fn(SocketAddr) -> C,
+    sleep: impl Fn(Duration) -> D,
+) -> Result<S, Option<(SocketAddr, io::Error)>> {
     let mut waiting = in_turns(addresses).into_iter();
-    let mut attempts: Vec<(SocketAddr, Attempt<R::Stream>)> = Vec::new();
-    let mut delay = runtime.sleep_until(runtime.now());
+    let mut attempts: Vec<(SocketAddr, Pin<Box<C>>)> = Vec::new();
+    let mut delay = Box::pin(sleep(Duration::ZERO));
     let mut failed = None;
     poll_fn(|cx| {
         let mut begin_next = attempts.is_empty();
         loop {
             if begin_next && let Some(address) = waiting.next() {
-                let connecting = runtime.clone();
-                attempts.push((address, Box::pin(async move { connecting.connect(&Address::Tcp(address)).await })));
-                delay = runtime.sleep_until(runtime.now().plus(DELAY));
+                attempts.push((address, Box::pin(connect(address))));
+                delay.set(sleep(DELAY));
             }
             let under_way = attempts.len();
             let mut connected = None;
@@ -55,7 +52,7 @@ pub(crate) async fn connect_first<R: Runtime>(
             if is_last && attempts.is_empty() {
                 return Poll::Ready(Err(failed.take()));
             }
-            begin_next = attempts.len() < under_way || Pin::new(&mut delay).poll(cx).is_ready();
+            begin_next = attempts.len() < under_way || delay.as_mut().poll(cx).is_ready();
             if is_last || !begin_next {
                 return Poll::Pending;
             }

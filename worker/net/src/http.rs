@@ -70,7 +70,7 @@ pub enum AnswerError {
     #[error("the answer's header is larger than 16 KiB")]
     HeadTooLarge,
     /// It is not HTTP/1, or no head that is read: one with more than 100 lines.
-    #[error("the answer is not HTTP/1 with at most 100 header lines")]
+    #[error("the answer is not HTTP/1 with at most 100 header lines: are scheme and port right?")]
     NotHttp,
     /// The body is larger than its reader takes: this many bytes.
     #[error("the answer is larger than {0} bytes")]

@@ -53,6 +53,9 @@ pub enum PemError {
     Key,
 }
 
+/// What to do about a variable that replaces the operating system's authorities.
+const OR_UNSET: &str = "correct it, or unset it to trust the operating system's certificates";
+
 /// Why there is no TLS to be had, with whomever.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -60,14 +63,14 @@ pub enum TlsError {
     #[error("cannot load the operating system's certificates: is ca-certificates installed?")]
     NoRoots,
     /// A variable replaces the operating system's authorities, and where it points there is none.
-    #[error("{variable} names {}, where there is no certificate in PEM form", line::quoted(&path.to_string_lossy()))]
+    #[error("{variable} names {}, where there is no certificate in PEM form; {}", line::quoted(&path.to_string_lossy()), OR_UNSET)]
     EmptyRoots {
         /// `SSL_CERT_FILE` or `SSL_CERT_DIR`.
         variable: &'static str,
         path: PathBuf,
     },
     /// A variable replaces the operating system's authorities, and where it points cannot be read.
-    #[error("{variable} names {}, which cannot be read: {source}", line::quoted(&path.to_string_lossy()))]
+    #[error("{variable} names {}, which cannot be read: {source}; {}", line::quoted(&path.to_string_lossy()), OR_UNSET)]
     UnreadableRoots {
         /// `SSL_CERT_FILE` or `SSL_CERT_DIR`.
         variable: &'static str,

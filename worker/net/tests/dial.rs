@@ -66,6 +66,21 @@ fn an_address_needs_no_name_server_and_a_socket_no_address() {
 }
 
 #[test]
+fn a_request_names_the_host_without_the_port_of_its_scheme() {
+    for (url, host) in [
+        ("wss://oz.example/", "oz.example"),
+        ("wss://oz.example:443", "oz.example"),
+        ("ws://oz.example:80", "oz.example"),
+        ("ws://oz.example:443", "oz.example:443"),
+        ("wss://[fd00::1]", "[fd00::1]"),
+        ("wss://[fd00::1]:444", "[fd00::1]:444"),
+    ] {
+        let request = destination(url, &[]).request(http::Method::GET, "/".parse().unwrap(), Payload::default());
+        assert_eq!(request.headers().get(http::header::HOST).unwrap(), host, "{url}");
+    }
+}
+
+#[test]
 fn a_proxy_is_asked_for_host_and_port_and_told_who_asks() {
     let runtime = Scripted::serving(|mut stream| {
         let asked = head(&mut stream);

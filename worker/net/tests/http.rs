@@ -159,6 +159,12 @@ type Expected = fn(&AnswerError) -> bool;
 #[test]
 fn what_is_no_answer_says_why() {
     let head = |name: &str, size: usize| format!("HTTP/1.1 200 OK\r\n{name}: {}\r\n\r\n", "a".repeat(size));
+    let tls_alert = "\u{15}\u{3}\u{1}\0\u{2}\u{2}F";
+    let error = answered(tls_alert).err().unwrap();
+    assert!(
+        matches!(error, AnswerError::NotHttp) && error.to_string().contains("are scheme and port right?"),
+        "{error}"
+    );
     let rows: [(String, Expected); 8] = [
         (String::new(), |error| matches!(error, AnswerError::Empty)),
         ("HTTP/1.1 200 OK\r\nA:".into(), |error| matches!(error, AnswerError::Truncated)),

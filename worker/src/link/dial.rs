@@ -53,14 +53,14 @@ impl Target {
         Some(Self { host, path, api_key, destination: Destination::new(url, &env, tls), tls: spoken })
     }
 
-    /// Whether what the environment says of proxies and certificates lets it be dialled. Reads files, and connects to nothing.
-    ///
-    /// # Errors
-    /// What would be said of each dial.
-    pub fn check(&self) -> Result<(), LinkError> {
-        self.destination.as_ref().map_err(ProxyError::clone)?;
-        let config = self.tls.as_ref().map(|tls| tls.client_config()).transpose();
-        config.map(drop).map_err(|error| LinkError::Dial(error.into()))
+    /// What would be said of each dial, when the environment's proxies or certificates cannot be used. Reads files, and connects
+    /// to nothing.
+    pub fn problem(&self) -> Option<LinkError> {
+        if let Err(error) = &self.destination {
+            return Some(error.clone().into());
+        }
+        let error = self.tls.as_ref()?.client_config().err()?;
+        Some(LinkError::Dial(error.into()))
     }
 }
 
