@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustls::{ServerConnection, StreamOwned};
 use serde_json::Value;
 use tungstenite::{
@@ -126,6 +127,12 @@ impl Connection {
     /// Leaves the worker's Pings unanswered from here on (or answers them again).
     pub fn answer_pings(&mut self, on: bool) {
         self.answers_pings = on;
+    }
+
+    /// Lets the operating system keep no more than a little of what is not read yet: left to itself it takes megabytes.
+    pub fn keep_little(&self) {
+        let set = self.socket.get_ref().tcp().and_then(|tcp| Ok(set_socket_recv_buffer_size(tcp, 16 << 10)?));
+        set.unwrap_or_else(|error| self.fail(&format!("cannot set the buffer: {error}")));
     }
 
     // ---- reading ----

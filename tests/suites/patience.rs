@@ -1,6 +1,7 @@
 //! What only time shows, on a real socket: the keepalive Ping, silence, and a message that takes longer than silence may. The simulator shows the rest in no time
 //! (`tests/simulator/tests/guarantees.rs`).
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use oz_worker_tests::{BOUND, connection::Received, message::Assignment, worker::Launch};
@@ -56,4 +57,41 @@ fn assignment_of_400_kb_that_takes_longer_than_silence_may_arrives() {
     scene.session.answer_pings(true);
     assert_eq!(scene.session.expect("task_claimed")["task_id"], "T1");
     assert_eq!(scene.end_of("T1")["type"], "task_completed");
+}
+
+#[test]
+fn reader_of_100_kb_a_second_is_no_dead_connection() {
+    const ANSWERS: usize = 15_000;
+    let mut scene = Scene::with(|launch| launch.flags(["--max-concurrent-tasks", "1"]));
+    scene.session.keep_little();
+    scene.claim(&Assignment::new("running").run("say started; gate"));
+    scene.agent.wait_for("running", "started");
+    for number in 0..ANSWERS {
+        scene.session.text(&format!(r#"{{"type":"task_assignment","data":{{"task_id":"T{number}","task":{{}}}}}}"#));
+    }
+    let started = Instant::now();
+    let mut heard = 0;
+    for at in 1.. {
+        // Each answer has about 100 bytes.
+        let mut batch = 0;
+        while batch < 100 && heard < ANSWERS {
+            match scene.session.next_until(Instant::now() + BOUND) {
+                Some(Received::Text(text)) => {
+                    assert!(text.contains("task_rejected"), "{text}");
+                    (batch, heard) = (batch + 1, heard + 1);
+                }
+                Some(Received::Ping(_)) => {}
+                other => scene.session.fail(&format!("{other:?} after {heard} answers and {:?}", started.elapsed())),
+            }
+        }
+        if heard == ANSWERS {
+            break;
+        }
+        // The pace is what is tested; nothing is awaited.
+        thread::sleep((started + at * Duration::from_millis(100)).saturating_duration_since(Instant::now()));
+    }
+    assert!(started.elapsed() > Duration::from_secs(12), "{:?}", started.elapsed());
+    scene.agent.open_gate();
+    assert_eq!(scene.end_of("running")["type"], "task_completed");
+    scene.still_works("T");
 }

@@ -12,11 +12,13 @@ use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::record::Record;
 use oz_worker_core::{Config, Worker};
 use oz_worker_host::{HostFiles, give_back_code, owner, set_signals, start_keeper};
+use oz_worker_net::DialError;
+use oz_worker_net::tls::TlsError;
 use oz_worker_runtime::{Host, StopSignals};
 use oz_worker_telemetry::{Heartbeat, Identity, Recorder, Telemetry, TelemetrySettings};
 use tracing::{error, info, warn};
 
-use crate::link::{Link, Target};
+use crate::link::{Link, LinkError, Target};
 use crate::logs;
 use crate::run::RunLoop;
 use crate::settings::environment::TextVariables;
@@ -102,6 +104,10 @@ fn prepare(settings: Settings, env: &dyn Fn(&str) -> Option<String>) -> Result<P
 impl Prepared {
     /// What would run. Whatever a worker would say of its variables once it runs is said here, in the same words.
     fn check(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<String, Refusal> {
+        if let Some(error @ LinkError::Dial(DialError::Tls(TlsError::NoRoots))) = self.target.problem() {
+            // Nothing that the operator has written is wrong: something of this machine is missing.
+            return Err(Refusal { lines: vec![error.to_string()], exit_code: 1 });
+        }
         let problems = self.telemetry.problems().map(|problem| problem.to_string());
         let problems: Vec<_> =
             self.target.problem().map(|error| error.to_string()).into_iter().chain(problems).collect();
