@@ -56,32 +56,13 @@ fn no_other_signal_changes_anything() {
     let mut scene = Scene::new();
     scene.claim(&Assignment::new("T1").run("say started; gate"));
     scene.agent.wait_for("T1", "started");
-    let others = [
-        Signal::USR1,
-        Signal::USR2,
-        Signal::ALARM,
-        Signal::VTALARM,
-        Signal::PROF,
-        Signal::IO,
-        Signal::POWER,
-        Signal::STKFLT,
-        Signal::XFSZ,
-        Signal::XCPU,
-        Signal::PIPE,
-        Signal::TSTP,
-        Signal::TTIN,
-        Signal::TTOU,
-        Signal::CHILD,
-        Signal::URG,
-        Signal::WINCH,
-        Signal::CONT,
-    ];
-    for signal in others {
-        scene.worker.signal(signal);
-    }
-    for real_time in [34, 35, 50, 64] {
-        let sent = format!("kill -{real_time} {}", scene.worker.pid());
-        assert!(std::process::Command::new("bash").args(["-c", &sent]).status().unwrap().success());
+    // All but those that ask it to stop, that nobody can handle (KILL, STOP), that say that it is broken (ILL, TRAP, ABRT, BUS, FPE,
+    // SEGV, SYS), and that the C library keeps to itself.
+    let others = (1..=64).filter(|number| ![1, 2, 3, 15, 9, 19, 4, 5, 6, 7, 8, 11, 31, 32, 33].contains(number));
+    for number in others {
+        // The shell's own: the usual types know no real-time signal.
+        let sent = format!("kill -{number} {}", scene.worker.pid());
+        assert!(std::process::Command::new("bash").args(["-c", &sent]).status().unwrap().success(), "{number}");
     }
     scene.agent.open_gate();
     assert_eq!(scene.end_of("T1")["type"], "task_completed");

@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
@@ -24,6 +25,10 @@ const LOCAL: [u64; 10] = [
     0xca45_1a4e, // bcachefs
     0x6367_7270, // cgroup2
 ];
+
+/// How often, and after which pauses, a directory that is busy is tried again.
+const TRIES: usize = 10;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Opens the directory at `path` and takes it.
 ///
@@ -44,14 +49,24 @@ pub(crate) fn hold(path: &Path) -> io::Result<OwnedFd> {
 pub(crate) fn take(directory: &OwnedFd) -> io::Result<()> {
     let busy = || io::Error::from(io::ErrorKind::ResourceBusy);
     let unsupported = |_| io::Error::from(io::ErrorKind::Unsupported);
-    // One at a time: looking and taking are two steps.
-    match flock(directory, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::AGAIN) => return Err(busy()),
-        other => other.map_err(unsupported)?,
+    let take = || {
+        // One at a time: looking and taking are two steps.
+        match flock(directory, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::AGAIN) => return Err(busy()),
+            other => other.map_err(unsupported)?,
+        }
+        let taken = is_taken(directory).and_then(|taken| if taken { Err(busy()) } else { lock(directory) });
+        let _ = flock(directory, FlockOperation::Unlock);
+        taken
+    };
+    // What was given back is still had for a moment by a child that has not executed its program yet.
+    for _ in 0..TRIES {
+        match take() {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(PAUSE),
+            other => return other,
+        }
     }
-    let taken = is_taken(directory).and_then(|taken| if taken { Err(busy()) } else { lock(directory) });
-    let _ = flock(directory, FlockOperation::Unlock);
-    taken
+    take()
 }
 
 /// Whether somebody with another descriptor of a directory has it.

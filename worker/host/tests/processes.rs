@@ -317,9 +317,11 @@ fn without_a_cgroup_token_tag_group_session_and_descendants_give_a_daemon_away()
     }
 }
 
-/// Runs what is given as its arguments after it became what `ssh-agent` is: nobody but root reads its environment.
-const NOT_DUMPABLE: &str =
-    "import ctypes,os,time; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0); print(os.getpid(), flush=True); time.sleep(1000)";
+/// Becomes what `ssh-agent` is: nobody but root reads its environment (prctl(2), `PR_SET_DUMPABLE`).
+fn not_dumpable() -> String {
+    let prctl = libc::SYS_prctl;
+    format!("syscall({prctl}, 4, 0, 0, 0, 0) == 0 or die; $| = 1; print \"$$\\n\"; sleep 1000")
+}
 
 #[test]
 fn a_daemon_that_shows_its_environment_to_nobody_is_found() {
@@ -327,7 +329,7 @@ fn a_daemon_that_shows_its_environment_to_nobody_is_found() {
     let processes = adopting(NO_CGROUPS, "not dumpable");
     let tree = processes.tree();
     // Root reads every environment: so it is empty too.
-    let script = format!("(setsid env -i python3 -c '{NOT_DUMPABLE}' &)");
+    let script = format!("(setsid env -i perl -e '{}' &)", not_dumpable());
     let mut child = processes.start(&shell(&script), Some(&tree)).unwrap();
     let daemon = pidfd(printed_pid(&mut child));
     assert_eq!(finish(&child), Exit::Code(0));

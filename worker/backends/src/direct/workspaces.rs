@@ -203,7 +203,8 @@ impl Workspaces {
         for name in files.names(&self.root).unwrap_or_default() {
             let path = self.root.join(&name);
             // Held until it is removed: nobody else takes it meanwhile. Without locks nobody's life can be seen.
-            let Some(_hold) = self.is_ours(files, &path, &name).then(|| files.hold(&path).ok()).flatten() else {
+            let Some(_hold) = self.is_ours(files, &path, &name).then(|| hold_unreadable(files, &path).ok()).flatten()
+            else {
                 continue;
             };
             match files.remove(&path) {
@@ -370,6 +371,16 @@ impl Workspace {
 fn take(files: &impl Files, path: &Path) -> io::Result<Hold> {
     match files.hold(path) {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(Hold::undisputed()),
+        other => other,
+    }
+}
+
+/// Takes one of our own directories, also when a task has left it unreadable.
+fn hold_unreadable(files: &impl Files, path: &Path) -> io::Result<Hold> {
+    match files.hold(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            files.set_private(path).and_then(|()| files.hold(path))
+        }
         other => other,
     }
 }
