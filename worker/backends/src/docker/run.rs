@@ -230,7 +230,13 @@ impl<R: Host> Shared<R> {
         }
         match self.sidecars.are_whole(sidecars).await {
             Ok(true) => Ok(Some(container)),
-            Ok(false) => Ok(None),
+            Ok(false) => {
+                // It would keep what is to be thrown away.
+                if removal::remove(&self.engine, container.id()).await.is_ok() {
+                    container.take();
+                }
+                Ok(None)
+            }
             Err(error) => Err(fail(error)),
         }
     }
