@@ -9,7 +9,7 @@ use std::{
 use oz_worker_tests::{peers::docker::Engine, worker::Launch};
 use serde_json::json;
 
-use super::scene::{ENGINE_BOUND, Scene, TASK, task};
+use super::scene::{ENGINE_BOUND, Scene, TASK, put, task};
 
 /// How long an engine stands still: longer than a call takes, and shorter than a person waits.
 const STANDSTILL: Duration = Duration::from_secs(5);
@@ -97,6 +97,24 @@ pub fn pruned(engine: &Engine) {
         is_over.store(true, Ordering::Relaxed);
         assert!(ends.iter().all(|(kind, _)| kind == "task_completed"), "{ends:?}");
     });
+    scene.leave();
+}
+
+pub fn over_ssh(engine: &Engine) {
+    let host = engine.host();
+    let mut scene = Scene::with(engine, |launch| {
+        let programs = launch.dir().join("programs");
+        // What `ssh` starts at the other end, here.
+        let script = format!(
+            "#!/bin/sh\ncase \"$*\" in *'-T -l me -p 22 -- engine.example docker system dial-stdio') ;; *) exit 9 ;; esac\n\
+             DOCKER_HOST={host} exec docker system dial-stdio\n"
+        );
+        put(&programs, "ssh", &script, 0o755);
+        let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+        launch.env("PATH", &path).env("DOCKER_HOST", "ssh://me@engine.example:22")
+    });
+    scene.succeeds(&task("T1", "test -e /agent/entrypoint.sh"));
+    scene.gone("T1");
     scene.leave();
 }
 
