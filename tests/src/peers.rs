@@ -11,6 +11,7 @@ pub mod otelcol;
 pub mod otlp;
 pub mod prometheus;
 pub mod queries;
+pub mod registry;
 mod service;
 pub mod systemd;
 mod ticks;
@@ -43,6 +44,10 @@ pub enum Peer {
     GrafanaCheck,
     /// A Docker engine and its client.
     Docker,
+    /// A current Docker engine, much younger than that one, and its runc.
+    Engine,
+    /// A registry of images.
+    Registry,
     /// Debian as an archive, to make images of.
     Debian,
     /// What `CycloneDX` itself says of a list of components.
@@ -65,6 +70,8 @@ impl Peer {
             Self::Kubeconform => "kubeconform.sh",
             Self::GrafanaCheck => "grafana-check.sh",
             Self::Docker => "docker.sh",
+            Self::Engine => "engine.sh",
+            Self::Registry => "registry.sh",
             Self::Debian => "debian.sh",
             Self::Cyclonedx => "cyclonedx.sh",
             Self::Systemd => "systemd.sh",
@@ -80,7 +87,7 @@ impl Peer {
 
     /// Once per process; other processes wait in the script.
     fn install(self) -> Result<&'static [PathBuf], &'static str> {
-        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 12] = [const { OnceLock::new() }; 12];
+        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 14] = [const { OnceLock::new() }; 14];
         let installed = INSTALLED.get(self as usize).expect("one place per peer");
         installed.get_or_init(|| run(self.script())).as_deref().map_err(String::as_str)
     }

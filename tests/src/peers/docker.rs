@@ -40,6 +40,9 @@ pub const HOST: &str = "10.199.0.1";
 
 const SETTINGS: &str = r#"{"builder": {"gc": {"enabled": true, "defaultKeepStorage": "6GB"}}}"#;
 
+/// A proxy that there is none of.
+const NOWHERE: &str = "http://127.0.0.1:1";
+
 const BRIDGE: &str = "oz-docker0";
 /// What programs on Debian trust.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -48,6 +51,28 @@ const CGROUP: &str = "oz-worker-docker";
 
 /// How long containers have to end before the engine is killed.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Which engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// Debian's 20.10, whose newest API is 1.41.
+    Debian,
+    /// A current one, whose images are kept by containerd.
+    Current,
+}
+
+impl Release {
+    /// The daemon and the folder of its own runc; `None` when it cannot be had.
+    fn daemon(self) -> Option<(&'static Path, Option<&'static Path>)> {
+        match self {
+            Self::Debian => Some((Peer::Docker.programs()?.first()?, None)),
+            Self::Current => {
+                let daemon = Peer::Engine.programs()?.first()?;
+                Some((daemon, daemon.parent()))
+            }
+        }
+    }
+}
 
 /// A Docker engine that runs until it is dropped. There is one at a time: others wait for it.
 pub struct Engine {
@@ -59,13 +84,22 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts one. `None` when there is none to be had.
+    /// Starts Debian's. `None` when there is none to be had.
     pub fn start() -> Option<Self> {
-        let [daemon, client] = Peer::Docker.programs()? else { panic!("docker.sh prints two programs") };
-        let kept = kept();
+        Self::start_of(Release::Debian)
+    }
+
+    /// Starts one. `None` when there is none to be had.
+    pub fn start_of(release: Release) -> Option<Self> {
+        let [turn, client] = Peer::Docker.programs()? else { panic!("docker.sh prints two programs") };
+        let (daemon, runc) = release.daemon()?;
+        let kept = match release {
+            Release::Debian => kept(),
+            Release::Current => kept().join("current"),
+        };
         fs::create_dir_all(&kept).unwrap_or_else(|error| panic!("cannot make {}: {error}", kept.display()));
         // Its bridge and its groups have names that are the whole machine's, and the program is there for everybody.
-        let turn = File::open(daemon).expect("docker.sh prints programs");
+        let turn = File::open(turn).expect("docker.sh prints programs");
         flock(&turn, FlockOperation::LockExclusive).expect("a lock");
         let dir = tempfile::tempdir().expect("a temporary directory");
 
@@ -86,7 +120,20 @@ impl Engine {
         command.arg("--config-file").arg(dir.path().join("daemon.json"));
         command.args(["--bridge", BRIDGE, "--iptables=false", "--ip-forward=false", "--ip-masq=false"]);
         command.args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", CGROUP]);
-        fs::write(dir.path().join("daemon.json"), SETTINGS).expect("one's own directory");
+        let settings = match release {
+            Release::Debian => SETTINGS,
+            Release::Current => "{}",
+        };
+        if let Some(runc) = runc {
+            let path = env::var_os("PATH").unwrap_or_default();
+            let all = [runc.to_owned()].into_iter().chain(env::split_paths(&path));
+            command.env("PATH", env::join_paths(all).expect("they were in a PATH"));
+            // Its runc is built without the library for seccomp.
+            command.args(["--ip6tables=false", "--seccomp-profile=unconfined"]);
+        }
+        // Nothing is looked for outside: what cannot be reached fails at once.
+        command.env("HTTP_PROXY", NOWHERE).env("HTTPS_PROXY", NOWHERE).env("NO_PROXY", "127.0.0.0/8,localhost");
+        fs::write(dir.path().join("daemon.json"), settings).expect("one's own directory");
         let service = Service::start("the Docker engine", &mut command);
         service.wait_for_line("API listen on");
         let daemon = process::descendants(service.pid()).first().copied().expect("unshare has a child");
@@ -115,6 +162,28 @@ impl Engine {
         command.env("PATH", path).env("DOCKER_HOST", host(self.dir.path()));
         command.env("DOCKER_CONFIG", self.dir.path()).env("DOCKER_BUILDKIT", "1");
         command
+    }
+
+    /// The value of `DOCKER_HOST`.
+    pub fn host(&self) -> String {
+        host(self.dir.path())
+    }
+
+    /// Makes an image of the files in this folder, with these instructions of a Dockerfile.
+    pub fn import(&self, tag: &str, folder: &Path, instructions: &[&str]) {
+        let instructions: String =
+            instructions.iter().fold(String::new(), |all, one| format!("{all} --change '{one}'"));
+        self.shell(
+            &format!("tar --numeric-owner --owner=0 --group=0 -c . | docker import{instructions} - {tag}"),
+            folder,
+        );
+    }
+
+    /// Stops the daemon for as long as `meanwhile` takes: it says nothing then, and what it was asked for waits.
+    pub fn hung(&self, meanwhile: impl FnOnce()) {
+        process::signal(self.daemon.pid, Signal::STOP);
+        meanwhile();
+        process::signal(self.daemon.pid, Signal::CONT);
     }
 
     /// A file below `/proc` of a process that has this number in the engine.

@@ -1,8 +1,9 @@
 //! From the start of a task's container to its removal: its end, or its stop, and what it wrote when it failed.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use async_channel::Sender;
 use futures_lite::FutureExt;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome};
@@ -23,6 +24,8 @@ use crate::output::{TaskLog, forward};
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How long the output may take that is asked for after a failure.
 const OUTPUT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a container stays after its end, so that the end is told before.
+const TELLING: Duration = Duration::from_millis(50);
 /// How many lines of it are asked for; of those the last [`tail::MOST`](super::tail::MOST) bytes are kept.
 const OUTPUT_LINES: u32 = 10_000;
 /// The most bytes of them that are read: an engine cuts its lines at 16 KiB.
@@ -59,7 +62,7 @@ impl<R: Host> Shared<R> {
 
     /// Follows a container that was started to its end, and clears up after it.
     pub(super) async fn follow(
-        &self,
+        self: &Arc<Self>,
         container: &str,
         followed: &Followed<'_>,
         variables: Vec<(String, String)>,
@@ -79,12 +82,47 @@ impl<R: Host> Shared<R> {
                 Outcome::Stopped
             }
         };
-        let is_failed = matches!(outcome, Outcome::Failed(_));
+        let (is_failed, is_stopped) = (matches!(outcome, Outcome::Failed(_)), matches!(outcome, Outcome::Stopped));
         followed.report.finished(outcome);
         if is_failed && !followed.stop.is_abandoned() {
             Box::pin(self.log_output(container, followed, &variables)).await;
         }
-        self.remove(container).await
+        // What was stopped must not be taken up as one that ended. What ended by itself is told first: a worker that is
+        // killed meanwhile tells it again, and none is lost.
+        if is_stopped {
+            return self.remove(container).await;
+        }
+        self.remove_beside(container, followed.report);
+        Vec::new()
+    }
+
+    /// Removes a container beside everything else, once its end is on its way.
+    pub(super) fn remove_beside(self: &Arc<Self>, container: &str, report: &Report) {
+        let (own, container, report) = (Arc::clone(self), container.to_owned(), report.clone());
+        let working = self.working();
+        let runtime = self.engine.runtime().clone();
+        runtime.spawn(async move {
+            let is_leaving = working.is_none();
+            if !is_leaving {
+                own.engine.pause(TELLING).await;
+            }
+            for failure in own.remove(&container).await {
+                report.cleanup_failed(failure);
+            }
+            drop(working);
+        });
+    }
+
+    /// To be held while something is removed beside everything else; none any more once the worker leaves.
+    pub(super) fn working(&self) -> Option<Sender<()>> {
+        self.working.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until what is removed beside everything else is.
+    pub(super) async fn removed(&self) {
+        let own = self.working.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(own);
+        let _ = self.worked.recv().await;
     }
 
     /// SIGTERM, the grace period, SIGKILL.

@@ -29,9 +29,10 @@ pub mod tail;
 mod wait;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_channel::{Receiver, Sender};
 use futures_lite::FutureExt;
 use oz_worker_core::Failure;
 use oz_worker_net::Destination;
@@ -70,6 +71,10 @@ struct Shared<R: Host> {
     sidecars: Arc<Sidecars<R>>,
     /// The tasks that earlier workers started, from the oldest on.
     earlier: Vec<Left>,
+    /// A clone of it is held by whoever removes something beside everything else; none any more once the worker leaves.
+    working: Mutex<Option<Sender<()>>>,
+    /// Closed when nobody does.
+    worked: Receiver<()>,
 }
 
 /// What an engine says of itself (`GET /info`).
@@ -161,7 +166,9 @@ impl<R: Host> DockerBackend<R> {
             runtime.spawn(Arc::clone(&sidecars).collect(ttl));
         }
         let extra_labels = settings.extra_labels.clone().into_iter().collect();
-        let shared = Shared { common, settings, extra_labels, engine, images, sidecars, earlier };
+        let (working, worked) = async_channel::bounded(1);
+        let working = Mutex::new(Some(working));
+        let shared = Shared { common, settings, extra_labels, engine, images, sidecars, earlier, working, worked };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -180,6 +187,7 @@ impl<R: Host> DockerBackend<R> {
 
     /// Gives back what was taken from the machine.
     pub(crate) async fn release(&self) {
+        self.shared.removed().await;
         machine::release(&self.shared.common.runtime).await;
     }
 }

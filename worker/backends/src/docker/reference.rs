@@ -105,7 +105,8 @@ impl Reference {
         let first: String = hex.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
         let safe = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
         let repository: String = self.familiar().chars().map(safe).collect();
-        format!("{repository}-{first}")
+        // An engine wants a letter or a digit first.
+        format!("{}-{first}", repository.trim_start_matches(|c: char| !c.is_ascii_alphanumeric()))
     }
 
     /// Whether the operator's pattern allows it. `*` stands for any row of characters; a pattern without a tag allows every
@@ -290,6 +291,7 @@ mod tests {
             ("127.0.0.1:5055/oz/agent:1", "127.0.0.1-5055-oz-agent-0123456789ab"),
             ("h.example/oz/deep/er_name.x:v1.2", "h.example-oz-deep-er_name.x-0123456789ab"),
             ("ubuntu", "ubuntu-0123456789ab"),
+            ("[::1]:5000/a", "1--5000-a-0123456789ab"),
         ] {
             assert_eq!(Reference::parse(text).unwrap().volume(&digest), name);
         }

@@ -30,6 +30,9 @@ use crate::contract::{Resumed, Stop, Task, failed};
 const CREATE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a container is made anew whose image or volumes were removed meanwhile.
 const TRIES: u32 = 5;
+/// The wait before a call is made again whose answer was lost.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// A container that was made for a task. When nobody takes it, it is removed.
 pub struct Unstarted<R: Host> {
     shared: Arc<Shared<R>>,
@@ -51,8 +54,10 @@ impl<R: Host> Drop for Unstarted<R> {
         if let Some(id) = self.id.take() {
             let shared = Arc::clone(&self.shared);
             let runtime = shared.engine.runtime().clone();
+            let working = shared.working();
             runtime.spawn(async move {
                 let _ = removal::remove(&shared.engine, &id).await;
+                drop(working);
             });
         }
     }
@@ -100,7 +105,8 @@ impl<R: Host> Shared<R> {
         if let Some(Ok(Some(Seen::Created))) = seen.or(stopped).await {
             let message = "the worker was killed before it could start the container";
             report.finished(failed(FailureReason::ContainerStart, message.into()));
-            return self.remove(&container).await;
+            self.remove_beside(&container, &report);
+            return Vec::new();
         }
         let variables = self.variables_of(&container).await;
         self.follow(&container, &followed, variables).await
@@ -230,7 +236,13 @@ impl<R: Host> Shared<R> {
         }
         match self.sidecars.are_whole(sidecars).await {
             Ok(true) => Ok(Some(container)),
-            Ok(false) => Ok(None),
+            Ok(false) => {
+                // It would keep what is to be thrown away.
+                if removal::remove(&self.engine, container.id()).await.is_ok() {
+                    container.take();
+                }
+                Ok(None)
+            }
             Err(error) => Err(fail(error)),
         }
     }
@@ -254,6 +266,7 @@ impl<R: Host> Shared<R> {
             if let Some(made) = all.into_iter().find(is_it) {
                 return Ok(Created { id: made.id, warnings: None });
             }
+            self.engine.pause(PAUSE).await;
         }
     }
 
@@ -263,7 +276,7 @@ impl<R: Host> Shared<R> {
             match self.engine.once(&Call::post(format!("/containers/{container}/start"))).await {
                 Err(error) if error.is_transport() => match wait::look(&self.engine, container).await? {
                     Some(Seen::Running | Seen::Exited { .. }) => return Ok(()),
-                    Some(Seen::Created | Seen::Unknown) => {}
+                    Some(Seen::Created | Seen::Unknown) => self.engine.pause(PAUSE).await,
                     None => return Err(EngineError::Status { status: 404, message: "no such container".into() }),
                 },
                 result => return result.map(drop),

@@ -62,7 +62,6 @@ struct Known {
 /// A volume for a task.
 pub struct Prepared<R: Host> {
     pub mount: Mount,
-    digest: String,
     /// What keeps a task's own copy until its container has it.
     copy: Option<OwnCopy<R>>,
 }
@@ -117,6 +116,16 @@ enum Lock {
     Theirs,
     /// The name is a foreign container's.
     Foreign,
+}
+
+/// What came of the attempt to fill a volume.
+enum Filled {
+    /// It is filled, and this container keeps it.
+    Kept(String),
+    /// Somebody else has filled it meanwhile.
+    Whole,
+    /// A task has it, or it is another's.
+    InUse,
 }
 
 impl<R: Host> Sidecars<R> {
@@ -181,13 +190,13 @@ impl<R: Host> Sidecars<R> {
         }
         let all: Vec<Listed> = self.engine.ask(&list(SIDECAR)).await?;
         let mut are_whole = true;
-        for Prepared { mount, digest, copy } in prepared {
+        for Prepared { mount, copy } in prepared {
             let is_kept = |listed: &Listed| match copy {
                 Some(copy) => listed.id == copy.filler,
-                None => is_whole(listed, &mount.volume, digest),
+                None => is_whole(listed, &mount.volume, &mount.digest),
             };
             if !all.iter().any(is_kept) {
-                self.state().known.remove(digest);
+                self.state().known.remove(&mount.digest);
                 are_whole = false;
             }
         }
@@ -234,21 +243,26 @@ impl<R: Host> Sidecars<R> {
                     Ok(Lock::Ours(lock)) => {
                         let filled = self.fill(reference, image, &name, digest, &lock, is_own).await;
                         match filled {
-                            Ok(Some(keeper)) if is_own => {
+                            Ok(Filled::Kept(keeper)) if is_own => {
                                 let (sidecars, volume) = (Arc::clone(self), name.clone());
                                 return Ok((name, Some(OwnCopy { sidecars, volume, lock, filler: keeper })));
                             }
-                            // It is in the list now, or was removed already.
-                            Ok(Some(_)) => {
+                            Ok(Filled::InUse) => self.unlock(&name, &lock).await,
+                            Ok(Filled::Whole) if is_own => self.unlock(&name, &lock).await,
+                            // It is in the list now, unless somebody removed it already.
+                            Ok(Filled::Kept(_) | Filled::Whole) => {
                                 self.unlock(&name, &lock).await;
+                                tries += 1;
+                                if tries >= TRIES {
+                                    return Err(SidecarError::Removed);
+                                }
                                 continue 'again;
                             }
-                            Ok(None) => self.unlock(&name, &lock).await,
                             Err(error) => {
                                 self.unlock(&name, &lock).await;
                                 tries += 1;
-                                // Somebody removes what is not used yet; anything else is an answer.
-                                if !error.is_missing() {
+                                // Somebody removes what is not used yet, or the engine is restarted; all else is an answer.
+                                if !error.is_missing() && !error.is_transport() {
                                     return Err(error.into());
                                 }
                                 if tries >= TRIES {
@@ -318,9 +332,9 @@ impl<R: Host> Sidecars<R> {
         Ok(Lock::Theirs)
     }
 
+    /// Creates a container that is never started. One more than was meant is found by its labels, and removed.
     async fn create(&self, call: &Call) -> Result<String, EngineError> {
-        let created: Created = serde_json::from_slice(&self.engine.once(call).await?).map_err(|_| EngineError::Form)?;
-        Ok(created.id)
+        self.engine.ask::<Created>(call).await.map(|created| created.id)
     }
 
     async fn is_dead(&self, instance: &str) -> bool {
@@ -328,7 +342,7 @@ impl<R: Host> Sidecars<R> {
         self.engine.runtime().on(Lane::Start, move |machine| machine.files().is_stale(&owner, &mark)).await
     }
 
-    /// Fills the volume of this name anew, and gives the container that keeps it. None: a task has it, or it is another's.
+    /// Fills the volume of this name anew.
     async fn fill(
         &self,
         reference: &Reference,
@@ -337,19 +351,22 @@ impl<R: Host> Sidecars<R> {
         digest: &str,
         lock: &str,
         is_own: bool,
-    ) -> Result<Option<String>, EngineError> {
+    ) -> Result<Filled, EngineError> {
         // Nobody else fills it: what keeps it without being whole was left by somebody who was killed.
         let all: Vec<Listed> = self.engine.ask(&list(&format!("{VOLUME}={volume}"))).await?;
+        if all.iter().any(|listed| is_whole(listed, volume, digest)) {
+            return Ok(Filled::Whole);
+        }
         for left in all.iter().filter(|listed| labels::whole_volume(listed.names()).is_none()) {
             unless_missing(self.engine.tell(&remove(&left.id)).await)?;
         }
         let path = format!("/volumes/{}", escaped(volume));
         match self.engine.ask::<Volume>(&Call::get(&path)).await {
             Ok(Volume { labels }) if !labels.as_ref().is_some_and(|labels| labels.contains_key(SIDECAR)) => {
-                return Ok(None);
+                return Ok(Filled::InUse);
             }
             Ok(_) => match self.engine.tell(&Call::delete(&path)).await {
-                Err(error) if error.is_conflict() => return Ok(None),
+                Err(error) if error.is_conflict() => return Ok(Filled::InUse),
                 result => unless_missing(result)?,
             },
             Err(error) if error.is_missing() => {}
@@ -360,7 +377,7 @@ impl<R: Host> Sidecars<R> {
         let description = container::filler(&reference.to_string(), volume, digest, image.volumes(), &self.owned());
         let filler = self.create(&create(None, description)).await?;
         match self.copy(lock, &filler, volume, is_own).await {
-            Ok(()) => Ok(Some(filler)),
+            Ok(()) => Ok(Filled::Kept(filler)),
             Err(error) => {
                 self.discard(&filler).await;
                 let _ = self.engine.tell(&Call::delete(&path)).await;
@@ -419,8 +436,8 @@ impl<R: Host> Sidecars<R> {
 }
 
 fn prepared<R: Host>(sidecar: &Sidecar, volume: String, digest: String, copy: Option<OwnCopy<R>>) -> Prepared<R> {
-    let mount = Mount { volume, target: sidecar.mount_path.clone(), read_write: sidecar.read_write };
-    Prepared { mount, digest, copy }
+    let mount = Mount { volume, digest, target: sidecar.mount_path.clone(), read_write: sidecar.read_write };
+    Prepared { mount, copy }
 }
 
 fn is_whole(listed: &Listed, volume: &str, digest: &str) -> bool {
