@@ -168,6 +168,8 @@ fn a_storm_of_reconnects_crosses_the_threshold_and_a_few_do_not() {
     let Some((mut workers, prometheus)) = fleet(&["1", "1", "1", "1"]) else { return };
     let mut drop_all = || {
         for scene in &mut workers {
+            // A connection that brought a message was good: the worker dials again at once.
+            scene.session.send(Cancellation::of("nobody's"));
             scene.session.hang_up();
         }
         for scene in &mut workers {
