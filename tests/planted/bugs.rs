@@ -231,7 +231,7 @@ planted! {
 "
     }
     a_dial_waits_behind_removals {
-        Simulator, "dialled after", "worker/src/link/dial.rs",
+        Simulator, "was not answered within", "worker/src/link/dial.rs",
         "runtime.unblock(Lane::Dial, "
         => "runtime.unblock(Lane::Remove, "
     }
