@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use oz_worker_runtime::{Files, Hold, Named, PathKind};
+use oz_worker_runtime::{Files, Hold, Named, Owner, PathKind};
 
 use crate::executor::Executor;
 use crate::journal::Journal;
@@ -118,6 +118,10 @@ impl Files for Disk {
 
     fn named(&self, path: &Path) -> io::Result<Named> {
         self.kind(path).map(|_| Named::Directory { enterable: true, writable: true })
+    }
+
+    fn is_stale(&self, _: &Owner, _: &str) -> bool {
+        false
     }
 
     fn hold(&self, _: &Path) -> io::Result<Hold> {

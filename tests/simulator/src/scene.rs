@@ -224,7 +224,7 @@ pub(crate) fn run_loop(
 
 fn backend(machine: &Simulated, operator: &Operator) -> Backend<Simulated> {
     let script = |name: &str| operator.scripts.then(|| name.to_owned());
-    let owner = Owner::of_process("w1", 0, b"boot", 1, 1);
+    let owner = Owner::of_process("w1", 0, b"simulated", 1, 1);
     if operator.dispatches {
         let settings = CommandSettings {
             dispatch_command: "dispatch".into(),

@@ -9,8 +9,8 @@ use std::path::Path;
 use rustix::fs::{Access, CWD, RenameFlags, XattrFlags, access};
 use rustix::io::Errno;
 
-use super::{hold, removal};
-use oz_worker_runtime::{Files, Hold, Named, PathKind};
+use super::{hold, owner, removal};
+use oz_worker_runtime::{Files, Hold, Named, Owner, PathKind};
 
 /// The extended attribute whose value is the mark of the worker that made the directory.
 const ATTRIBUTE: &str = "user.oz-agent-worker";
@@ -75,6 +75,10 @@ impl Files for HostFiles {
 
     fn set_mark(&self, path: &Path, mark: &str) -> io::Result<()> {
         Ok(rustix::fs::lsetxattr(path, ATTRIBUTE, mark.as_bytes(), XattrFlags::empty())?)
+    }
+
+    fn is_stale(&self, owner: &Owner, mark: &str) -> bool {
+        owner::is_stale(owner, mark)
     }
 
     fn hold(&self, path: &Path) -> io::Result<Hold> {
