@@ -203,7 +203,7 @@ planted! {
         let followed = followed.catch_unwind().await;
         let mut failures = Vec::new();
         let torn_down = AssertUnwindSafe(async {
-            if let Some(script) = &self.job.teardown_command
+            if let Some(script) = &self.job.settings.teardown_command
                 && !stop.is_abandoned()
             {
                 failures.extend(tear_down(self.job.script(script, &spec, &place), &mut steps).await);
@@ -216,7 +216,7 @@ planted! {
         let followed = followed.catch_unwind().await;
         let mut failures = Vec::new();
         let torn_down = AssertUnwindSafe(async {
-            if let Some(script) = &self.job.teardown_command
+            if let Some(script) = &self.job.settings.teardown_command
                 && !stop.is_abandoned()
             {
                 failures.extend(tear_down(self.job.script(script, &spec, &place), &mut steps).await);

@@ -81,8 +81,8 @@ pub fn remove_cgroups_of(pid: i32) {
     let Some(own) = cgroup_of(std::process::id().cast_signed()) else { return };
     for entry in fs::read_dir(own).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        // `oz-agent-worker.<key>.<boot>.<pid>.<start>.<number>`
-        if name.to_str().and_then(|name| name.strip_prefix("oz-agent-worker.")?.split('.').nth(2)?.parse().ok())
+        // `oz-agent-worker.<key>.<host>.<boot>.<namespace>.<pid>.<start>.<number>`
+        if name.to_str().and_then(|name| name.strip_prefix("oz-agent-worker.")?.split('.').nth(4)?.parse().ok())
             == Some(pid)
         {
             let _ = fs::remove_dir(entry.path());

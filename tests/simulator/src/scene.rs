@@ -11,7 +11,7 @@ use oz_worker::settings::secret::ApiKey;
 use oz_worker_backends::Backend;
 use oz_worker_backends::command::{CommandBackend, CommandSettings};
 use oz_worker_backends::contract::Common;
-use oz_worker_backends::direct::{DirectBackend, Job, Workspaces};
+use oz_worker_backends::direct::{DirectBackend, DirectSettings, Job, Workspaces};
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::{AfterKill, Config, Worker};
 use oz_worker_runtime::{Environment, Owner, Runtime};
@@ -224,7 +224,7 @@ pub(crate) fn run_loop(
 
 fn backend(machine: &Simulated, operator: &Operator) -> Backend<Simulated> {
     let script = |name: &str| operator.scripts.then(|| name.to_owned());
-    let owner = Owner::of_process("w1", 0, b"boot", 1, 1);
+    let owner = Owner::of_process("w1", 0, b"simulated", 1, 1);
     if operator.dispatches {
         let settings = CommandSettings {
             dispatch_command: "dispatch".into(),
@@ -246,9 +246,12 @@ fn backend(machine: &Simulated, operator: &Operator) -> Backend<Simulated> {
     let job = Job {
         oz: "/bin/oz".into(),
         workspaces: Workspaces::new(ROOT, owner),
-        target_dir: operator.shares_directory.then(|| "/shared".into()),
-        setup_command: script("setup"),
-        teardown_command: script("teardown"),
+        settings: DirectSettings {
+            target_dir: operator.shares_directory.then(|| "/shared".into()),
+            setup_command: script("setup"),
+            teardown_command: script("teardown"),
+            ..DirectSettings::default()
+        },
         cleanup: operator.cleanup,
         cancel_grace_period: operator.grace,
         host_env: Environment::default(),

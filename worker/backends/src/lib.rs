@@ -9,6 +9,8 @@ pub mod command;
 pub mod contract;
 pub mod direct;
 pub mod docker;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod image;
 pub mod kubernetes;
 mod machine;

@@ -222,6 +222,41 @@ impl Lines {
     }
 }
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+
+    /// Lines, and how many bytes each has lost.
+    type Written = Mutex<Vec<(Vec<u8>, u64)>>;
+
+    struct Log(Written);
+
+    impl TaskLog for Log {
+        fn has_room(&self) -> bool {
+            true
+        }
+
+        fn line(&self, line: &[u8], cut: u64) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push((line.to_owned(), cut));
+        }
+
+        fn end(&self) {}
+    }
+
+    /// The lines of what comes in these pieces.
+    pub fn lines<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<(Vec<u8>, u64)> {
+        let log = Arc::new(Log(Written::default()));
+        let mut lines = Lines::new(log.clone());
+        for piece in pieces {
+            lines.write(piece, false);
+        }
+        lines.finish();
+        std::mem::take(&mut *log.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::indexing_slicing, clippy::unwrap_used)]

@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
 /// The file systems that no second machine can have at the same time: `f_type` of statfs(2).
-const LOCAL: [u64; 10] = [
+const LOCAL: [u64; 9] = [
     0xef53,      // ext2, ext3, ext4
     0x5846_5342, // xfs
     0x9123_683e, // btrfs
@@ -23,7 +23,6 @@ const LOCAL: [u64; 10] = [
     0xf2f5_2010, // f2fs
     0x2fc1_2fc1, // zfs
     0xca45_1a4e, // bcachefs
-    0x6367_7270, // cgroup2
 ];
 
 /// How often, and after which pauses, a directory that is busy is tried again.

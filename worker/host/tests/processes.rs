@@ -592,7 +592,7 @@ fn what_a_crashed_worker_left_running_is_ended_and_nothing_else() {
     let _turn = turn();
     let ours = owner("crashed");
     let living = ours.mark();
-    let dead = |name| Owner::of_process(name, rustix::process::geteuid().as_raw(), b"boot", 7, u64::from(u32::MAX));
+    let dead = |name| Owner::of_process(name, rustix::process::geteuid().as_raw(), b"host", 7, u64::from(u32::MAX));
     let mut crashed = Sleep::with(&format!("{}.1", dead("crashed").mark()));
     let mut spared = [
         Sleep::with(&format!("{living}.1")),
@@ -621,7 +621,7 @@ fn the_cgroups_of_a_crashed_worker_are_emptied_and_removed() {
     }
     let base = own_cgroup(&processes).parent().unwrap().to_owned();
     let stale = base.join(format!("oz-agent-worker.{}.3", owner.mark()));
-    let spared = base.join("oz-agent-worker.ffffffffffffffff.ffffffffffffffff.2147483647.1.3");
+    let spared = base.join("oz-agent-worker.ffffffffffffffff.ffffffffffffffff.ffffffffffffffff.5.2147483647.1.3");
     fs::create_dir_all(stale.join("made/by/the/task")).unwrap();
     fs::create_dir_all(&spared).unwrap();
     let mut sleeps = [Sleep::with(""), Sleep::with("")];

@@ -95,6 +95,10 @@ pub trait Files: Clone + Send + Sync + 'static {
     /// Marks a directory as a worker's. [`io::ErrorKind::Unsupported`] on a file system that cannot.
     fn set_mark(&self, path: &Path, mark: &str) -> io::Result<()>;
 
+    /// Whether `mark` was made by a worker with the key of `owner` that is known to be dead. What cannot be known is not so: a
+    /// worker in another namespace of processes, or on a host of another name. For what cannot be [held](Self::hold).
+    fn is_stale(&self, owner: &Owner, mark: &str) -> bool;
+
     /// Takes a directory for this worker, until what is given is dropped or this process ends, however it ends. No link is
     /// followed. [`io::ErrorKind::ResourceBusy`] when somebody has it: another process, in whatever container, or this one.
     /// [`io::ErrorKind::Unsupported`] on a file system that cannot.

@@ -11,15 +11,15 @@ use oz_worker_runtime::Environment;
 
 /// What a file says.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Variables {
+pub(crate) struct Variables {
     /// The variables, in the file's order.
-    pub(super) set: Environment,
+    pub(crate) set: Environment,
     /// The numbers of the lines that cannot be read, from 1 on. All others count.
-    pub(super) unreadable: Vec<usize>,
+    pub(crate) unreadable: Vec<usize>,
 }
 
 /// Reads a file. A name after `$` stands for what the file said of it before, or else for its value in `known`.
-pub(super) fn read(file: &[u8], known: &Environment) -> Variables {
+pub(crate) fn read(file: &[u8], known: &Environment) -> Variables {
     let text = String::from_utf8_lossy(file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file)).replace("\r\n", "\n");
     let mut read = Variables::default();
     let (mut rest, mut line) = (text.as_str(), 1);

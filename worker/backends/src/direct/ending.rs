@@ -115,7 +115,7 @@ enum Given {
 
 fn give_back(files: &impl Files, job: &Job, mut own: Workspace) -> Given {
     // The private directory beside a shared one holds nothing that anybody would want to look at.
-    if !job.cleanup && job.target_dir.is_none() {
+    if !job.cleanup && job.settings.target_dir.is_none() {
         Given::Back(own.keep(files))
     } else if own.remove_if_empty(files) {
         Given::Back(Ok(()))

@@ -24,6 +24,8 @@ use tracing::warn;
 use crate::contract::{Common, Report, Stop, Task, failed};
 use crate::machine::{self, ProcessOf, TreeOf};
 pub use crate::program::ProgramError;
+#[cfg(fuzzing)]
+pub(crate) use dotenv::read as read_variables;
 use ending::Left;
 pub use settings::{DirectError, DirectSettings};
 use steps::{Step, StepEnd, Steps};
@@ -44,12 +46,7 @@ pub struct Job {
     pub oz: PathBuf,
     /// Where each task gets a directory of its own: its workspace, or with `target_dir` a private one for its settings.
     pub workspaces: Workspaces,
-    /// The one directory in which all tasks run, when the operator chose one.
-    pub target_dir: Option<PathBuf>,
-    /// For `/bin/sh -c` before the agent.
-    pub setup_command: Option<String>,
-    /// For `/bin/sh -c` after the agent.
-    pub teardown_command: Option<String>,
+    pub settings: DirectSettings,
     /// Whether workspaces are removed afterwards.
     pub cleanup: bool,
     /// From SIGTERM to SIGKILL.
@@ -70,7 +67,7 @@ impl Job {
     ///
     /// # Errors
     /// What the machine lacks, in one line.
-    fn prepare<R>(settings: &DirectSettings, common: &Common<R>, files: &impl Files) -> Result<Self, String> {
+    fn prepare<R>(settings: DirectSettings, common: &Common<R>, files: &impl Files) -> Result<Self, String> {
         let path = common.host_env.get("PATH");
         let oz = settings.agent(files, path).map_err(|error| error.to_string())?;
         let temporary = std::env::temp_dir();
@@ -82,9 +79,7 @@ impl Job {
         Ok(Self {
             oz,
             workspaces,
-            target_dir: settings.target_dir.clone(),
-            setup_command: settings.setup_command.clone(),
-            teardown_command: settings.teardown_command.clone(),
+            settings,
             cleanup: common.cleanup,
             cancel_grace_period: common.cancel_grace_period,
             host_env: common.host_env.clone(),
@@ -92,12 +87,12 @@ impl Job {
     }
 
     fn place(&self, files: &impl Files, task_id: &str) -> Result<Place, String> {
-        let own = match self.target_dir {
+        let own = match self.settings.target_dir {
             None => self.workspaces.create(files, task_id),
             Some(_) => self.workspaces.create_private(files),
         };
         let own = own.map_err(|error| error.to_string())?;
-        let cwd = self.target_dir.clone().unwrap_or_else(|| own.path().to_owned());
+        let cwd = self.settings.target_dir.clone().unwrap_or_else(|| own.path().to_owned());
         Ok(Place { own, cwd })
     }
 
@@ -135,7 +130,7 @@ impl<R: Host> DirectBackend<R> {
     pub async fn prepare(settings: DirectSettings, common: Arc<Common<R>>) -> Result<Self, String> {
         let runtime = common.runtime.clone();
         machine::adopt(&runtime, &common.owner).await;
-        let prepared = move |machine: &R::Machine| Job::prepare(&settings, &common, machine.files());
+        let prepared = move |machine: &R::Machine| Job::prepare(settings, &common, machine.files());
         // What a crash left may be large.
         let job = runtime.on(Lane::Remove, prepared).await?;
         Ok(Self::new(runtime, job))
@@ -177,7 +172,7 @@ impl<R: Host> DirectBackend<R> {
         let followed = followed.catch_unwind().await;
         let mut failures = Vec::new();
         let torn_down = AssertUnwindSafe(async {
-            if let Some(script) = &self.job.teardown_command
+            if let Some(script) = &self.job.settings.teardown_command
                 && !stop.is_abandoned()
             {
                 failures.extend(tear_down(self.job.script(script, &spec, &place), &mut steps).await);
@@ -212,14 +207,14 @@ impl<R: Host> DirectBackend<R> {
             let place =
                 job.place(files, &spec.task_id).map_err(|message| failed(FailureReason::WorkspaceSetup, message))?;
             let tree = Arc::new(machine.tree());
-            let (command, ready) = match &job.setup_command {
+            let (command, ready) = match &job.settings.setup_command {
                 Some(script) => (job.script(script, &spec, &place), environment::make_file(files, &place)),
                 None => (job.agent(&Environment::default(), &spec, &place), Ok(())),
             };
             // Making the place may have taken long.
             let wanted = if stop.is_asked() { Err(io::ErrorKind::Interrupted.into()) } else { ready };
             let first = wanted.and_then(|()| machine.start(&command, Some(&tree)));
-            if first.is_ok() && job.setup_command.is_none() {
+            if first.is_ok() && job.settings.setup_command.is_none() {
                 trace.backend_started();
             }
             let parts = Some(Parts { place, tree, first });
@@ -236,7 +231,7 @@ impl<R: Host> DirectBackend<R> {
         place: &Place,
         steps: &mut Steps<'_, R>,
     ) -> Outcome {
-        let is_setup = self.job.setup_command.is_some();
+        let is_setup = self.job.settings.setup_command.is_some();
         let first = match first {
             Ok(process) => steps.follow(if is_setup { Step::Setup } else { Step::Agent }, process).await,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => StepEnd::Stopped,

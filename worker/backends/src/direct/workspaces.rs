@@ -435,7 +435,7 @@ mod tests {
     /// The mark of the worker `worker_id` as it was before the machine was booted.
     fn earlier(worker_id: &str) -> String {
         let user = rustix::process::geteuid().as_raw();
-        Owner::of_process(worker_id, user, b"an earlier boot", 7, 8).mark().to_owned()
+        Owner::of_process(worker_id, user, b"host", 7, 8).under(b"an earlier boot", 9).mark().to_owned()
     }
 
     fn names(workspaces: &Workspaces) -> Vec<String> {

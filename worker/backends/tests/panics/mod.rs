@@ -12,7 +12,7 @@ use futures_lite::FutureExt;
 use oz_worker_backends::Backend;
 use oz_worker_backends::command::{CommandBackend, CommandSettings};
 use oz_worker_backends::contract::{Common, Latch, Report, Stop, Task, TaskEvent};
-use oz_worker_backends::direct::{DirectBackend, Job, Workspaces};
+use oz_worker_backends::direct::{DirectBackend, DirectSettings, Job, Workspaces};
 use oz_worker_backends::output::TaskLog;
 use oz_worker_core::agent::{InstanceShape, TaskSpec};
 use oz_worker_core::secret::Variables;
@@ -110,9 +110,7 @@ fn what_a_task_leaves_is_killed_and_removed_when_its_backend_panics() {
             Job {
                 oz: dir.join("oz"),
                 workspaces: Workspaces::new(dir.join("root"), owner),
-                target_dir: None,
-                setup_command: None,
-                teardown_command: None,
+                settings: DirectSettings::default(),
                 cleanup: true,
                 cancel_grace_period: Duration::from_secs(1),
                 host_env: [("PATH", "/usr/bin:/bin")].into_iter().collect(),
