@@ -32,7 +32,7 @@ const OTHERS_LIMIT: Duration = Duration::from_secs(1800);
 /// How often it is looked whether they have.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// How often a volume is filled again whose parts were removed meanwhile.
-const TRIES: u32 = 5;
+const TRIES: u32 = 20;
 /// How often unused volumes are looked for at least.
 const LONGEST_COLLECT_INTERVAL: Duration = Duration::from_secs(3600);
 const SHORTEST_COLLECT_INTERVAL: Duration = Duration::from_secs(1);
@@ -262,7 +262,7 @@ impl<R: Host> Sidecars<R> {
                                 self.unlock(&name, &lock).await;
                                 tries += 1;
                                 // Somebody removes what is not used yet, or the engine is restarted; all else is an answer.
-                                if !error.is_missing() && !error.is_transport() {
+                                if !error.is_gone() && !error.is_transport() {
                                     return Err(error.into());
                                 }
                                 if tries >= TRIES {
@@ -282,7 +282,7 @@ impl<R: Host> Sidecars<R> {
                         continue 'again;
                     }
                     Ok(Lock::Theirs | Lock::Foreign) => {}
-                    Err(error) if error.is_missing() && tries < TRIES => {
+                    Err(error) if error.is_gone() && tries < TRIES => {
                         tries += 1;
                         self.images.obtain(reference).await?;
                         continue 'again;
