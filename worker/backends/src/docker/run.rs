@@ -29,7 +29,7 @@ use crate::contract::{Resumed, Stop, Task, failed};
 /// How long whoever is asked to stop waits for a container that is being made.
 const CREATE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a container is made anew whose image or volumes were removed meanwhile.
-const TRIES: u32 = 5;
+const TRIES: u32 = 20;
 /// The wait before a call is made again whose answer was lost.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -150,7 +150,7 @@ impl<R: Host> Shared<R> {
                     return Ok(container.take());
                 }
                 // A prune came between.
-                Err(error) if error.is_missing() && is_container_gone(&error) && tries < TRIES => {}
+                Err(error) if is_container_gone(&error) && tries < TRIES => {}
                 Err(error) => {
                     let outcome = failed(FailureReason::ContainerStart, format!("cannot start the container: {error}"));
                     return Err(self.give_up(container, outcome).await);
@@ -297,7 +297,9 @@ fn is_part_gone(error: &EngineError) -> bool {
     words.contains("no such image") || words.contains("no such volume") || words.contains("image not known")
 }
 
+/// Whether a start failed since its container is not there any more, or about to go. A file that its image lacks is 404 too.
 fn is_container_gone(error: &EngineError) -> bool {
     let words = error.words();
-    words.contains("no such container") || words.contains("no container with name or id")
+    let is_gone = error.is_gone() && !error.is_missing();
+    is_gone || words.contains("no such container") || words.contains("no container with name or id")
 }
