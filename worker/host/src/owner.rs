@@ -82,10 +82,3 @@ mod tests {
         child.wait().unwrap();
     }
 }
-
-/// Whether `mark` was made by a worker with the key of `owner` that is no longer alive.
-pub(crate) fn is_stale(owner: &Owner, mark: &str) -> bool {
-    let Some(mark) = Mark::parse(mark) else { return false };
-    let is_alive = || Stat::of(mark.pid).is_some_and(|stat| stat.start == mark.start && !stat.has_ended());
-    mark.key == owner.key() && owner.is_of_this_boot(&mark) && Stat::of(1).is_some() && !is_alive()
-}

@@ -83,9 +83,6 @@ pub trait Files: Clone + Send + Sync + 'static {
     /// What `path` names in the end, and what may be done with it; links are followed.
     fn named(&self, path: &Path) -> io::Result<Named>;
 
-    /// Whether `mark` was made by a worker with the key of `owner` that is no longer alive.
-    fn is_stale(&self, owner: &Owner, mark: &str) -> bool;
-
     /// The names in a directory.
     fn names(&self, path: &Path) -> io::Result<Vec<OsString>>;
 
