@@ -51,9 +51,7 @@ impl<R: Host> Drop for Unstarted<R> {
         if let Some(id) = self.id.take() {
             let shared = Arc::clone(&self.shared);
             let runtime = shared.engine.runtime().clone();
-            runtime.spawn(async move {
-                let _ = removal::remove(&shared.engine, &id).await;
-            });
+            runtime.spawn(async move { removal::remove_or_later(&shared.engine, &id).await });
         }
     }
 }
@@ -156,10 +154,10 @@ impl<R: Host> Shared<R> {
     /// Removes a container that will not run, and gives the reason.
     async fn give_up(&self, container: Unstarted<R>, outcome: Outcome) -> Outcome {
         // Kept for whoever wants to see why, as everything is then.
-        if !self.common.cleanup {
+        if self.common.cleanup {
+            removal::remove_or_later(&self.engine, &container.take()).await;
+        } else {
             removal::mark_as_told(&self.engine, &container.take()).await;
-        } else if removal::remove(&self.engine, container.id()).await.is_ok() {
-            container.take();
         }
         outcome
     }

@@ -14,7 +14,6 @@ use oz_worker_core::time::Instant;
 use oz_worker_runtime::{Files, Host, Lane, Machine, Owner};
 use serde::Deserialize;
 use serde_json::json;
-use tracing::warn;
 
 use super::calls::{Created, Listed, create, list, remove, unless_missing};
 use super::container::{self, Mount};
@@ -23,6 +22,7 @@ use super::error::EngineError;
 use super::images::{Fetched, Image, ImageError, Images};
 use super::labels::{self, Owned, SIDECAR, VOLUME};
 use super::reference::Reference;
+use super::removal;
 use super::sidecar_error::SidecarError;
 
 /// How many names are tried for a volume: more tasks than that do not have a copy of one image each.
@@ -81,7 +81,7 @@ impl<R: Host> Drop for OwnCopy<R> {
         let [volume, lock, filler] = [&mut self.volume, &mut self.lock, &mut self.filler].map(std::mem::take);
         let runtime = sidecars.engine.runtime().clone();
         runtime.spawn(async move {
-            sidecars.discard(&filler).await;
+            removal::remove_or_later(&sidecars.engine, &filler).await;
             sidecars.unlock(&volume, &lock).await;
         });
     }
@@ -195,16 +195,8 @@ impl<R: Host> Sidecars<R> {
     }
 
     async fn unlock(&self, volume: &str, lock: &str) {
-        self.discard(lock).await;
+        removal::remove_or_later(&self.engine, lock).await;
         self.state().filling.remove(volume);
-    }
-
-    async fn discard(&self, container: &str) {
-        if let Err(error) = self.engine.tell(&remove(container)).await
-            && !error.is_missing()
-        {
-            warn!("cannot remove container {container}, which filled a sidecar's volume: {error}");
-        }
     }
 
     /// A volume with the files of an image: a whole one that all may read, or a task's own.
@@ -362,7 +354,7 @@ impl<R: Host> Sidecars<R> {
         match self.copy(lock, &filler, volume, is_own).await {
             Ok(()) => Ok(Some(filler)),
             Err(error) => {
-                self.discard(&filler).await;
+                removal::remove_or_later(&self.engine, &filler).await;
                 let _ = self.engine.tell(&Call::delete(&path)).await;
                 Err(error)
             }
@@ -404,7 +396,7 @@ impl<R: Host> Sidecars<R> {
                     continue;
                 }
                 self.state().known.remove(digest);
-                self.discard(&listed.id).await;
+                removal::remove_or_later(&self.engine, &listed.id).await;
                 let _ = self.engine.tell(&Call::delete(format!("/volumes/{}", escaped(volume)))).await;
             }
         }
