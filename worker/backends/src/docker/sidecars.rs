@@ -94,6 +94,13 @@ struct Volume {
     labels: Option<BTreeMap<String, String>>,
 }
 
+impl Volume {
+    /// Whether a worker made it.
+    fn is_ours(&self) -> bool {
+        self.labels.as_ref().is_some_and(|labels| labels.contains_key(SIDECAR))
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
@@ -337,9 +344,7 @@ impl<R: Host> Sidecars<R> {
         }
         let path = format!("/volumes/{}", escaped(volume));
         match self.engine.ask::<Volume>(&Call::get(&path)).await {
-            Ok(Volume { labels }) if !labels.as_ref().is_some_and(|labels| labels.contains_key(SIDECAR)) => {
-                return Ok(None);
-            }
+            Ok(found) if !found.is_ours() => return Ok(None),
             Ok(_) => match self.engine.tell(&Call::delete(&path)).await {
                 Err(error) if error.is_conflict() => return Ok(None),
                 result => unless_missing(result)?,
@@ -347,15 +352,21 @@ impl<R: Host> Sidecars<R> {
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(error),
         }
-        let labels = json!({SIDECAR: digest});
-        self.engine.tell(&Call::post("/volumes/create").json(json!({"Name": volume, "Labels": labels}))).await?;
+        let wanted = json!({"Name": volume, "Labels": {SIDECAR: digest}});
+        // One that somebody else made meanwhile is given as it is.
+        if !self.engine.ask::<Volume>(&Call::post("/volumes/create").json(wanted)).await?.is_ours() {
+            return Ok(None);
+        }
         let description = container::filler(&reference.to_string(), volume, digest, image.volumes(), &self.owned());
         let filler = self.create(&create(None, description)).await?;
         match self.copy(lock, &filler, volume, is_own).await {
             Ok(()) => Ok(Some(filler)),
             Err(error) => {
                 removal::remove_or_later(&self.engine, &filler).await;
-                let _ = self.engine.tell(&Call::delete(&path)).await;
+                // What is left of it is thrown away by whoever fills it next. It may be another's by now.
+                if self.engine.ask::<Volume>(&Call::get(&path)).await.is_ok_and(|found| found.is_ours()) {
+                    let _ = self.engine.tell(&Call::delete(&path)).await;
+                }
                 Err(error)
             }
         }
