@@ -12,8 +12,9 @@ use oz_worker_telemetry::TaskTrace;
 use tracing::warn;
 
 use super::Shared;
-use super::calls::{Created, Listed, create, list};
+use super::calls::Created;
 use super::container::{self, Additions};
+use super::creation;
 use super::ending::Followed;
 use super::engine::Call;
 use super::error::EngineError;
@@ -206,10 +207,11 @@ impl<R: Host> Shared<R> {
         let description = container::description(spec, &mounts, &additions, &self.owned());
         // Beside the task: what is made after it was stopped is removed by its owner.
         let (done, result) = async_channel::bounded(1);
-        let (own, call) = (Arc::clone(self), create(None, description));
-        let (task_id, execution_id) = (spec.task_id.clone(), spec.execution_id.clone());
+        let own = Arc::clone(self);
         self.engine.runtime().spawn(async move {
-            let made = own.create(&call, &task_id, execution_id.as_deref()).await;
+            let instance = own.owned().instance;
+            let name = labels::made(instance, own.engine.number());
+            let made = creation::make(&own.engine, &name, instance, description).await;
             let made = made.map(|Created { id, warnings }| (Unstarted { shared: own, id: Some(id) }, warnings));
             let _ = done.send(made).await;
         });
@@ -236,28 +238,6 @@ impl<R: Host> Shared<R> {
                 Ok(None)
             }
             Err(error) => Err(fail(error)),
-        }
-    }
-
-    /// Creates a container once, however often the engine must be asked.
-    async fn create(&self, call: &Call, task_id: &str, execution_id: Option<&str>) -> Result<Created, EngineError> {
-        loop {
-            let answer = self.engine.once(call).await;
-            let error = match answer {
-                Ok(answer) => return serde_json::from_slice(&answer).map_err(|_| EngineError::Form),
-                Err(error) if error.is_transport() => error,
-                Err(error) => return Err(error),
-            };
-            // It may have been made all the same.
-            let mine = format!("{}={}", labels::INSTANCE, self.owned().instance);
-            let all: Vec<Listed> = self.engine.ask(&list(&mine)).await.map_err(|_| error)?;
-            let execution_id = execution_id.unwrap_or_default();
-            let is_it = |listed: &Listed| {
-                listed.label(labels::TASK_ID) == task_id && listed.label(labels::EXECUTION_ID) == execution_id
-            };
-            if let Some(made) = all.into_iter().find(is_it) {
-                return Ok(Created { id: made.id, warnings: None });
-            }
         }
     }
 

@@ -15,8 +15,9 @@ use oz_worker_runtime::{Files, Host, Lane, Machine, Owner};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::calls::{Created, Listed, create, list, remove, unless_missing};
+use super::calls::{Created, Listed, list, remove, unless_missing};
 use super::container::{self, Mount};
+use super::creation;
 use super::engine::{Call, Engine, LONG_SILENCE, escaped};
 use super::error::EngineError;
 use super::images::{Fetched, Image, ImageError, Images};
@@ -99,21 +100,6 @@ impl Volume {
     fn is_ours(&self) -> bool {
         self.labels.as_ref().is_some_and(|labels| labels.contains_key(SIDECAR))
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Inspected {
-    id: String,
-    #[serde(default)]
-    config: InspectedConfig,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase")]
-struct InspectedConfig {
-    #[serde(default)]
-    labels: Option<BTreeMap<String, String>>,
 }
 
 /// What came of the attempt to be the one that fills a volume.
@@ -293,33 +279,26 @@ impl<R: Host> Sidecars<R> {
 
     async fn try_lock(&self, reference: &Reference, volume: &str) -> Result<Lock, EngineError> {
         let name = labels::filling(volume);
-        let create = create(Some(&name), container::source(&reference.to_string(), &self.owned()));
+        let source = container::source(&reference.to_string(), &self.owned());
         for _ in 0..TRIES {
-            match self.create(&create).await {
-                Ok(created) => return Ok(Lock::Ours(created)),
+            match creation::make(&self.engine, &name, self.owner.mark(), source.clone()).await {
+                Ok(Created { id, .. }) => return Ok(Lock::Ours(id)),
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error),
             }
-            let found: Inspected = match self.engine.ask(&Call::get(format!("/containers/{name}/json"))).await {
+            let found = match creation::find(&self.engine, &name).await {
                 Ok(found) => found,
                 Err(error) if error.is_missing() => continue,
                 Err(error) => return Err(error),
             };
-            let Some(instance) = found.config.labels.and_then(|mut labels| labels.remove(labels::INSTANCE)) else {
-                return Ok(Lock::Foreign);
-            };
+            let Some(instance) = found.instance() else { return Ok(Lock::Foreign) };
             // One of our own that this process does not know is left over, as one of a process is that is dead.
-            if instance != self.owner.mark() && !self.is_dead(&instance).await {
+            if instance != self.owner.mark() && !self.is_dead(instance).await {
                 return Ok(Lock::Theirs);
             }
             unless_missing(self.engine.tell(&remove(&found.id)).await)?;
         }
         Ok(Lock::Theirs)
-    }
-
-    async fn create(&self, call: &Call) -> Result<String, EngineError> {
-        let created: Created = serde_json::from_slice(&self.engine.once(call).await?).map_err(|_| EngineError::Form)?;
-        Ok(created.id)
     }
 
     async fn is_dead(&self, instance: &str) -> bool {
@@ -358,7 +337,8 @@ impl<R: Host> Sidecars<R> {
             return Ok(None);
         }
         let description = container::filler(&reference.to_string(), volume, digest, image.volumes(), &self.owned());
-        let filler = self.create(&create(None, description)).await?;
+        let name = labels::made(self.owner.mark(), self.engine.number());
+        let filler = creation::make(&self.engine, &name, self.owner.mark(), description).await?.id;
         match self.copy(lock, &filler, volume, is_own).await {
             Ok(()) => Ok(Some(filler)),
             Err(error) => {
