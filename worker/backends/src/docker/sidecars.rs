@@ -151,8 +151,8 @@ impl<R: Host> Sidecars<R> {
         let (done, result) = async_channel::bounded(1);
         let (own, sidecar) = (Arc::clone(self), sidecar.clone());
         self.engine.runtime().spawn(async move {
-            let found = Box::pin(own.volume(&reference, &image, &digest, sidecar.read_write)).await;
-            let found = found.map(|(volume, copy)| prepared(&sidecar, volume, digest, copy));
+            let found = Box::pin(own.volume(&reference, image, sidecar.read_write)).await;
+            let found = found.map(|(volume, digest, copy)| prepared(&sidecar, volume, digest, copy));
             let _ = done.send(found).await;
         });
         result.recv().await.unwrap_or(Err(SidecarError::Removed))
@@ -192,36 +192,37 @@ impl<R: Host> Sidecars<R> {
         self.state().filling.remove(volume);
     }
 
-    /// A volume with the files of an image: a whole one that all may read, or a task's own.
+    /// A volume with the files of an image, and the digest of that: a whole one that all may read, or a task's own.
     async fn volume(
         self: &Arc<Self>,
         reference: &Reference,
-        image: &Image,
-        digest: &str,
+        mut image: Image,
         is_own: bool,
-    ) -> Result<(String, Option<OwnCopy<R>>), SidecarError> {
-        let base = reference.volume(digest);
+    ) -> Result<(String, String, Option<OwnCopy<R>>), SidecarError> {
         let until = self.engine.runtime().now().plus(OTHERS_LIMIT);
         let mut tries = 0;
         'again: loop {
+            let digest = image.digest(reference);
+            let base = reference.volume(&digest);
             let all: Vec<Listed> = self.engine.ask(&list(SIDECAR)).await?;
             for number in 1..=MOST_NAMES {
                 let name = if number == 1 { base.clone() } else { format!("{base}-{number}") };
-                if all.iter().any(|listed| is_whole(listed, &name, digest)) {
+                if all.iter().any(|listed| is_whole(listed, &name, &digest)) {
                     if is_own {
                         continue;
                     }
                     let used = self.engine.runtime().now();
-                    self.state().known.insert(digest.to_owned(), Known { volume: name.clone(), used });
-                    return Ok((name, None));
+                    self.state().known.insert(digest.clone(), Known { volume: name.clone(), used });
+                    return Ok((name, digest, None));
                 }
-                match self.lock(reference, &name).await {
+                match self.lock(&image, &name).await {
                     Ok(Lock::Ours(lock)) => {
-                        let filled = self.fill(reference, image, &name, digest, &lock, is_own).await;
+                        let filled = self.fill(&image, &name, &digest, &lock, is_own).await;
                         match filled {
                             Ok(Some(keeper)) if is_own => {
                                 let (sidecars, volume) = (Arc::clone(self), name.clone());
-                                return Ok((name, Some(OwnCopy { sidecars, volume, lock, filler: keeper })));
+                                let copy = OwnCopy { sidecars, volume, lock, filler: keeper };
+                                return Ok((name, digest, Some(copy)));
                             }
                             // It is in the list now, or was removed already.
                             Ok(Some(_)) => {
@@ -239,8 +240,8 @@ impl<R: Host> Sidecars<R> {
                                 if tries >= TRIES {
                                     return Err(SidecarError::Removed);
                                 }
-                                // The image may have been removed too.
-                                self.images.obtain(reference).await?;
+                                // The image may have been removed too, and its name mean another by now.
+                                image = self.images.obtain(reference).await?;
                                 continue 'again;
                             }
                         }
@@ -255,7 +256,7 @@ impl<R: Host> Sidecars<R> {
                     Ok(Lock::Theirs | Lock::Foreign) => {}
                     Err(error) if error.is_missing() && tries < TRIES => {
                         tries += 1;
-                        self.images.obtain(reference).await?;
+                        image = self.images.obtain(reference).await?;
                         continue 'again;
                     }
                     Err(error) => return Err(error.into()),
@@ -266,20 +267,20 @@ impl<R: Host> Sidecars<R> {
     }
 
     /// Tries to be the one that fills the volume of this name.
-    async fn lock(&self, reference: &Reference, volume: &str) -> Result<Lock, EngineError> {
+    async fn lock(&self, image: &Image, volume: &str) -> Result<Lock, EngineError> {
         if !self.state().filling.insert(volume.to_owned()) {
             return Ok(Lock::Theirs);
         }
-        let locked = self.try_lock(reference, volume).await;
+        let locked = self.try_lock(image, volume).await;
         if !matches!(locked, Ok(Lock::Ours(_))) {
             self.state().filling.remove(volume);
         }
         locked
     }
 
-    async fn try_lock(&self, reference: &Reference, volume: &str) -> Result<Lock, EngineError> {
+    async fn try_lock(&self, image: &Image, volume: &str) -> Result<Lock, EngineError> {
         let name = labels::filling(volume);
-        let source = container::source(&reference.to_string(), &self.owned());
+        let source = container::source(image.id(), &self.owned());
         for _ in 0..TRIES {
             match creation::make(&self.engine, &name, self.owner.mark(), source.clone()).await {
                 Ok(Created { id, .. }) => return Ok(Lock::Ours(id)),
@@ -309,7 +310,6 @@ impl<R: Host> Sidecars<R> {
     /// Fills the volume of this name anew, and gives the container that keeps it. None: a task has it, or it is another's.
     async fn fill(
         &self,
-        reference: &Reference,
         image: &Image,
         volume: &str,
         digest: &str,
@@ -336,7 +336,7 @@ impl<R: Host> Sidecars<R> {
         if !self.engine.ask::<Volume>(&Call::post("/volumes/create").json(wanted)).await?.is_ours() {
             return Ok(None);
         }
-        let description = container::filler(&reference.to_string(), volume, digest, image.volumes(), &self.owned());
+        let description = container::filler(image.id(), volume, digest, image.volumes(), &self.owned());
         let name = labels::made(self.owner.mark(), self.engine.number());
         let filler = creation::make(&self.engine, &name, self.owner.mark(), description).await?.id;
         match self.copy(lock, &filler, volume, is_own).await {
