@@ -45,10 +45,13 @@ pub struct Network {
     accept: Sender<Stream>,
 }
 
+#[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 struct State {
     faulty: bool,
     outage: bool,
     silent: bool,
+    /// Whether most connections stay whole also while there are faults.
+    sturdy: bool,
     /// Closed when the faults are over: a dial that hangs goes on then.
     healed: (Sender<()>, Receiver<()>),
     connections: Vec<Weak<Mutex<Connection>>>,
@@ -63,6 +66,7 @@ impl Network {
             faulty: false,
             outage: false,
             silent: false,
+            sturdy: false,
             healed: async_channel::bounded(1),
             connections: Vec::new(),
             dials: Vec::new(),
@@ -88,6 +92,11 @@ impl Network {
     /// Whether nothing arrives on the connections that are opened from now on.
     pub fn set_silent(&self, silent: bool) {
         self.lock().silent = silent;
+    }
+
+    /// Most connections stay whole from now on, also while there are faults: each carries one call only.
+    pub fn set_sturdy(&self) {
+        self.lock().sturdy = true;
     }
 
     /// All faults are over: dials that hang go on, and who writes to a connection that only he believes in is told so.
@@ -138,7 +147,11 @@ impl Network {
             Fate::Unreachable => return Err(ErrorKind::HostUnreachable.into()),
             Fate::Hangs => drop(healed.recv().await),
         }
-        let cut = self.lock().faulty.then(|| self.executor.random(draw_cut)).flatten();
+        let state = self.lock();
+        let (faulty, sturdy) = (state.faulty, state.sturdy);
+        drop(state);
+        let breaks = faulty && !(sturdy && self.executor.chance(80));
+        let cut = breaks.then(|| self.executor.random(draw_cut)).flatten();
         let mut connection = Connection::new(&self.executor, cut);
         if self.lock().silent {
             connection.cut(Cut::Silence, self.executor.now());
@@ -159,6 +172,7 @@ impl Network {
         let state = self.lock();
         let drawn = self.executor.random(|random| random.u32(..100));
         match (state.outage, state.faulty, drawn) {
+            _ if state.sturdy && !state.outage && drawn >= 4 && drawn != 20 => Fate::Connects,
             (true, _, ..60) | (false, true, ..12) => Fate::Refused,
             (true, _, ..90) | (false, true, ..18) => Fate::Unreachable,
             (true, ..) | (false, true, ..24) => Fate::Hangs,
