@@ -91,12 +91,11 @@ impl<R: Host> Shared<R> {
             return Vec::new();
         };
         report.started();
-        let seen = async { Some(wait::look(&self.engine, &container).await) };
         let stopped = async {
             stop.asked().await;
             None
         };
-        if let Some(Ok(Some(Seen::Created))) = seen.or(stopped).await {
+        if let Some(Seen::Created) = wait::known(&self.engine, &container).or(stopped).await {
             let message = "the worker was killed before it could start the container";
             report.finished(failed(FailureReason::ContainerStart, message.into()));
             return self.remove(&container).await;
@@ -137,7 +136,7 @@ impl<R: Host> Shared<R> {
                 let message = "its image or its volumes were removed again and again before it could start";
                 return Err(failed(FailureReason::ContainerCreate, message.into()));
             };
-            match self.launch(container.id()).await {
+            match self.launch(container.id(), stop).await {
                 Ok(()) => {
                     trace.backend_started();
                     return Ok(container.take());
@@ -241,16 +240,27 @@ impl<R: Host> Shared<R> {
         }
     }
 
-    /// Starts a container once, however often the engine must be asked.
-    async fn launch(&self, container: &str) -> Result<(), EngineError> {
+    /// Starts a container once, however often the engine must be asked. It may run afterwards, or have run, unless this is an
+    /// error.
+    async fn launch(&self, container: &str, stop: &Stop) -> Result<(), EngineError> {
+        let mut patience = self.engine.patience();
         loop {
-            match self.engine.once(&Call::post(format!("/containers/{container}/start"))).await {
-                Err(error) if error.is_transport() => match wait::look(&self.engine, container).await? {
-                    Some(Seen::Running | Seen::Exited { .. }) => return Ok(()),
-                    Some(Seen::Created | Seen::Unknown) => {}
-                    None => return Err(EngineError::Status { status: 404, message: "no such container".into() }),
-                },
+            let error = match self.engine.once(&Call::post(format!("/containers/{container}/start"))).await {
+                Err(error) if error.is_transport() => error,
                 result => return result.map(drop),
+            };
+            // Whoever is asked to stop stops what may run.
+            let stopped = async {
+                stop.asked().await;
+                Some(Seen::Running)
+            };
+            match wait::known(&self.engine, container).or(stopped).await {
+                Some(Seen::Running | Seen::Exited { .. }) => return Ok(()),
+                Some(Seen::Created | Seen::Unknown) => {}
+                None => return Err(EngineError::Status { status: 404, message: "no such container".into() }),
+            }
+            if !patience.has_more(&self.engine).await {
+                return Err(error);
             }
         }
     }
