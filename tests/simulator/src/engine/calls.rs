@@ -92,6 +92,12 @@ impl Engine {
             let path = request.path.join("/");
             format!("engine: {caller} {} {path:.60} -> {} {:.80}", request.method, reply.status, reply.body.to_string())
         });
+        let reply = if faulty && self.executor.chance(1) {
+            // What it did is done.
+            Reply::refuse(504, "a proxy has waited for too long")
+        } else {
+            reply
+        };
         reply.write(stream, &api).await
     }
 
