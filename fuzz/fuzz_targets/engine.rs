@@ -43,7 +43,7 @@ fn names(text: &str, pattern: &str) {
 
 fn pulls(bytes: &[u8], image: &str) {
     let mut pull = PullProgress::default();
-    bytes.split(|byte| *byte == b'\n').for_each(|line| pull.line(line));
+    bytes.split(|byte| *byte == b'\n').for_each(|line| pull.line(line, 0));
     assert!(pull.percent().is_none_or(|percent| percent <= 100));
     if let Some(error) = pull.error() {
         assert!(error.chars().count() <= LONGEST_TEXT);

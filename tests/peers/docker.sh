@@ -5,12 +5,7 @@
 print_if_there /usr/sbin/dockerd /usr/bin/docker
 about_to_install Docker
 print_if_there /usr/sbin/dockerd /usr/bin/docker
-policy=/usr/sbin/policy-rc.d
-if [ ! -e "$policy" ]; then
-    trap 'rm -f "$policy"' EXIT
-    printf '#!/bin/sh\nexit 101\n' >"$policy"
-    chmod +x "$policy"
-fi
+without_services
 apt install --no-install-recommends docker.io iptables iproute2
 print_if_there /usr/sbin/dockerd /usr/bin/docker
 fail "Debian's package docker.io has no /usr/sbin/dockerd"

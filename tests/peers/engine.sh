@@ -8,6 +8,7 @@ folder=$PEERS/engine-$version
 print_if_there "$folder/dockerd" "$folder/runc"
 about_to_install "A current Docker engine"
 print_if_there "$folder/dockerd" "$folder/runc"
+without_services
 command -v containerd >/dev/null || apt install --no-install-recommends containerd
 need_go
 rm -rf "$folder.new"

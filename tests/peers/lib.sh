@@ -44,6 +44,16 @@ apt_get() {
         </dev/null >&2
 }
 
+# without_services: what is installed from here on is not started by its package.
+without_services() {
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod +x "$policy"
+    fi
+}
+
 need_go() {
     command -v go >/dev/null || apt install --no-install-recommends golang-go
 }

@@ -6,12 +6,7 @@ program=/usr/bin/docker-registry
 print_if_there "$program"
 about_to_install "A registry of images"
 print_if_there "$program"
-policy=/usr/sbin/policy-rc.d
-if [ ! -e "$policy" ]; then
-    trap 'rm -f "$policy"' EXIT
-    printf '#!/bin/sh\nexit 101\n' >"$policy"
-    chmod +x "$policy"
-fi
+without_services
 apt install --no-install-recommends docker-registry
 print_if_there "$program"
 fail "Debian's package docker-registry has no $program"

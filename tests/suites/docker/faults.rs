@@ -9,10 +9,17 @@ use std::{
 use oz_worker_tests::{peers::docker::Engine, worker::Launch};
 use serde_json::json;
 
-use super::scene::{ENGINE_BOUND, Scene, TASK, task};
+use super::scene::{ENGINE_BOUND, Scene, TASK, put, task};
 
 /// How long an engine stands still: longer than a call takes, and shorter than a person waits.
 const STANDSTILL: Duration = Duration::from_secs(5);
+
+/// Until somebody lets it go on.
+const WAITS: &str = "while ! test -e /tmp/go; do sleep 0.1; done";
+
+fn let_go(engine: &Engine, container: &str) {
+    engine.docker(["exec", container, "/bin/sh", "-c", "echo > /tmp/go"]);
+}
 
 pub fn adoption(engine: &Engine) {
     let mut scene = Scene::new(engine);
@@ -20,9 +27,9 @@ pub fn adoption(engine: &Engine) {
     let label = format!("oz-agent-worker.worker-id={}", scene.launch.id());
     let foreign = ["run", "--detach", "--network", "none", "--label", &label, TASK, "/bin/sleep", "600"];
     let foreign = engine.docker(foreign);
-    scene.claim(&task("T1", "sleep 3; exit 5"));
+    scene.claim(&task("T1", &format!("{WAITS}; exit 5")));
     scene.claim(&task("T2", "sleep 600"));
-    scene.running("T1");
+    let first = scene.running("T1");
     scene.running("T2");
     scene.worker.kill();
     scene.start_again();
@@ -31,6 +38,7 @@ pub fn adoption(engine: &Engine) {
         scene.session.expect("task_claimed");
     }
     scene.cancel("T2");
+    let_go(engine, &first);
     let (_, data) = scene.end();
     assert_eq!((&data["task_id"], &data["exit_code"]), (&json!("T1"), &json!(5)), "{data}");
     scene.gone("T1");
@@ -43,6 +51,7 @@ pub fn adoption(engine: &Engine) {
     second.send(task("T4", ""));
     assert_eq!(second.expect("task_claimed")["task_id"], "T4");
     assert_eq!(second.recv_within(ENGINE_BOUND).unwrap()["data"]["task_id"], "T4");
+    scene.gone("T4");
     drop(other);
     scene.cancel("T3");
     assert_eq!(engine.docker(["inspect", "--format", "{{.State.Running}}", &foreign]), "true");
@@ -52,9 +61,10 @@ pub fn adoption(engine: &Engine) {
 
 pub fn ended_meanwhile(engine: &Engine) {
     let mut scene = Scene::new(engine);
-    scene.claim(&task("T1", "sleep 1; exit 6"));
+    scene.claim(&task("T1", &format!("{WAITS}; exit 6")));
     let id = scene.running("T1");
     scene.worker.kill();
+    let_go(engine, &id);
     engine.docker(["wait", &id]);
     scene.start_again();
     scene.session.expect("task_claimed");
@@ -66,7 +76,7 @@ pub fn ended_meanwhile(engine: &Engine) {
 
 pub fn hung(engine: &Engine) {
     let mut scene = Scene::new(engine);
-    scene.claim(&task("T1", "sleep 1; exit 7"));
+    scene.claim(&task("T1", "sleep 8; exit 7"));
     scene.running("T1");
     engine.hung(|| {
         scene.claim(&task("T2", "exit 8"));
@@ -97,6 +107,24 @@ pub fn pruned(engine: &Engine) {
         is_over.store(true, Ordering::Relaxed);
         assert!(ends.iter().all(|(kind, _)| kind == "task_completed"), "{ends:?}");
     });
+    scene.leave();
+}
+
+pub fn over_ssh(engine: &Engine) {
+    let host = engine.host();
+    let mut scene = Scene::with(engine, |launch| {
+        let programs = launch.dir().join("programs");
+        // What `ssh` starts at the other end, here.
+        let script = format!(
+            "#!/bin/sh\ncase \"$*\" in *'-T -l me -p 22 -- engine.example docker system dial-stdio') ;; *) exit 9 ;; esac\n\
+             DOCKER_HOST={host} exec docker system dial-stdio\n"
+        );
+        put(&programs, "ssh", &script, 0o755);
+        let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+        launch.env("PATH", &path).env("DOCKER_HOST", "ssh://me@engine.example:22")
+    });
+    scene.succeeds(&task("T1", "test -e /agent/entrypoint.sh"));
+    scene.gone("T1");
     scene.leave();
 }
 

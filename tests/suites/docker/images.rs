@@ -102,6 +102,7 @@ pub fn volumes_in_the_way(engine: &Engine) {
         "echo > /v/foreign",
     ]);
     scene.succeeds(&with_sidecars("T1", script, &sidecar));
+    scene.gone("T1");
     let kept = engine.docker(["run", "--rm", "--network", "none", "-v", &format!("{name}:/v"), TASK, "/bin/ls", "/v"]);
     assert_eq!(kept, "foreign");
     // One of ours without what says that it is whole; and one that was removed.

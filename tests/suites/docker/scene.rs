@@ -50,7 +50,8 @@ impl<'engine> Scene<'engine> {
         let server = Server::start();
         let launch = Launch::dialling(&server.url())
             .backend("docker", &json!({"pull_policy": "if-not-present"}))
-            .env("DOCKER_HOST", &engine.host());
+            .env("DOCKER_HOST", &engine.host())
+            .flags(["--cancel-grace-period", "1s"]);
         let launch = change(launch);
         let worker = launch.start();
         let session = server.accept();
@@ -120,6 +121,8 @@ impl<'engine> Scene<'engine> {
 
     pub fn stop(&mut self) {
         self.worker.signal(rustix::process::Signal::TERM);
+        // A worker waits for the answer to its Close.
+        self.session.expect_end_within(ENGINE_BOUND);
         assert!(self.worker.exit_within(ENGINE_BOUND).success());
     }
 }

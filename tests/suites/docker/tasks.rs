@@ -32,7 +32,7 @@ pub fn fails(engine: &Engine) {
 }
 
 pub fn cancelled(engine: &Engine) {
-    let mut scene = Scene::with(engine, |launch| launch.flags(["--cancel-grace-period", "1s"]));
+    let mut scene = Scene::new(engine);
     for (task_id, script) in
         [("T1", "trap 'exit 0' TERM; sleep 600 & wait"), ("T2", "trap '' TERM; sleep 600 & wait; wait")]
     {
@@ -45,12 +45,13 @@ pub fn cancelled(engine: &Engine) {
 }
 
 pub fn leaves(engine: &Engine) {
-    let mut scene = Scene::with(engine, |launch| launch.flags(["--cancel-grace-period", "2s"]));
+    let mut scene = Scene::new(engine);
     scene.claim(&task("T1", "trap 'exit 0' TERM; sleep 600 & wait"));
     scene.running("T1");
     scene.worker.signal(Signal::TERM);
     let (_, data) = scene.end();
     assert_eq!(data["failure_reason"], "graceful_shutdown");
+    scene.session.expect_end_within(super::scene::ENGINE_BOUND);
     assert!(scene.worker.exit_within(super::scene::ENGINE_BOUND).success());
     scene.gone("T1");
 }

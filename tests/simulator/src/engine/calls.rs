@@ -191,7 +191,11 @@ impl Engine {
         for mount in body["HostConfig"]["Mounts"].as_array().into_iter().flatten() {
             let volume = mount["Source"].as_str().unwrap_or_default().to_owned();
             // An engine makes the volume that is not there.
-            state.make_volume(&volume);
+            if state.make_volume(&volume)
+                && let Some(made) = state.volumes.get_mut(&volume)
+            {
+                made.labels = texts(&mount["VolumeOptions"]["Labels"]);
+            }
             mounts.push(Mounted { volume, read_write: mount["ReadOnly"] != true });
         }
         let is_covered = |path: &&str| body["HostConfig"]["Tmpfs"].get(*path).is_none();

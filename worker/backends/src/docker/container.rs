@@ -17,6 +17,8 @@ const OURS: [&str; 7] = ["Binds", "Mounts", "NanoCpus", "Memory", "MemorySwap", 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     pub volume: String,
+    /// Of the image whose files it holds.
+    pub digest: String,
     pub target: String,
     pub read_write: bool,
 }
@@ -74,8 +76,9 @@ fn mount(mount: &Mount) -> Value {
         "Source": mount.volume,
         "Target": mount.target,
         "ReadOnly": !mount.read_write,
-        // An empty sidecar stays empty over a path that the image fills.
-        "VolumeOptions": {"NoCopy": true},
+        // An empty sidecar stays empty over a path that the image fills. One that was removed meanwhile is made by the engine:
+        // it is empty then, and must be known as one that may be thrown away.
+        "VolumeOptions": {"NoCopy": true, "Labels": {labels::SIDECAR: mount.digest}},
     })
 }
 
@@ -101,7 +104,8 @@ pub fn filler<'a>(
     covered: impl Iterator<Item = &'a str>,
     owned: &Owned<'_>,
 ) -> Value {
-    let target = Mount { volume: volume.to_owned(), target: labels::FILLED_AT.to_owned(), read_write: true };
+    let (volume_name, target) = (volume.to_owned(), labels::FILLED_AT.to_owned());
+    let target = Mount { volume: volume_name, digest: digest.to_owned(), target, read_write: true };
     let covered: Map<String, Value> = covered.map(|path| (path.to_owned(), "".into())).collect();
     let host = json!({"Mounts": [mount(&target)], "NetworkMode": "none", "Tmpfs": covered});
     unstarted(image, &host, &labels::of_filler(owned, volume, digest))
@@ -147,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_container_has_all_that_decides_what_runs() {
-        let mounts = [Mount { volume: "v".into(), target: "/agent".into(), read_write: false }];
+        let mounts = [Mount { volume: "v".into(), digest: "d".into(), target: "/agent".into(), read_write: false }];
         let volumes = ["/a:/b:ro".to_owned()];
         let additions = Additions { volumes: &volumes, options: None, labels: &[("team".into(), "x".into())] };
         let expected = json!({
@@ -164,7 +168,8 @@ mod tests {
             },
             "HostConfig": {
                 "Binds": ["/a:/b:ro"],
-                "Mounts": [{"Type": "volume", "Source": "v", "Target": "/agent", "ReadOnly": true, "VolumeOptions": {"NoCopy": true}}],
+                "Mounts": [{"Type": "volume", "Source": "v", "Target": "/agent", "ReadOnly": true,
+                    "VolumeOptions": {"NoCopy": true, "Labels": {"oz-agent-worker.sidecar": "d"}}}],
                 "NanoCpus": 2_000_000_000_u64,
                 "Memory": 1_073_741_824,
                 "MemorySwap": 1_073_741_824,

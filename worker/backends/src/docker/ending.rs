@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use async_channel::Sender;
 use futures_lite::FutureExt;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome};
@@ -102,9 +103,9 @@ impl<R: Host> Shared<R> {
     }
 
     /// Removes a container beside everything else, once its end is on its way.
-    fn remove_beside(self: &Arc<Self>, container: &str, report: &Report) {
+    pub(super) fn remove_beside(self: &Arc<Self>, container: &str, report: &Report) {
         let (own, container, report) = (Arc::clone(self), container.to_owned(), report.clone());
-        let working = self.working.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let working = self.working();
         let runtime = self.engine.runtime().clone();
         runtime.spawn(async move {
             let is_leaving = working.is_none();
@@ -116,6 +117,11 @@ impl<R: Host> Shared<R> {
             }
             drop(working);
         });
+    }
+
+    /// To be held while something is removed beside everything else; none any more once the worker leaves.
+    pub(super) fn working(&self) -> Option<Sender<()>> {
+        self.working.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits until what is removed beside everything else is.

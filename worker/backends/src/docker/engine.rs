@@ -30,7 +30,7 @@ pub const SILENCE: Duration = Duration::from_secs(90);
 /// The same while it pulls or fills, when a registry or a disk may be what stands still.
 pub const LONG_SILENCE: Duration = Duration::from_secs(300);
 /// How long a call is repeated while the engine cannot be reached: it may be restarted meanwhile.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 /// The first and the longest wait before a call is repeated.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 /// The largest answer that is read whole. An inspect has some 10 KiB, a list of a thousand containers 2 MiB.

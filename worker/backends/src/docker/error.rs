@@ -70,6 +70,13 @@ impl EngineError {
         matches!(self, Self::Status { status: 404, .. })
     }
 
+    /// Whether it failed since what it needs is gone, or about to be: somebody cleans up beside.
+    pub fn is_gone(&self) -> bool {
+        let words = self.words();
+        let going = ["is dead", "marked for removal", "being removed", "already in progress", "no such container"];
+        self.is_missing() || going.iter().any(|text| words.contains(text))
+    }
+
     /// The engine's own words, in lower case.
     pub fn words(&self) -> String {
         match self {

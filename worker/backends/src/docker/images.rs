@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_lite::FutureExt;
+use oz_worker_net::AnswerError;
 use oz_worker_net::lines::Lines;
 use oz_worker_runtime::Host;
 use serde::Deserialize;
 use tracing::warn;
 
-use super::engine::{Call, Engine, LONG_SILENCE, escaped};
+use super::engine::{Call, Engine, LONG_SILENCE, PATIENCE, escaped};
 use super::error::EngineError;
 use super::keyring::Keyring;
 use super::pull::{LONGEST_LINE, PullProgress};
@@ -22,8 +23,9 @@ use super::settings::PullWhen;
 
 /// How often a pull is tried that fails by what passes.
 const TRIES: u32 = 3;
-/// The wait before the second try; twice that before the third.
+/// The wait before the second try; twice that before the third. An engine that is away is asked again more often.
 const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Of how many images it is remembered that a warning was given.
 const MOST_WARNED: usize = 1000;
 
@@ -189,16 +191,19 @@ impl<R: Host> Images<R> {
     }
 
     async fn pull(&self, reference: &Reference) -> Result<PullProgress, ImageError> {
-        let mut pause = PAUSE;
-        for last in (0..TRIES).map(|tried| tried + 1 == TRIES) {
+        let runtime = self.engine.runtime();
+        let until = runtime.now().plus(PATIENCE);
+        let (mut pause, mut tries) = (PAUSE, 1);
+        loop {
             match Box::pin(self.try_pull(reference)).await {
-                Err(ImageError::Pull { fault, .. }) if fault.is_worth_a_try() && !last => {}
+                Err(ImageError::Pull { fault, .. }) if fault.is_worth_a_try() && tries < TRIES => tries += 1,
+                // The engine is away, and the registry has said nothing.
+                Err(ImageError::Engine(error)) if error.is_transport() && runtime.now() < until => {}
                 result => return result,
             }
             self.engine.pause(pause).await;
-            pause *= 2;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        Err(ImageError::Vanished)
     }
 
     async fn try_pull(&self, reference: &Reference) -> Result<PullProgress, ImageError> {
@@ -216,7 +221,6 @@ impl<R: Host> Images<R> {
             Err(EngineError::Status { message, .. }) => {
                 return Err(fail(registry::read(&message, reference), message));
             }
-            Err(error) if error.is_transport() => return Err(fail(PullFault::Transient, error.to_string())),
             Err(error) => return Err(ImageError::Engine(error)),
         };
         let mut pull = PullProgress::default();
@@ -228,9 +232,13 @@ impl<R: Host> Images<R> {
                 Err(io::Error::from(io::ErrorKind::TimedOut))
             };
             match lines.next().or(late).await {
-                Ok(Some(line)) => pull.line(&line.bytes),
+                Ok(Some(line)) => pull.line(&line.bytes, line.cut),
                 Ok(None) => break,
-                Err(error) => return Err(fail(PullFault::Transient, format!("the pull broke off: {error}"))),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    let text = format!("the pull stood still for {} s", LONG_SILENCE.as_secs());
+                    return Err(fail(PullFault::Transient, text));
+                }
+                Err(_) => return Err(ImageError::Engine(AnswerError::Truncated.into())),
             }
         }
         match pull.error() {

@@ -51,8 +51,12 @@ struct Progress {
 }
 
 impl PullProgress {
-    /// Takes one line. What is no such object says nothing.
-    pub fn line(&mut self, line: &[u8]) {
+    /// Takes one line, of which so many bytes were left out. What is no such object says nothing; but an error may have stood
+    /// in what was left out.
+    pub fn line(&mut self, line: &[u8], cut: u64) {
+        if cut > 0 {
+            self.error.get_or_insert_with(|| "the engine wrote a line of more than 16 KiB".to_owned());
+        }
         let Ok(line) = serde_json::from_slice::<Line>(line) else { return };
         let detail = line.error_detail.and_then(|detail| detail.message);
         if let Some(error) = line.error.filter(|error| !error.is_empty()).or(detail)
@@ -101,7 +105,7 @@ mod tests {
     fn read(lines: &[&str]) -> PullProgress {
         let mut pull = PullProgress::default();
         for line in lines {
-            pull.line(line.as_bytes());
+            pull.line(line.as_bytes(), 0);
         }
         pull
     }
@@ -117,6 +121,13 @@ mod tests {
         }
         let long = format!(r#"{{"error":"{}"}}"#, "ü".repeat(5000));
         assert_eq!(read(&[&long]).error().map(|text| text.chars().count()), Some(LONGEST_TEXT));
+    }
+
+    #[test]
+    fn an_error_that_is_too_long_to_be_read_is_one() {
+        let mut pull = PullProgress::default();
+        pull.line(br#"{"error":"xxx"#, 1);
+        assert_eq!(pull.error(), Some("the engine wrote a line of more than 16 KiB"));
     }
 
     #[test]

@@ -30,7 +30,8 @@ use crate::contract::{Resumed, Stop, Task, failed};
 /// How long whoever is asked to stop waits for a container that is being made.
 const CREATE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a container is made anew whose image or volumes were removed meanwhile.
-const TRIES: u32 = 5;
+const TRIES: u32 = 20;
+
 /// A container that was made for a task. When nobody takes it, it is removed.
 pub struct Unstarted<R: Host> {
     shared: Arc<Shared<R>>,
@@ -52,7 +53,11 @@ impl<R: Host> Drop for Unstarted<R> {
         if let Some(id) = self.id.take() {
             let shared = Arc::clone(&self.shared);
             let runtime = shared.engine.runtime().clone();
-            runtime.spawn(async move { removal::remove_or_later(&shared.engine, &id).await });
+            let working = shared.working();
+            runtime.spawn(async move {
+                removal::remove_or_later(&shared.engine, &id).await;
+                drop(working);
+            });
         }
     }
 }
@@ -98,7 +103,8 @@ impl<R: Host> Shared<R> {
         if let Some(Seen::Created) = wait::known(&self.engine, &container).or(stopped).await {
             let message = "the worker was killed before it could start the container";
             report.finished(failed(FailureReason::ContainerStart, message.into()));
-            return self.remove(&container).await;
+            self.remove_beside(&container, &report);
+            return Vec::new();
         }
         let variables = self.variables_of(&container).await;
         self.follow(&container, &followed, variables).await
@@ -142,7 +148,7 @@ impl<R: Host> Shared<R> {
                     return Ok(container.take());
                 }
                 // A prune came between.
-                Err(error) if error.is_missing() && is_container_gone(&error) && tries < TRIES => {}
+                Err(error) if is_container_gone(&error) && tries < TRIES => {}
                 Err(error) => {
                     let outcome = failed(FailureReason::ContainerStart, format!("cannot start the container: {error}"));
                     return Err(self.give_up(container, outcome).await);
@@ -278,7 +284,9 @@ fn is_part_gone(error: &EngineError) -> bool {
     words.contains("no such image") || words.contains("no such volume") || words.contains("image not known")
 }
 
+/// Whether a start failed since its container is not there any more, or about to go. A file that its image lacks is 404 too.
 fn is_container_gone(error: &EngineError) -> bool {
     let words = error.words();
-    words.contains("no such container") || words.contains("no container with name or id")
+    let is_gone = error.is_gone() && !error.is_missing();
+    is_gone || words.contains("no such container") || words.contains("no container with name or id")
 }

@@ -33,7 +33,7 @@ const OTHERS_LIMIT: Duration = Duration::from_secs(1800);
 /// How often it is looked whether they have.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// How often a volume is filled again whose parts were removed meanwhile.
-const TRIES: u32 = 5;
+const TRIES: u32 = 20;
 /// How often unused volumes are looked for at least.
 const LONGEST_COLLECT_INTERVAL: Duration = Duration::from_secs(3600);
 const SHORTEST_COLLECT_INTERVAL: Duration = Duration::from_secs(1);
@@ -63,7 +63,6 @@ struct Known {
 /// A volume for a task.
 pub struct Prepared<R: Host> {
     pub mount: Mount,
-    digest: String,
     /// What keeps a task's own copy until its container has it.
     copy: Option<OwnCopy<R>>,
 }
@@ -110,6 +109,16 @@ enum Lock {
     Theirs,
     /// The name is a foreign container's.
     Foreign,
+}
+
+/// What came of the attempt to fill a volume.
+enum Filled {
+    /// It is filled, and this container keeps it.
+    Kept(String),
+    /// Somebody else has filled it meanwhile.
+    Whole,
+    /// A task has it, or it is another's.
+    InUse,
 }
 
 impl<R: Host> Sidecars<R> {
@@ -174,13 +183,13 @@ impl<R: Host> Sidecars<R> {
         }
         let all: Vec<Listed> = self.engine.ask(&list(SIDECAR)).await?;
         let mut are_whole = true;
-        for Prepared { mount, digest, copy } in prepared {
+        for Prepared { mount, copy } in prepared {
             let is_kept = |listed: &Listed| match copy {
                 Some(copy) => listed.id == copy.filler,
-                None => is_whole(listed, &mount.volume, digest),
+                None => is_whole(listed, &mount.volume, &mount.digest),
             };
             if !all.iter().any(is_kept) {
-                self.state().known.remove(digest);
+                self.state().known.remove(&mount.digest);
                 are_whole = false;
             }
         }
@@ -219,22 +228,27 @@ impl<R: Host> Sidecars<R> {
                     Ok(Lock::Ours(lock)) => {
                         let filled = self.fill(&image, &name, &digest, &lock, is_own).await;
                         match filled {
-                            Ok(Some(keeper)) if is_own => {
+                            Ok(Filled::Kept(keeper)) if is_own => {
                                 let (sidecars, volume) = (Arc::clone(self), name.clone());
                                 let copy = OwnCopy { sidecars, volume, lock, filler: keeper };
                                 return Ok((name, digest, Some(copy)));
                             }
-                            // It is in the list now, or was removed already.
-                            Ok(Some(_)) => {
+                            Ok(Filled::InUse) => self.unlock(&name, &lock).await,
+                            Ok(Filled::Whole) if is_own => self.unlock(&name, &lock).await,
+                            // It is in the list now, unless somebody removed it already.
+                            Ok(Filled::Kept(_) | Filled::Whole) => {
                                 self.unlock(&name, &lock).await;
+                                tries += 1;
+                                if tries >= TRIES {
+                                    return Err(SidecarError::Removed);
+                                }
                                 continue 'again;
                             }
-                            Ok(None) => self.unlock(&name, &lock).await,
                             Err(error) => {
                                 self.unlock(&name, &lock).await;
                                 tries += 1;
-                                // Somebody removes what is not used yet; anything else is an answer.
-                                if !error.is_missing() {
+                                // Somebody removes what is not used yet, or the engine is restarted; all else is an answer.
+                                if !error.is_gone() && !error.is_transport() {
                                     return Err(error.into());
                                 }
                                 if tries >= TRIES {
@@ -254,7 +268,7 @@ impl<R: Host> Sidecars<R> {
                         continue 'again;
                     }
                     Ok(Lock::Theirs | Lock::Foreign) => {}
-                    Err(error) if error.is_missing() && tries < TRIES => {
+                    Err(error) if error.is_gone() && tries < TRIES => {
                         tries += 1;
                         image = self.images.obtain(reference).await?;
                         continue 'again;
@@ -307,7 +321,7 @@ impl<R: Host> Sidecars<R> {
         self.engine.runtime().on(Lane::Start, move |machine| machine.files().is_stale(&owner, &mark)).await
     }
 
-    /// Fills the volume of this name anew, and gives the container that keeps it. None: a task has it, or it is another's.
+    /// Fills the volume of this name anew.
     async fn fill(
         &self,
         image: &Image,
@@ -315,17 +329,20 @@ impl<R: Host> Sidecars<R> {
         digest: &str,
         lock: &str,
         is_own: bool,
-    ) -> Result<Option<String>, EngineError> {
+    ) -> Result<Filled, EngineError> {
         // Nobody else fills it: what keeps it without being whole was left by somebody who was killed.
         let all: Vec<Listed> = self.engine.ask(&list(&format!("{VOLUME}={volume}"))).await?;
+        if all.iter().any(|listed| is_whole(listed, volume, digest)) {
+            return Ok(Filled::Whole);
+        }
         for left in all.iter().filter(|listed| labels::whole_volume(listed.names()).is_none()) {
             unless_missing(self.engine.tell(&remove(&left.id)).await)?;
         }
         let path = format!("/volumes/{}", escaped(volume));
         match self.engine.ask::<Volume>(&Call::get(&path)).await {
-            Ok(found) if !found.is_ours() => return Ok(None),
+            Ok(found) if !found.is_ours() => return Ok(Filled::InUse),
             Ok(_) => match self.engine.tell(&Call::delete(&path)).await {
-                Err(error) if error.is_conflict() => return Ok(None),
+                Err(error) if error.is_conflict() => return Ok(Filled::InUse),
                 result => unless_missing(result)?,
             },
             Err(error) if error.is_missing() => {}
@@ -334,13 +351,13 @@ impl<R: Host> Sidecars<R> {
         let wanted = json!({"Name": volume, "Labels": {SIDECAR: digest}});
         // One that somebody else made meanwhile is given as it is.
         if !self.engine.ask::<Volume>(&Call::post("/volumes/create").json(wanted)).await?.is_ours() {
-            return Ok(None);
+            return Ok(Filled::InUse);
         }
         let description = container::filler(image.id(), volume, digest, image.volumes(), &self.owned());
         let name = labels::made(self.owner.mark(), self.engine.number());
         let filler = creation::make(&self.engine, &name, self.owner.mark(), description).await?.id;
         match self.copy(lock, &filler, volume, is_own).await {
-            Ok(()) => Ok(Some(filler)),
+            Ok(()) => Ok(Filled::Kept(filler)),
             Err(error) => {
                 removal::remove_or_later(&self.engine, &filler).await;
                 // What is left of it is thrown away by whoever fills it next. It may be another's by now.
@@ -402,8 +419,8 @@ impl<R: Host> Sidecars<R> {
 }
 
 fn prepared<R: Host>(sidecar: &Sidecar, volume: String, digest: String, copy: Option<OwnCopy<R>>) -> Prepared<R> {
-    let mount = Mount { volume, target: sidecar.mount_path.clone(), read_write: sidecar.read_write };
-    Prepared { mount, digest, copy }
+    let mount = Mount { volume, digest, target: sidecar.mount_path.clone(), read_write: sidecar.read_write };
+    Prepared { mount, copy }
 }
 
 fn is_whole(listed: &Listed, volume: &str, digest: &str) -> bool {
