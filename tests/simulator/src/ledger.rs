@@ -160,6 +160,8 @@ impl Ledger {
                     ("task is already running on this worker", _) if busy || dispatches => reject(subject),
                     // Some task that was claimed has not started in time.
                     ("worker is not ready", _) if active > 0 || dispatches => reject(subject),
+                    // By the one that was killed, for reasons of its own.
+                    _ if subject.killed => reject(subject),
                     _ => Err(format!("{task} was rejected ({reason}) with {active} of {limit} slots taken")),
                 }
             }
