@@ -1,12 +1,12 @@
 //! The disk of a machine: directories with marks, and calls that fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use oz_worker_runtime::{Files, Hold, Named, Owner, PathKind};
+use oz_worker_runtime::{Files, Hold, Mark, Named, Owner, PathKind};
 
 use crate::executor::Executor;
 use crate::journal::Journal;
@@ -26,6 +26,8 @@ struct State {
     failed: bool,
     /// Every directory, and its mark.
     directories: BTreeMap<PathBuf, Option<String>>,
+    /// The marks of the workers that are alive.
+    living: BTreeSet<String>,
 }
 
 impl Disk {
@@ -42,6 +44,11 @@ impl Disk {
     /// Makes a directory that is not the worker's.
     pub fn put(&self, path: &str) {
         self.lock().directories.insert(path.into(), None);
+    }
+
+    /// Of all workers, this one is alive now.
+    pub fn lives(&self, owner: &Owner) {
+        self.lock().living = BTreeSet::from([owner.mark().to_owned()]);
     }
 
     /// The worker's own directories below `root`; none that counts when a call ever failed.
@@ -120,8 +127,9 @@ impl Files for Disk {
         self.kind(path).map(|_| Named::Directory { enterable: true, writable: true })
     }
 
-    fn is_stale(&self, _: &Owner, _: &str) -> bool {
-        false
+    fn is_stale(&self, owner: &Owner, mark: &str) -> bool {
+        let is_ours = Mark::parse(mark).is_some_and(|mark| mark.key == owner.key());
+        is_ours && !self.lock().living.contains(mark)
     }
 
     fn hold(&self, _: &Path) -> io::Result<Hold> {

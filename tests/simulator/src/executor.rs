@@ -43,7 +43,9 @@ struct Shared {
     time: Mutex<Time>,
     ready: Mutex<Vec<(Machine, Runnable)>>,
     /// Every task that was spawned; dropped, a task is cancelled.
-    tasks: Mutex<Vec<Task<()>>>,
+    tasks: Mutex<Vec<(Machine, Task<()>)>>,
+    /// What is being killed: nothing starts there.
+    dying: Mutex<Option<Machine>>,
     suspended: Mutex<Suspended>,
 }
 
@@ -68,6 +70,7 @@ impl Executor {
             time: Mutex::new(Time { now: Duration::ZERO, timers: BTreeMap::new(), serial: 0 }),
             ready: Mutex::default(),
             tasks: Mutex::default(),
+            dying: Mutex::default(),
             suspended: Mutex::default(),
         }))
     }
@@ -94,6 +97,9 @@ impl Executor {
 
     /// Runs `future` on `machine`, beside everything else.
     pub fn spawn(&self, machine: Machine, future: impl Future<Output = ()> + Send + 'static) {
+        if *self.0.dying.lock().unwrap() == Some(machine) {
+            return;
+        }
         let shared = Arc::downgrade(&self.0);
         let schedule = move |runnable| {
             if let Some(shared) = shared.upgrade() {
@@ -103,9 +109,9 @@ impl Executor {
         let (runnable, task) = async_task::spawn(future, schedule);
         let mut tasks = self.0.tasks.lock().unwrap();
         if tasks.len() >= 64 && tasks.len().is_power_of_two() {
-            tasks.retain(|task| !task.is_finished());
+            tasks.retain(|(_, task)| !task.is_finished());
         }
-        tasks.push(task);
+        tasks.push((machine, task));
         drop(tasks);
         runnable.schedule();
     }
@@ -185,6 +191,24 @@ impl Executor {
                 self.advance(longest)?;
             }
         }
+    }
+
+    /// Ends everything on `machine` where it stands, as SIGKILL does. Not to be called from there.
+    pub fn kill(&self, machine: Machine) {
+        *self.0.dying.lock().unwrap() = Some(machine);
+        let mut tasks = self.0.tasks.lock().unwrap();
+        let dead: Vec<_> = tasks.extract_if(.., |(on, _)| *on == machine).collect();
+        drop(tasks);
+        drop(dead);
+        loop {
+            let mut ready = self.0.ready.lock().unwrap();
+            let Some(index) = ready.iter().position(|(on, _)| *on == machine) else { break };
+            let (_, runnable) = ready.swap_remove(index);
+            drop(ready);
+            // Of a cancelled task it runs nothing but the end.
+            runnable.run();
+        }
+        *self.0.dying.lock().unwrap() = None;
     }
 
     /// Ends every task where it stands. They hold the executor and the executor holds them, so nothing else would.

@@ -44,6 +44,11 @@ impl Lanes {
         self.lock().faulty = faulty;
     }
 
+    /// The process whose threads they are is gone, and another one has its own.
+    pub fn clear(&self) {
+        self.lock().busy.clear();
+    }
+
     /// Holds up every thread of a lane for so long, as a file system does that does not answer.
     pub fn hold_up(&self, lane: Lane, length: Duration) {
         self.journal.note(|| format!("lanes: all of {} is held up for {length:?}", lane.name()));

@@ -30,6 +30,8 @@ struct Execution {
     /// Whether it can be understood.
     sound: bool,
     cancelled: bool,
+    /// Whether the worker was killed since it was assigned: nothing but its container can know of it then.
+    killed: bool,
     state: State,
     /// The message that ended it; what comes again must be the same.
     end: Option<String>,
@@ -59,6 +61,7 @@ impl Ledger {
                 id: execution.to_owned(),
                 sound,
                 cancelled: false,
+                killed: false,
                 state: State::Unanswered,
                 end: None,
             }),
@@ -69,6 +72,27 @@ impl Ledger {
     pub fn cancelled(&mut self, task: &str) {
         for execution in self.tasks.get_mut(task).into_iter().flatten() {
             execution.cancelled |= execution.end.is_none();
+        }
+    }
+
+    /// The worker is gone. What it had to say and did not is lost.
+    pub fn killed(&mut self) {
+        self.stopping = false;
+        self.tasks.values_mut().flatten().for_each(|execution| execution.killed = true);
+    }
+
+    /// Another worker begins, and has taken up these executions and no other: nobody will tell the end of those.
+    pub fn taken_up(&mut self, all: &[(String, String)]) {
+        for (task, executions) in &mut self.tasks {
+            for execution in executions {
+                let is_taken = all.iter().any(|taken| taken.0 == *task && taken.1 == execution.id);
+                match execution.state {
+                    // Its container is there, although its end was told: it is told again.
+                    State::Ended if is_taken => (execution.state, execution.end) = (State::Active, None),
+                    State::Active if !is_taken => execution.state = State::Ended,
+                    _ => {}
+                }
+            }
         }
     }
 
@@ -136,21 +160,28 @@ impl Ledger {
                     ("task is already running on this worker", _) if busy || dispatches => reject(subject),
                     // Some task that was claimed has not started in time.
                     ("worker is not ready", _) if active > 0 || dispatches => reject(subject),
+                    // By the one that was killed, for reasons of its own.
+                    _ if subject.killed => reject(subject),
                     _ => Err(format!("{task} was rejected ({reason}) with {active} of {limit} slots taken")),
                 }
             }
             "task_completed" | "task_failed" => {
                 if let Some(end) = &subject.end {
-                    return if end == text { Ok(()) } else { Err(format!("{task} ended twice: {end} and {text}")) };
+                    return if end == text || subject.killed {
+                        Ok(())
+                    } else {
+                        Err(format!("{task} ended twice: {end} and {text}"))
+                    };
                 }
                 if field("task_state") == "CANCELLED" && !subject.cancelled {
                     return Err(format!("{task} was cancelled by nobody"));
                 }
-                if field("failure_reason") == "graceful_shutdown" && !stopping {
+                if field("failure_reason") == "graceful_shutdown" && !stopping && !subject.killed {
                     return Err(format!("{task} was stopped by a shutdown that nobody asked for"));
                 }
                 match (subject.state, subject.sound) {
                     (State::Active, true) | (State::Unanswered, false) => {}
+                    _ if subject.killed => {}
                     _ => return Err(format!("{task} ended without having been claimed: {text}")),
                 }
                 (subject.state, subject.end) = (State::Ended, Some(text.to_owned()));

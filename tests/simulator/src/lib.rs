@@ -18,13 +18,16 @@
 // A simulator that is wrong may panic: it runs in tests only.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod contained;
 pub mod disk;
+pub mod engine;
 pub mod executor;
 pub mod fleet;
 pub mod journal;
 pub mod lanes;
 pub mod ledger;
 pub mod machine;
+pub mod neighbour;
 pub mod network;
 pub mod process;
 pub mod scene;
@@ -56,12 +59,14 @@ pub struct Options {
     pub blocking: bool,
     /// The worker's machine is suspended.
     pub suspend: bool,
+    /// The engine breaks off, stands still, is restarted, pruned; workers on it are killed.
+    pub engine: bool,
 }
 
 impl Default for Options {
     /// Everything.
     fn default() -> Self {
-        Self { network: true, server: true, processes: true, disk: true, blocking: true, suspend: true }
+        Self { network: true, server: true, processes: true, disk: true, blocking: true, suspend: true, engine: true }
     }
 }
 
@@ -141,6 +146,8 @@ pub fn run<F: Future<Output = ()> + Send + 'static>(
     stage: impl FnOnce(&Executor) -> Scene,
     drive: impl FnOnce(Scene) -> F,
 ) -> Report {
+    // The jitter of the worker's pauses.
+    fastrand::seed(seed);
     let executor = Executor::new(seed);
     let scene = stage(&executor);
     let driven = drive(scene.clone());

@@ -4,6 +4,8 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use crate::disk::Disk;
 use crate::executor::{self, Executor, Machine};
 use crate::journal::Journal;
 use crate::lanes::Lanes;
-use crate::network::{Network, Stream};
+use crate::network::{ADDRESS, Network, Stream};
 use crate::process::{Process, Processes, Tree};
 use crate::watch::Watch;
 
@@ -31,16 +33,21 @@ pub struct Simulated {
     pub clock: Clock,
     /// The way to the server.
     pub network: Network,
+    /// The way to the engine.
+    pub engine: Network,
     pub watch: Watch,
     pub processes: Processes,
     pub disk: Disk,
     /// Its threads for work that may block.
     pub lanes: Lanes,
     pub signals: (Sender<&'static str>, Receiver<&'static str>),
+    journal: Journal,
+    started: Arc<AtomicI32>,
 }
 
 impl Simulated {
-    /// A machine on which nothing ever ran, with its clock and its way to the server.
+    /// A machine on which nothing ever ran, with its clock and its way to the server. That is its way to an engine too, until
+    /// it gets one.
     pub fn new(machine: Machine, clock: Clock, network: &Network, watch: &Watch, journal: &Journal) -> Self {
         let executor = network.executor().clone();
         Self {
@@ -51,9 +58,21 @@ impl Simulated {
             machine,
             clock,
             network: network.clone(),
+            engine: network.clone(),
             watch: watch.clone(),
             signals: async_channel::unbounded(),
+            journal: journal.clone(),
+            started: Arc::default(),
         }
+    }
+
+    /// The number of the worker's next process.
+    pub fn next_process(&self) -> i32 {
+        self.started.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub fn note(&self, line: impl FnOnce() -> String) {
+        self.journal.note(line);
     }
 }
 
@@ -120,7 +139,7 @@ impl Runtime for Simulated {
     async fn connect(&self, address: &Address) -> io::Result<Stream> {
         match address {
             Address::Tcp(address) => self.network.connect(address.ip()).await,
-            Address::Unix(_) => Err(io::ErrorKind::NotFound.into()),
+            Address::Unix(_) => self.engine.connect(ADDRESS).await,
         }
     }
 

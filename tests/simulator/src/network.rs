@@ -15,6 +15,9 @@ use futures_io::{AsyncRead, AsyncWrite};
 use crate::executor::Executor;
 use crate::journal::Journal;
 
+/// Where somebody answers unless [`Network::set_addresses`] says otherwise.
+pub const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// Both ends hear of it at once; what was under way is gone.
@@ -45,10 +48,13 @@ pub struct Network {
     accept: Sender<Stream>,
 }
 
+#[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 struct State {
     faulty: bool,
     outage: bool,
     silent: bool,
+    /// Whether most connections stay whole also while there are faults.
+    sturdy: bool,
     /// Closed when the faults are over: a dial that hangs goes on then.
     healed: (Sender<()>, Receiver<()>),
     /// The addresses of every name, and those of them at which nobody ever answers.
@@ -68,8 +74,9 @@ impl Network {
             faulty: false,
             outage: false,
             silent: false,
+            sturdy: false,
             healed: async_channel::bounded(1),
-            addresses: vec![Ipv4Addr::new(10, 0, 0, 1).into()],
+            addresses: vec![ADDRESS],
             dead: BTreeSet::new(),
             rate: None,
             connections: Vec::new(),
@@ -119,6 +126,11 @@ impl Network {
         for connection in state.connections.iter().filter_map(Weak::upgrade) {
             connection.lock().unwrap().rate = rate;
         }
+    }
+
+    /// Most connections stay whole from now on, also while there are faults: each carries one call only.
+    pub fn set_sturdy(&self) {
+        self.lock().sturdy = true;
     }
 
     /// All faults are over: dials that hang go on, and who writes to a connection that only he believes in is told so.
@@ -173,7 +185,11 @@ impl Network {
             Fate::Unreachable => return Err(ErrorKind::HostUnreachable.into()),
             Fate::Hangs => drop(healed.recv().await),
         }
-        let cut = self.lock().faulty.then(|| self.executor.random(draw_cut)).flatten();
+        let state = self.lock();
+        let (faulty, sturdy) = (state.faulty, state.sturdy);
+        drop(state);
+        let breaks = faulty && !(sturdy && self.executor.chance(80));
+        let cut = breaks.then(|| self.executor.random(draw_cut)).flatten();
         let mut connection = Connection::new(&self.executor, cut);
         connection.rate = self.rate();
         if self.lock().silent {
@@ -202,6 +218,7 @@ impl Network {
         let state = self.lock();
         let drawn = self.executor.random(|random| random.u32(..100));
         match (state.outage, state.faulty, drawn) {
+            _ if state.sturdy && !state.outage && drawn >= 4 && drawn != 20 => Fate::Connects,
             (true, _, ..60) | (false, true, ..12) => Fate::Refused,
             (true, _, ..90) | (false, true, ..18) => Fate::Unreachable,
             (true, ..) | (false, true, ..24) => Fate::Hangs,

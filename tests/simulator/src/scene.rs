@@ -1,7 +1,8 @@
 //! One worker on its machine, and the server that it dials.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_channel::Receiver;
@@ -19,6 +20,8 @@ use oz_worker_telemetry::{Identity, Recorder, Telemetry};
 use prometheus::Registry;
 use prometheus::proto::MetricType;
 
+use crate::contained;
+use crate::engine::{Engine, OURS};
 use crate::executor::{Executor, Machine};
 use crate::journal::Journal;
 use crate::ledger::Ledger;
@@ -44,6 +47,8 @@ pub struct Operator {
     pub grace: Duration,
     /// Whether the backend is `command`, and not `direct`.
     pub dispatches: bool,
+    /// Whether the backend is `docker`.
+    pub contains: bool,
     /// Whether there are setup and teardown commands (direct), or a cancel command (command).
     pub scripts: bool,
     /// Whether workspaces are removed.
@@ -60,16 +65,26 @@ impl Operator {
     /// Decisions drawn from the seed.
     pub fn draw(executor: &Executor) -> Self {
         let seconds = |from, to| executor.duration(Duration::from_secs(from), Duration::from_secs(to));
+        let contains = executor.chance(35);
         Self {
             limit: executor.random(|random| random.u32(0..5)),
             drain: if executor.chance(50) { Duration::ZERO } else { seconds(1, 600) },
             grace: executor.duration(Duration::from_millis(100), Duration::from_secs(30)),
-            dispatches: executor.chance(30),
+            dispatches: !contains && executor.chance(45),
+            contains,
             scripts: executor.chance(50),
             cleanup: executor.chance(80),
             shares_directory: executor.chance(20),
             proxy: executor.chance(20),
             drift: executor.random(|random| random.i32(-500..=500)),
+        }
+    }
+
+    pub const fn backend(&self) -> &'static str {
+        match (self.contains, self.dispatches) {
+            (true, _) => "docker",
+            (_, true) => "command",
+            _ => "direct",
         }
     }
 
@@ -90,13 +105,23 @@ pub struct Scene {
     /// Between worker and server.
     pub network: Network,
     pub server: Server,
+    /// Where containers run, for a worker that wants one.
+    pub engine: Option<Engine>,
     pub machine: Simulated,
     pub operator: Operator,
     /// Closed when the worker has left.
     pub left: Receiver<()>,
+    life: Arc<Mutex<Life>>,
+}
+
+/// One process of the worker.
+#[derive(Default)]
+struct Life {
     registry: Registry,
     /// The instruments live as long as it does.
-    telemetry: Arc<Telemetry>,
+    telemetry: Option<Telemetry>,
+    /// Closed when its backend is ready.
+    ready: Option<Receiver<()>>,
 }
 
 impl Scene {
@@ -109,7 +134,20 @@ impl Scene {
         let ledger = Ledger::new(operator.limit as usize, operator.dispatches);
         let server = Server::start(executor, &journal, &watch, ledger, operator.proxy, accepted);
         let clock = Clock { start: Duration::from_secs(1000), drift: operator.drift };
-        let machine = Simulated::new(MACHINE, clock, &network, &watch, &journal);
+        let mut machine = Simulated::new(MACHINE, clock, &network, &watch, &journal);
+        let engine = operator.contains.then(|| Engine::new(executor, &journal, &watch));
+        if let Some(engine) = &engine {
+            machine.engine = engine.ways[0].clone();
+        }
+        let left = async_channel::bounded(1).1;
+        let (executor, life) = (executor.clone(), Arc::default());
+        let mut scene = Self { executor, journal, watch, network, server, engine, machine, operator, left, life };
+        scene.start();
+        scene
+    }
+
+    /// Starts the worker.
+    pub fn start(&mut self) {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -117,24 +155,43 @@ impl Scene {
             .without_units()
             .build()
             .unwrap();
-        let (worker, telemetry) = worker(&machine, &operator, exporter);
+        let (recorder, telemetry) = telemetry(&self.operator, exporter);
         let (leaves, left) = async_channel::bounded(1);
-        executor.spawn(MACHINE, async move {
-            worker.await;
+        let (prepared, ready) = async_channel::bounded(1);
+        let life = Life { registry, telemetry: Some(telemetry), ready: Some(ready) };
+        *self.life.lock().unwrap() = life;
+        self.left = left;
+        let runs: Pin<Box<dyn Future<Output = ()> + Send>> = if self.engine.is_some() {
+            Box::pin(contained::run(self.clone(), recorder, prepared))
+        } else {
+            prepared.close();
+            Box::pin(run_loop(&self.machine, &self.operator, recorder))
+        };
+        self.executor.spawn(MACHINE, async move {
+            runs.await;
             leaves.close();
         });
-        let executor = executor.clone();
-        Self {
-            executor,
-            journal,
-            watch,
-            network,
-            server,
-            machine,
-            operator,
-            left,
-            registry,
-            telemetry: telemetry.into(),
+    }
+
+    /// Ends the worker where it stands, unless it has left already, and everything that it began.
+    pub fn kill(&self) {
+        self.journal.note(|| "host: the worker is gone".to_owned());
+        self.executor.resume(MACHINE);
+        self.executor.kill(MACHINE);
+        self.machine.lanes.clear();
+        while self.machine.signals.1.try_recv().is_ok() {}
+        self.server.ledger(Ledger::killed);
+        self.watch.restarts();
+        if let Some(engine) = &self.engine {
+            engine.lost(OURS);
+        }
+    }
+
+    /// Ends when the worker's backend is ready.
+    pub async fn ready(&self) {
+        let ready = self.life.lock().unwrap().ready.clone();
+        if let Some(ready) = ready {
+            let _ = ready.recv().await;
         }
     }
 
@@ -147,7 +204,8 @@ impl Scene {
     /// Every series with its value, as a scrape finds it.
     pub fn scrape(&self) -> BTreeMap<String, f64> {
         let mut shown = BTreeMap::new();
-        for family in self.registry.gather() {
+        let registry = self.life.lock().unwrap().registry.clone();
+        for family in registry.gather() {
             for metric in family.get_metric() {
                 let labels = metric.get_label().iter().filter(|label| !label.name().starts_with("otel_"));
                 let labels: Vec<_> = labels.map(|label| format!("{}={}", label.name(), label.value())).collect();
@@ -174,26 +232,21 @@ impl Scene {
 
     pub fn close(self) {
         self.executor.close();
-        drop(self.telemetry);
+        self.life.lock().unwrap().telemetry = None;
     }
 }
 
-/// The worker above [`Runtime`], and what its instruments live in.
-fn worker(
-    machine: &Simulated,
-    operator: &Operator,
-    reader: opentelemetry_prometheus::PrometheusExporter,
-) -> (impl Future<Output = ()> + Send + use<>, Telemetry) {
+/// What the instruments of a worker live in.
+fn telemetry(operator: &Operator, reader: opentelemetry_prometheus::PrometheusExporter) -> (Recorder, Telemetry) {
     let identity = Identity {
         version: "1".into(),
         worker_id: "w1".into(),
-        backend: if operator.dispatches { "command" } else { "direct" }.into(),
+        backend: operator.backend().into(),
         max_concurrent_tasks: operator.limit,
         host_name: "simulated".into(),
         status_page: false,
     };
-    let (recorder, telemetry) = Telemetry::builder(identity).reader(reader).start();
-    (run_loop(machine, operator, recorder), telemetry)
+    Telemetry::builder(identity).reader(reader).start()
 }
 
 /// The worker above [`Runtime`], to its end.
@@ -202,24 +255,37 @@ pub(crate) fn run_loop(
     operator: &Operator,
     recorder: Recorder,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let config = Config {
+    let link = link(machine, operator);
+    let signals = machine.stop_signals().unwrap();
+    let seed = machine.executor.random(|random| random.u64(..));
+    let worker = Worker::new(config(operator), seed);
+    RunLoop::new(machine.clone(), link, backend(machine, operator), recorder, signals).run(worker)
+}
+
+pub(crate) fn config(operator: &Operator) -> Config {
+    Config {
         worker_id: "w1".into(),
         max_concurrent_tasks: operator.limit,
         drain_timeout: operator.drain,
         stop_timeout: operator.grace + Duration::from_secs(10),
         stops_tasks_on_shutdown: true,
-        after_kill: if operator.dispatches { AfterKill::IsCancelled } else { AfterKill::Fails },
+        after_kill: match operator.backend() {
+            "docker" => AfterKill::Resumes,
+            "command" => AfterKill::IsCancelled,
+            _ => AfterKill::Fails,
+        },
         journal: false,
         agent: AgentSettings::default(),
-    };
+    }
+}
+
+/// The worker's way to the server.
+pub(crate) fn link(machine: &Simulated, operator: &Operator) -> Link<Simulated> {
     let key = ApiKey::from_text("key").unwrap();
     let env =
         |name: &str| (operator.proxy && name == "HTTP_PROXY").then(|| format!("http://{PROXY_USER}@proxy.example"));
     let target = Target::new("ws://oz.example/ws?worker_id=w1", key, env).unwrap();
-    let link = Link::new(machine.clone(), target);
-    let signals = machine.stop_signals().unwrap();
-    let seed = machine.executor.random(|random| random.u64(..));
-    RunLoop::new(machine.clone(), link, backend(machine, operator), recorder, signals).run(Worker::new(config, seed))
+    Link::new(machine.clone(), target)
 }
 
 fn backend(machine: &Simulated, operator: &Operator) -> Backend<Simulated> {

@@ -14,6 +14,7 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::Role;
 use tungstenite::protocol::frame::coding::CloseCode;
 
+use crate::engine::{MISSING, SIDECARS, TASK_IMAGES};
 use crate::executor::{Executor, OUTSIDE};
 use crate::journal::Journal;
 use crate::ledger::Ledger;
@@ -421,11 +422,19 @@ impl State {
 
 fn assignment(task: &str, execution: &str, sound: bool) -> Message {
     let definition: Value = if sound { json!({"id": task, "title": "a task"}) } else { json!("not an object") };
+    // The same each time that it is assigned.
+    let number: usize = execution.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or_default();
+    let image = if number % 23 == 7 { MISSING } else { TASK_IMAGES[number % 2] };
+    let additional =
+        json!({"image": SIDECARS[1 + number / 2 % 2], "mount_path": "/mnt/x", "read_write": number.is_multiple_of(5)});
     let data = json!({
         "task_id": task,
         "execution_id": execution,
         "task": definition,
         "env_vars": {"EXECUTION": execution},
+        "docker_image": image,
+        "sidecar_image": (!number.is_multiple_of(4)).then_some(SIDECARS[0]),
+        "additional_sidecars": if number.is_multiple_of(2) { vec![additional] } else { vec![] },
     });
     Message::text(json!({"type": "task_assignment", "data": data}).to_string())
 }

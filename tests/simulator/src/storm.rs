@@ -7,25 +7,38 @@ use oz_worker_runtime::Lane;
 use tungstenite::Message;
 
 use crate::Options;
+use crate::engine::{OTHER, OURS};
+use crate::neighbour::Neighbour;
 use crate::network::Cut;
 use crate::scene::{MACHINE, ROOT, Scene};
 
 /// `docs/protocol.md`: the longest wait between two dials, and what the guarantee adds to it.
 const CLAIM_BOUND: Duration = Duration::from_secs(60 + 10);
+/// How long a worker may take to begin once nothing is wrong any more: what it waits for when the last fault is over, and a
+/// start after one that failed.
+const READY_BOUND: Duration = Duration::from_secs(200);
 /// How long the tasks may take to end once nothing is wrong any more: the agent's ten minutes, and what the faults left.
 const CALM: Duration = Duration::from_secs(1800);
 
 /// Drives a scene through both phases.
 pub async fn drive(scene: Scene, options: Options) {
-    let mut storm = Storm { tasks: 0, executions: 0, scene };
+    let neighbour = Neighbour::start(&scene);
+    let mut storm = Storm { tasks: 0, executions: 0, was_killed: false, neighbour, scene };
     storm.break_things(options).await;
     if storm.scene.executor.chance(25) {
-        return storm.stop(true).await;
+        storm.stop(true).await;
+        if storm.scene.engine.is_none() {
+            return;
+        }
+        // What it could not remove the next one does.
+        storm.heal();
+        storm.restart().await;
     }
     storm.heal();
     storm.answers_in_time().await;
     storm.everything_ends().await;
     storm.stop(false).await;
+    storm.nothing_is_left().await;
 }
 
 fn owned((task, execution): (&str, &str)) -> (String, String) {
@@ -36,11 +49,15 @@ struct Storm {
     scene: Scene,
     tasks: u32,
     executions: u32,
+    /// Whether the worker was ever killed.
+    was_killed: bool,
+    /// Another worker on the same engine.
+    neighbour: Option<Neighbour>,
 }
 
 impl Storm {
     async fn break_things(&mut self, options: Options) {
-        let Scene { executor, network, server, machine, .. } = self.scene.clone();
+        let Scene { executor, network, server, machine, engine, .. } = self.scene.clone();
         let drawn = |wanted: bool| wanted && executor.chance(80);
         network.set_faulty(drawn(options.network));
         let addresses = executor.random(|random| random.u16(1..=6));
@@ -49,10 +66,16 @@ impl Storm {
         machine.processes.set_faulty(drawn(options.processes));
         machine.disk.set_faulty(drawn(options.disk));
         machine.lanes.set_faulty(drawn(options.blocking));
+        if let Some(engine) = &engine {
+            engine.set_faulty(drawn(options.engine));
+        }
         let steps = executor.random(|random| random.u32(5..=60));
         for _ in 0..steps {
             executor.sleep(executor.duration(Duration::from_micros(10), Duration::from_secs(600))).await;
             self.act(options);
+            if engine.is_some() {
+                self.act_on_engine(options).await;
+            }
             if executor.chance(20) {
                 self.scene.check_metrics();
             }
@@ -89,6 +112,28 @@ impl Storm {
             98.. if options.blocking => self.hold_up(),
             _ => {}
         }
+    }
+
+    /// One thing that happens to the engine or to a worker on it.
+    async fn act_on_engine(&mut self, options: Options) {
+        let (Some(engine), Some(neighbour)) = (&self.scene.engine, &self.neighbour) else { return };
+        match self.scene.executor.random(|random| random.u32(..100)) {
+            0..25 if options.engine => engine.befall(),
+            25..35 if options.engine => self.restart().await,
+            35..42 if options.engine => neighbour.kill(),
+            42..52 => neighbour.assign(),
+            52..57 => neighbour.stop(false),
+            _ => {}
+        }
+    }
+
+    /// The worker is killed, if it has not left, and another one begins in its place.
+    async fn restart(&mut self) {
+        self.was_killed = true;
+        self.scene.kill();
+        let Scene { executor, .. } = self.scene.clone();
+        executor.sleep(executor.duration(Duration::from_secs(1), Duration::from_secs(60))).await;
+        self.scene.start();
     }
 
     fn execution(&mut self) -> String {
@@ -180,7 +225,8 @@ impl Storm {
         let Scene { executor, machine, .. } = &self.scene;
         let seconds = |longest| executor.duration(Duration::from_secs(1), Duration::from_secs(longest));
         let (lane, length) = match executor.random(|random| random.u32(..3)) {
-            0 => (Lane::Start, seconds(3 * 3600)),
+            // Who asks an engine needs that lane at its own start.
+            0 if self.scene.engine.is_none() => (Lane::Start, seconds(3 * 3600)),
             1 => (Lane::Finish, seconds(60)),
             _ => (Lane::Remove, seconds(30 * 24 * 3600)),
         };
@@ -208,10 +254,14 @@ impl Storm {
         machine.processes.set_faulty(false);
         machine.disk.set_faulty(false);
         machine.lanes.set_faulty(false);
+        if let Some(engine) = &self.scene.engine {
+            engine.heal();
+        }
     }
 
     /// Liveness: the next assignment is answered soon. (Whether it may be rejected is for the ledger to say.)
     async fn answers_in_time(&mut self) -> (String, String) {
+        self.ready_in_time().await;
         let (task, execution) = self.assign_new();
         let Scene { executor, server, watch, .. } = &self.scene;
         let started = executor.now();
@@ -231,6 +281,42 @@ impl Storm {
             watch.violate(format!("the next assignment was not answered within {CLAIM_BOUND:?} of the last fault"));
         }
         (task, execution)
+    }
+
+    /// Liveness: with its engine there, a worker begins soon.
+    async fn ready_in_time(&self) {
+        let Scene { executor, watch, .. } = &self.scene;
+        let is_ready = async {
+            self.scene.ready().await;
+            true
+        };
+        let late = async {
+            executor.sleep(READY_BOUND).await;
+            false
+        };
+        if !is_ready.or(late).await {
+            watch.violate(format!("the worker was not ready within {READY_BOUND:?} of the last fault"));
+        }
+    }
+
+    /// Law: on the engine nothing is left that is a worker's, but whole volumes and what keeps them.
+    async fn nothing_is_left(&self) {
+        let Scene { executor, watch, operator, .. } = self.scene.clone();
+        let (Some(engine), Some(neighbour)) = (&self.scene.engine, &self.neighbour) else { return };
+        self.scene.kill();
+        let until = executor.now() + CALM;
+        while !neighbour.is_idle() || !engine.left(OTHER, true).is_empty() {
+            if executor.now() > until {
+                return watch.violate(format!("the other worker never comes to rest: {:?}", engine.left(OTHER, true)));
+            }
+            neighbour.stop(true);
+            executor.sleep(Duration::from_secs(5)).await;
+        }
+        executor.sleep(Duration::from_secs(5)).await;
+        let left = engine.left(OURS, operator.cleanup);
+        if !left.is_empty() {
+            watch.violate(format!("{left:?} are left on the engine"));
+        }
     }
 
     /// Liveness: what was claimed ends, and the next task runs from claim to end.
@@ -261,6 +347,16 @@ impl Storm {
         if removes && !left.is_empty() && !watch.was_held_up(Lane::Remove) && !watch.was_held_up(Lane::Finish) {
             watch.violate(format!("{left:?} are left of tasks that have ended"));
         }
+        if let Some(engine) = &self.scene.engine {
+            // What could not be removed at once is tried again every half minute.
+            while !engine.left(OURS, operator.cleanup).is_empty() {
+                if executor.now() > until {
+                    let left = engine.left(OURS, operator.cleanup);
+                    return watch.violate(format!("{left:?} are left on the engine of tasks that have ended"));
+                }
+                executor.sleep(Duration::from_secs(5)).await;
+            }
+        }
         self.scene.check_metrics();
         self.check_totals();
         let (task, execution) = self.answers_in_time().await;
@@ -272,7 +368,7 @@ impl Storm {
     /// With nothing under way the server has heard of each end, and the metrics show as many.
     fn check_totals(&self) {
         let Scene { server, watch, operator, .. } = &self.scene;
-        if operator.dispatches {
+        if operator.dispatches || self.was_killed {
             return;
         }
         let shown = self.scene.scrape();
@@ -301,7 +397,9 @@ impl Storm {
             let own = self.scene.clone();
             executor.spawn(crate::executor::OUTSIDE, async move {
                 own.executor.sleep(own.executor.duration(Duration::from_millis(1), Duration::from_secs(60))).await;
-                own.signal("SIGINT");
+                if !own.left.is_closed() {
+                    own.signal("SIGINT");
+                }
             });
         }
         for _ in 0..executor.random(|random| random.u32(..4)) {

@@ -11,6 +11,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
+use crate::engine::Truths;
 use crate::journal::Journal;
 use crate::machine::LATE;
 use crate::process::Kind;
@@ -81,6 +82,12 @@ struct Facts {
     /// Whether it waits after a good connection; `None` when that hangs on a moment.
     was_good: Option<bool>,
     series: Option<usize>,
+    /// How many tasks of an earlier worker were taken up.
+    taken_up: u32,
+    /// How many executions ran under workers that were killed.
+    past_runs: usize,
+    /// What became of containers, when tasks run in some.
+    truths: Option<Truths>,
     /// Who waits for a line that begins so.
     awaited: Vec<(String, Sender<()>)>,
 }
@@ -123,7 +130,36 @@ impl Watch {
     }
 
     pub fn runs(&self) -> usize {
-        self.facts().started.len()
+        let facts = self.facts();
+        facts.past_runs + facts.started.len()
+    }
+
+    /// Tasks run in containers, and this is what becomes of those.
+    pub fn judge_by(&self, truths: Truths) {
+        self.facts().truths = Some(truths);
+    }
+
+    /// Whether the worker was asked to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.facts().stopping
+    }
+
+    /// The worker is gone, and another one begins. It knows nothing but what it is told.
+    pub fn restarts(&self) {
+        let mut facts = self.facts();
+        let old = std::mem::take(&mut *facts);
+        *facts = Facts {
+            limit: old.limit,
+            step: (FIRST_STEP, FIRST_STEP),
+            violations: old.violations,
+            lines: old.lines,
+            claimed: old.claimed,
+            held_up: old.held_up,
+            awaited: old.awaited,
+            past_runs: old.past_runs + old.started.len(),
+            truths: old.truths,
+            ..Facts::default()
+        };
     }
 
     /// The execution of a task that was claimed last.
@@ -236,8 +272,9 @@ impl Watch {
         };
         let (active, claimed) = (sum("oz_worker_tasks_active"), sum("oz_worker_tasks_claimed_total"));
         let completed = sum("oz_worker_tasks_completed_total");
-        if active < 0.0 || (active - (claimed - completed)).abs() > 0.1 {
-            wrong.push(format!("{active} active, {claimed} claimed, {completed} completed"));
+        let taken_up = f64::from(facts.taken_up);
+        if active < 0.0 || (active - (claimed + taken_up - completed)).abs() > 0.1 {
+            wrong.push(format!("{active} active, {claimed} claimed, {taken_up} taken up, {completed} completed"));
         }
         let timed = sum("oz_worker_task_duration_seconds_count");
         if (timed - completed).abs() > 0.1 {
@@ -303,10 +340,25 @@ impl Facts {
                 if let Some((stuck, since)) = stuck {
                     wrong.push(format!("{task} was claimed although {stuck} waits to be begun since {since:?}"));
                 }
-                self.waiting.insert(task.to_owned(), now);
+                // An image may take its time, and is nothing of the machine's.
+                if self.truths.is_none() {
+                    self.waiting.insert(task.to_owned(), now);
+                }
+            }
+            _ if message.starts_with("task taken up") => {
+                let execution = line.field("execution_id").to_owned();
+                self.taken_up += 1;
+                self.executions.insert(execution.clone());
+                self.claimed.insert(task.to_owned(), execution);
+                if !self.active.insert(task.to_owned()) {
+                    wrong.push(format!("{task} was taken up while it is active"));
+                }
             }
             "task succeeded" | "task cancelled" | "task dispatched" => {
                 self.count(&ended(message.trim_start_matches("task ")));
+                if message == "task succeeded" {
+                    wrong.extend(self.judge(task, "", 0));
+                }
                 wrong.extend(self.end(task));
                 if self.succeeded.remove(task) && message != "task succeeded" {
                     wrong.push(format!("the agent of {task} exited 0, and it says: {message}"));
@@ -315,6 +367,10 @@ impl Facts {
             _ if message.starts_with("task failed: ") => {
                 self.count(&ended("failed"));
                 self.failure("backend", line);
+                let (reason, exit_code) = (line.field("reason"), line.field("exit_code").parse().unwrap_or_default());
+                if reason != "graceful_shutdown" {
+                    wrong.extend(self.judge(task, reason, exit_code));
+                }
                 wrong.extend(self.end(task));
                 if self.succeeded.remove(task) {
                     wrong.push(format!("the agent of {task} exited 0, and it says: {message}"));
@@ -357,6 +413,11 @@ impl Facts {
             _ => {}
         }
         wrong
+    }
+
+    /// Law: the end that is told is that of the container.
+    fn judge(&self, task: &str, reason: &str, exit_code: i64) -> Option<String> {
+        self.truths.as_ref()?.judge(self.claimed.get(task)?, reason, exit_code)
     }
 
     fn end(&mut self, task: &str) -> Vec<String> {

@@ -204,7 +204,13 @@ fn a_write_that_takes_10_s_ends_the_session() {
 /// As [`on_seeds`], with the direct backend.
 fn on_seeds_direct<F: Future<Output = ()> + Send + 'static>(drive: fn(Scene) -> F) {
     let stage = |executor: &_| {
-        let operator = Operator { limit: 4, dispatches: false, drain: Duration::ZERO, ..Operator::draw(executor) };
+        let operator = Operator {
+            limit: 4,
+            dispatches: false,
+            contains: false,
+            drain: Duration::ZERO,
+            ..Operator::draw(executor)
+        };
         Scene::new(executor, operator)
     };
     for seed in 0..20 {

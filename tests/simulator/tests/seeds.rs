@@ -43,8 +43,15 @@ fn the_same_seed_gives_the_same_run_byte_for_byte() {
 
 #[test]
 fn without_faults_one_dial_is_enough() {
-    let quiet =
-        Options { network: false, server: false, processes: false, disk: false, blocking: false, suspend: false };
+    let quiet = Options {
+        network: false,
+        server: false,
+        processes: false,
+        disk: false,
+        blocking: false,
+        suspend: false,
+        engine: false,
+    };
     for seed in 0..20 {
         let report = simulate(seed, quiet);
         assert!(report.violations.is_empty(), "{report}");

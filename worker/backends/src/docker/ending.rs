@@ -14,12 +14,15 @@ use tracing::warn;
 use super::engine::Call;
 use super::error::EngineError;
 use super::redaction::redact;
+use super::state::Seen;
 use super::tail::Tail;
 use super::wait::{self, ContainerEnd};
 use super::{Shared, removal, state};
 use crate::contract::{Report, Stop, failed};
 use crate::output::{TaskLog, forward};
 
+/// How long it may take to see whether a container has ended already.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// How long one call may take that stops a container.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How long the output may take that is asked for after a failure.
@@ -78,8 +81,11 @@ impl<R: Host> Shared<R> {
                 failed(FailureReason::ContainerWait, "somebody removed the container before its end was known".into())
             }
             None => {
-                self.terminate(container, followed.stop).await;
-                Outcome::Stopped
+                let end = self.end_before(container, followed.stop).await;
+                if end.is_none() {
+                    self.terminate(container, followed.stop).await;
+                }
+                end.unwrap_or(Outcome::Stopped)
             }
         };
         let (is_failed, is_stopped) = (matches!(outcome, Outcome::Failed(_)), matches!(outcome, Outcome::Stopped));
@@ -123,6 +129,23 @@ impl<R: Host> Shared<R> {
         let own = self.working.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(own);
         let _ = self.worked.recv().await;
+    }
+
+    /// How a container had ended by itself when it was to be stopped, and nobody had heard of it yet.
+    async fn end_before(&self, container: &str, stop: &Stop) -> Option<Outcome> {
+        if stop.is_abandoned() {
+            return None;
+        }
+        let seen = async { wait::look(&self.engine, container).await.ok().flatten() };
+        let runtime = self.engine.runtime();
+        let late = async {
+            runtime.sleep_until(runtime.now().plus(LOOK_LIMIT)).or(stop.abandoned()).await;
+            None
+        };
+        match seen.or(late).await {
+            Some(Seen::Exited { exit_code, is_oom }) => Some(state::outcome(exit_code, is_oom)),
+            _ => None,
+        }
     }
 
     /// SIGTERM, the grace period, SIGKILL.

@@ -11,6 +11,7 @@ use futures_io::AsyncRead;
 use futures_lite::FutureExt;
 use http::{HeaderValue, Method, StatusCode, header};
 use oz_worker_core::secret::Secret;
+use oz_worker_core::time::Instant;
 use oz_worker_net::{Answer, AnswerError, Body, Destination, HttpClient, Payload, dial, secret_value};
 use oz_worker_runtime::{Host, Runtime};
 use oz_worker_text::line::{beginning, one_line};
@@ -50,6 +51,25 @@ pub struct Engine<R: Host> {
     version: Mutex<Option<Version>>,
     /// Whether the last call was answered.
     answers: AtomicBool,
+    numbers: AtomicU64,
+}
+
+/// How long something is still tried again.
+pub struct Patience {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    /// Waits before the next try. False: there is to be none.
+    pub async fn has_more<R: Host>(&mut self, engine: &Engine<R>) -> bool {
+        if engine.runtime.now() >= self.until {
+            return false;
+        }
+        engine.pause(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSES[1]);
+        true
+    }
 }
 
 /// A version of the API.
@@ -170,7 +190,8 @@ impl<R: Host> Engine<R> {
             Destination::Host(remote) => remote.url.path_and_query().path().trim_end_matches('/').to_owned(),
             Destination::Unix(_) => String::new(),
         };
-        Self { runtime, destination, ssh, prefix, version: Mutex::new(None), answers: AtomicBool::new(true) }
+        let (version, answers, numbers) = (Mutex::new(None), AtomicBool::new(true), AtomicU64::new(1));
+        Self { runtime, destination, ssh, prefix, version, answers, numbers }
     }
 
     pub const fn runtime(&self) -> &R {
@@ -195,16 +216,23 @@ impl<R: Host> Engine<R> {
     }
 
     async fn ask_raw(&self, call: &Call) -> Result<Vec<u8>, EngineError> {
-        let until = self.runtime.now().plus(PATIENCE);
-        let [mut pause, longest] = PAUSES;
+        let mut patience = self.patience();
         loop {
             match self.once(call).await {
-                Err(error) if error.is_passing() && self.runtime.now() < until => {}
+                Err(error) if error.is_passing() && patience.has_more(self).await => {}
                 result => return result,
             }
-            self.pause(pause).await;
-            pause = (pause * 2).min(longest);
         }
+    }
+
+    /// For as long as an engine may take to be restarted, from now on.
+    pub fn patience(&self) -> Patience {
+        Patience { until: self.runtime.now().plus(PATIENCE), pause: PAUSES[0] }
+    }
+
+    /// A number that no other call gives.
+    pub fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Waits about so long.

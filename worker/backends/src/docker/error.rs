@@ -42,9 +42,10 @@ fn hint(error: &DialError) -> &'static str {
 
 impl EngineError {
     /// Whether nobody knows if the engine did what it was asked, or not even heard of it: it could not be reached, or the way
-    /// broke.
+    /// broke. A proxy between says that by 502 and 504 (RFC 9110, section 15.6).
     pub const fn is_transport(&self) -> bool {
         matches!(self, Self::Dial(_) | Self::Ssh(_) | Self::SshSaid(_) | Self::Exchange(_) | Self::Silent(_))
+            || matches!(self, Self::Status { status: 502 | 504, .. })
     }
 
     /// Whether the same call may succeed later by itself.

@@ -57,6 +57,11 @@ struct ImageConfig {
 }
 
 impl Image {
+    /// The name that never means another image.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// The digest by which the registry knows it; its own id when it came from none.
     pub fn digest(&self, reference: &Reference) -> String {
         let repository = reference.familiar();

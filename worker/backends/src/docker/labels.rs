@@ -22,6 +22,8 @@ pub const FILLED_AT: &str = "/oz-agent-worker-sidecar";
 const FILLING: &str = "oz-agent-worker.filling.";
 /// The same container once the volume is whole. While it is there no engine removes the volume.
 const WHOLE: &str = "oz-agent-worker.whole.";
+/// A container that is a task's, or fills a volume, is named so, after its worker's mark and a number.
+const MADE: &str = "oz-agent-worker.made.";
 /// A container that a later worker took up is named so, after that worker's mark and its own id.
 const TAKEN_UP: &str = "oz-agent-worker.taken-up.";
 /// A container that was kept although its end was told.
@@ -58,6 +60,10 @@ pub fn of_filler(owned: &Owned<'_>, volume: &str, digest: &str) -> Map<String, V
 
 pub fn filling(volume: &str) -> String {
     format!("{FILLING}{volume}")
+}
+
+pub fn made(mark: &str, number: u64) -> String {
+    format!("{MADE}{mark}.{number}")
 }
 
 pub fn whole(volume: &str) -> String {

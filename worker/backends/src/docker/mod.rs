@@ -5,6 +5,7 @@
 
 mod calls;
 pub mod container;
+mod creation;
 pub mod credentials;
 mod earlier;
 mod ending;

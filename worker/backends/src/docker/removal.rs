@@ -51,6 +51,14 @@ async fn once<R: Host>(engine: &Engine<R>, id: &str) -> Result<(), EngineError> 
     }
 }
 
+/// Removes a container for which nobody waits, and goes on with it beside everything else when it cannot be done at once.
+pub async fn remove_or_later<R: Host>(engine: &Arc<Engine<R>>, id: &str) {
+    if let Err(error) = remove(engine, id).await {
+        warn!("cannot remove container {id}: {error}; it is tried again");
+        remove_later(Arc::clone(engine), id.to_owned());
+    }
+}
+
 /// Goes on removing a container beside everything else.
 pub fn remove_later<R: Host>(engine: Arc<Engine<R>>, id: String) {
     let runtime = engine.runtime().clone();

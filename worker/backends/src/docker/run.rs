@@ -12,8 +12,9 @@ use oz_worker_telemetry::TaskTrace;
 use tracing::warn;
 
 use super::Shared;
-use super::calls::{Created, Listed, create, list};
+use super::calls::Created;
 use super::container::{self, Additions};
+use super::creation;
 use super::ending::Followed;
 use super::engine::Call;
 use super::error::EngineError;
@@ -30,8 +31,6 @@ use crate::contract::{Resumed, Stop, Task, failed};
 const CREATE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a container is made anew whose image or volumes were removed meanwhile.
 const TRIES: u32 = 20;
-/// The wait before a call is made again whose answer was lost.
-const PAUSE: Duration = Duration::from_millis(500);
 
 /// A container that was made for a task. When nobody takes it, it is removed.
 pub struct Unstarted<R: Host> {
@@ -56,7 +55,7 @@ impl<R: Host> Drop for Unstarted<R> {
             let runtime = shared.engine.runtime().clone();
             let working = shared.working();
             runtime.spawn(async move {
-                let _ = removal::remove(&shared.engine, &id).await;
+                removal::remove_or_later(&shared.engine, &id).await;
                 drop(working);
             });
         }
@@ -97,12 +96,11 @@ impl<R: Host> Shared<R> {
             return Vec::new();
         };
         report.started();
-        let seen = async { Some(wait::look(&self.engine, &container).await) };
         let stopped = async {
             stop.asked().await;
             None
         };
-        if let Some(Ok(Some(Seen::Created))) = seen.or(stopped).await {
+        if let Some(Seen::Created) = wait::known(&self.engine, &container).or(stopped).await {
             let message = "the worker was killed before it could start the container";
             report.finished(failed(FailureReason::ContainerStart, message.into()));
             self.remove_beside(&container, &report);
@@ -144,7 +142,7 @@ impl<R: Host> Shared<R> {
                 let message = "its image or its volumes were removed again and again before it could start";
                 return Err(failed(FailureReason::ContainerCreate, message.into()));
             };
-            match self.launch(container.id()).await {
+            match self.launch(container.id(), stop).await {
                 Ok(()) => {
                     trace.backend_started();
                     return Ok(container.take());
@@ -162,10 +160,10 @@ impl<R: Host> Shared<R> {
     /// Removes a container that will not run, and gives the reason.
     async fn give_up(&self, container: Unstarted<R>, outcome: Outcome) -> Outcome {
         // Kept for whoever wants to see why, as everything is then.
-        if !self.common.cleanup {
+        if self.common.cleanup {
+            removal::remove_or_later(&self.engine, &container.take()).await;
+        } else {
             removal::mark_as_told(&self.engine, &container.take()).await;
-        } else if removal::remove(&self.engine, container.id()).await.is_ok() {
-            container.take();
         }
         outcome
     }
@@ -214,10 +212,11 @@ impl<R: Host> Shared<R> {
         let description = container::description(spec, &mounts, &additions, &self.owned());
         // Beside the task: what is made after it was stopped is removed by its owner.
         let (done, result) = async_channel::bounded(1);
-        let (own, call) = (Arc::clone(self), create(None, description));
-        let (task_id, execution_id) = (spec.task_id.clone(), spec.execution_id.clone());
+        let own = Arc::clone(self);
         self.engine.runtime().spawn(async move {
-            let made = own.create(&call, &task_id, execution_id.as_deref()).await;
+            let instance = own.owned().instance;
+            let name = labels::made(instance, own.engine.number());
+            let made = creation::make(&own.engine, &name, instance, description).await;
             let made = made.map(|Created { id, warnings }| (Unstarted { shared: own, id: Some(id) }, warnings));
             let _ = done.send(made).await;
         });
@@ -247,39 +246,27 @@ impl<R: Host> Shared<R> {
         }
     }
 
-    /// Creates a container once, however often the engine must be asked.
-    async fn create(&self, call: &Call, task_id: &str, execution_id: Option<&str>) -> Result<Created, EngineError> {
+    /// Starts a container once, however often the engine must be asked. It may run afterwards, or have run, unless this is an
+    /// error.
+    async fn launch(&self, container: &str, stop: &Stop) -> Result<(), EngineError> {
+        let mut patience = self.engine.patience();
         loop {
-            let answer = self.engine.once(call).await;
-            let error = match answer {
-                Ok(answer) => return serde_json::from_slice(&answer).map_err(|_| EngineError::Form),
+            let error = match self.engine.once(&Call::post(format!("/containers/{container}/start"))).await {
                 Err(error) if error.is_transport() => error,
-                Err(error) => return Err(error),
-            };
-            // It may have been made all the same.
-            let mine = format!("{}={}", labels::INSTANCE, self.owned().instance);
-            let all: Vec<Listed> = self.engine.ask(&list(&mine)).await.map_err(|_| error)?;
-            let execution_id = execution_id.unwrap_or_default();
-            let is_it = |listed: &Listed| {
-                listed.label(labels::TASK_ID) == task_id && listed.label(labels::EXECUTION_ID) == execution_id
-            };
-            if let Some(made) = all.into_iter().find(is_it) {
-                return Ok(Created { id: made.id, warnings: None });
-            }
-            self.engine.pause(PAUSE).await;
-        }
-    }
-
-    /// Starts a container once, however often the engine must be asked.
-    async fn launch(&self, container: &str) -> Result<(), EngineError> {
-        loop {
-            match self.engine.once(&Call::post(format!("/containers/{container}/start"))).await {
-                Err(error) if error.is_transport() => match wait::look(&self.engine, container).await? {
-                    Some(Seen::Running | Seen::Exited { .. }) => return Ok(()),
-                    Some(Seen::Created | Seen::Unknown) => self.engine.pause(PAUSE).await,
-                    None => return Err(EngineError::Status { status: 404, message: "no such container".into() }),
-                },
                 result => return result.map(drop),
+            };
+            // Whoever is asked to stop stops what may run.
+            let stopped = async {
+                stop.asked().await;
+                Some(Seen::Running)
+            };
+            match wait::known(&self.engine, container).or(stopped).await {
+                Some(Seen::Running | Seen::Exited { .. }) => return Ok(()),
+                Some(Seen::Created | Seen::Unknown) => {}
+                None => return Err(EngineError::Status { status: 404, message: "no such container".into() }),
+            }
+            if !patience.has_more(&self.engine).await {
+                return Err(error);
             }
         }
     }

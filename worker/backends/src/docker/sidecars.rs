@@ -14,15 +14,16 @@ use oz_worker_core::time::Instant;
 use oz_worker_runtime::{Files, Host, Lane, Machine, Owner};
 use serde::Deserialize;
 use serde_json::json;
-use tracing::warn;
 
-use super::calls::{Created, Listed, create, list, remove, unless_missing};
+use super::calls::{Created, Listed, list, remove, unless_missing};
 use super::container::{self, Mount};
+use super::creation;
 use super::engine::{Call, Engine, LONG_SILENCE, escaped};
 use super::error::EngineError;
 use super::images::{Fetched, Image, ImageError, Images};
 use super::labels::{self, Owned, SIDECAR, VOLUME};
 use super::reference::Reference;
+use super::removal;
 use super::sidecar_error::SidecarError;
 
 /// How many names are tried for a volume: more tasks than that do not have a copy of one image each.
@@ -82,7 +83,7 @@ impl<R: Host> Drop for OwnCopy<R> {
         let [volume, lock, filler] = [&mut self.volume, &mut self.lock, &mut self.filler].map(std::mem::take);
         let runtime = sidecars.engine.runtime().clone();
         runtime.spawn(async move {
-            sidecars.discard(&filler).await;
+            removal::remove_or_later(&sidecars.engine, &filler).await;
             sidecars.unlock(&volume, &lock).await;
         });
     }
@@ -95,19 +96,11 @@ struct Volume {
     labels: Option<BTreeMap<String, String>>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Inspected {
-    id: String,
-    #[serde(default)]
-    config: InspectedConfig,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase")]
-struct InspectedConfig {
-    #[serde(default)]
-    labels: Option<BTreeMap<String, String>>,
+impl Volume {
+    /// Whether a worker made it.
+    fn is_ours(&self) -> bool {
+        self.labels.as_ref().is_some_and(|labels| labels.contains_key(SIDECAR))
+    }
 }
 
 /// What came of the attempt to be the one that fills a volume.
@@ -169,8 +162,8 @@ impl<R: Host> Sidecars<R> {
         let (done, result) = async_channel::bounded(1);
         let (own, sidecar) = (Arc::clone(self), sidecar.clone());
         self.engine.runtime().spawn(async move {
-            let found = Box::pin(own.volume(&reference, &image, &digest, sidecar.read_write)).await;
-            let found = found.map(|(volume, copy)| prepared(&sidecar, volume, digest, copy));
+            let found = Box::pin(own.volume(&reference, image, sidecar.read_write)).await;
+            let found = found.map(|(volume, digest, copy)| prepared(&sidecar, volume, digest, copy));
             let _ = done.send(found).await;
         });
         result.recv().await.unwrap_or(Err(SidecarError::Removed))
@@ -206,48 +199,41 @@ impl<R: Host> Sidecars<R> {
     }
 
     async fn unlock(&self, volume: &str, lock: &str) {
-        self.discard(lock).await;
+        removal::remove_or_later(&self.engine, lock).await;
         self.state().filling.remove(volume);
     }
 
-    async fn discard(&self, container: &str) {
-        if let Err(error) = self.engine.tell(&remove(container)).await
-            && !error.is_missing()
-        {
-            warn!("cannot remove container {container}, which filled a sidecar's volume: {error}");
-        }
-    }
-
-    /// A volume with the files of an image: a whole one that all may read, or a task's own.
+    /// A volume with the files of an image, and the digest of that: a whole one that all may read, or a task's own.
     async fn volume(
         self: &Arc<Self>,
         reference: &Reference,
-        image: &Image,
-        digest: &str,
+        mut image: Image,
         is_own: bool,
-    ) -> Result<(String, Option<OwnCopy<R>>), SidecarError> {
-        let base = reference.volume(digest);
+    ) -> Result<(String, String, Option<OwnCopy<R>>), SidecarError> {
         let until = self.engine.runtime().now().plus(OTHERS_LIMIT);
         let mut tries = 0;
         'again: loop {
+            let digest = image.digest(reference);
+            let base = reference.volume(&digest);
             let all: Vec<Listed> = self.engine.ask(&list(SIDECAR)).await?;
             for number in 1..=MOST_NAMES {
                 let name = if number == 1 { base.clone() } else { format!("{base}-{number}") };
-                if all.iter().any(|listed| is_whole(listed, &name, digest)) {
+                if all.iter().any(|listed| is_whole(listed, &name, &digest)) {
                     if is_own {
                         continue;
                     }
                     let used = self.engine.runtime().now();
-                    self.state().known.insert(digest.to_owned(), Known { volume: name.clone(), used });
-                    return Ok((name, None));
+                    self.state().known.insert(digest.clone(), Known { volume: name.clone(), used });
+                    return Ok((name, digest, None));
                 }
-                match self.lock(reference, &name).await {
+                match self.lock(&image, &name).await {
                     Ok(Lock::Ours(lock)) => {
-                        let filled = self.fill(reference, image, &name, digest, &lock, is_own).await;
+                        let filled = self.fill(&image, &name, &digest, &lock, is_own).await;
                         match filled {
                             Ok(Filled::Kept(keeper)) if is_own => {
                                 let (sidecars, volume) = (Arc::clone(self), name.clone());
-                                return Ok((name, Some(OwnCopy { sidecars, volume, lock, filler: keeper })));
+                                let copy = OwnCopy { sidecars, volume, lock, filler: keeper };
+                                return Ok((name, digest, Some(copy)));
                             }
                             Ok(Filled::InUse) => self.unlock(&name, &lock).await,
                             Ok(Filled::Whole) if is_own => self.unlock(&name, &lock).await,
@@ -272,8 +258,8 @@ impl<R: Host> Sidecars<R> {
                                 if tries >= TRIES {
                                     return Err(SidecarError::Removed);
                                 }
-                                // The image may have been removed too.
-                                self.images.obtain(reference).await?;
+                                // The image may have been removed too, and its name mean another by now.
+                                image = self.images.obtain(reference).await?;
                                 continue 'again;
                             }
                         }
@@ -288,7 +274,7 @@ impl<R: Host> Sidecars<R> {
                     Ok(Lock::Theirs | Lock::Foreign) => {}
                     Err(error) if error.is_gone() && tries < TRIES => {
                         tries += 1;
-                        self.images.obtain(reference).await?;
+                        image = self.images.obtain(reference).await?;
                         continue 'again;
                     }
                     Err(error) => return Err(error.into()),
@@ -299,46 +285,39 @@ impl<R: Host> Sidecars<R> {
     }
 
     /// Tries to be the one that fills the volume of this name.
-    async fn lock(&self, reference: &Reference, volume: &str) -> Result<Lock, EngineError> {
+    async fn lock(&self, image: &Image, volume: &str) -> Result<Lock, EngineError> {
         if !self.state().filling.insert(volume.to_owned()) {
             return Ok(Lock::Theirs);
         }
-        let locked = self.try_lock(reference, volume).await;
+        let locked = self.try_lock(image, volume).await;
         if !matches!(locked, Ok(Lock::Ours(_))) {
             self.state().filling.remove(volume);
         }
         locked
     }
 
-    async fn try_lock(&self, reference: &Reference, volume: &str) -> Result<Lock, EngineError> {
+    async fn try_lock(&self, image: &Image, volume: &str) -> Result<Lock, EngineError> {
         let name = labels::filling(volume);
-        let create = create(Some(&name), container::source(&reference.to_string(), &self.owned()));
+        let source = container::source(image.id(), &self.owned());
         for _ in 0..TRIES {
-            match self.create(&create).await {
-                Ok(created) => return Ok(Lock::Ours(created)),
+            match creation::make(&self.engine, &name, self.owner.mark(), source.clone()).await {
+                Ok(Created { id, .. }) => return Ok(Lock::Ours(id)),
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error),
             }
-            let found: Inspected = match self.engine.ask(&Call::get(format!("/containers/{name}/json"))).await {
+            let found = match creation::find(&self.engine, &name).await {
                 Ok(found) => found,
                 Err(error) if error.is_missing() => continue,
                 Err(error) => return Err(error),
             };
-            let Some(instance) = found.config.labels.and_then(|mut labels| labels.remove(labels::INSTANCE)) else {
-                return Ok(Lock::Foreign);
-            };
+            let Some(instance) = found.instance() else { return Ok(Lock::Foreign) };
             // One of our own that this process does not know is left over, as one of a process is that is dead.
-            if instance != self.owner.mark() && !self.is_dead(&instance).await {
+            if instance != self.owner.mark() && !self.is_dead(instance).await {
                 return Ok(Lock::Theirs);
             }
             unless_missing(self.engine.tell(&remove(&found.id)).await)?;
         }
         Ok(Lock::Theirs)
-    }
-
-    /// Creates a container that is never started. One more than was meant is found by its labels, and removed.
-    async fn create(&self, call: &Call) -> Result<String, EngineError> {
-        self.engine.ask::<Created>(call).await.map(|created| created.id)
     }
 
     async fn is_dead(&self, instance: &str) -> bool {
@@ -349,7 +328,6 @@ impl<R: Host> Sidecars<R> {
     /// Fills the volume of this name anew.
     async fn fill(
         &self,
-        reference: &Reference,
         image: &Image,
         volume: &str,
         digest: &str,
@@ -366,9 +344,7 @@ impl<R: Host> Sidecars<R> {
         }
         let path = format!("/volumes/{}", escaped(volume));
         match self.engine.ask::<Volume>(&Call::get(&path)).await {
-            Ok(Volume { labels }) if !labels.as_ref().is_some_and(|labels| labels.contains_key(SIDECAR)) => {
-                return Ok(Filled::InUse);
-            }
+            Ok(found) if !found.is_ours() => return Ok(Filled::InUse),
             Ok(_) => match self.engine.tell(&Call::delete(&path)).await {
                 Err(error) if error.is_conflict() => return Ok(Filled::InUse),
                 result => unless_missing(result)?,
@@ -376,15 +352,22 @@ impl<R: Host> Sidecars<R> {
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(error),
         }
-        let labels = json!({SIDECAR: digest});
-        self.engine.tell(&Call::post("/volumes/create").json(json!({"Name": volume, "Labels": labels}))).await?;
-        let description = container::filler(&reference.to_string(), volume, digest, image.volumes(), &self.owned());
-        let filler = self.create(&create(None, description)).await?;
+        let wanted = json!({"Name": volume, "Labels": {SIDECAR: digest}});
+        // One that somebody else made meanwhile is given as it is.
+        if !self.engine.ask::<Volume>(&Call::post("/volumes/create").json(wanted)).await?.is_ours() {
+            return Ok(Filled::InUse);
+        }
+        let description = container::filler(image.id(), volume, digest, image.volumes(), &self.owned());
+        let name = labels::made(self.owner.mark(), self.engine.number());
+        let filler = creation::make(&self.engine, &name, self.owner.mark(), description).await?.id;
         match self.copy(lock, &filler, volume, is_own).await {
             Ok(()) => Ok(Filled::Kept(filler)),
             Err(error) => {
-                self.discard(&filler).await;
-                let _ = self.engine.tell(&Call::delete(&path)).await;
+                removal::remove_or_later(&self.engine, &filler).await;
+                // What is left of it is thrown away by whoever fills it next. It may be another's by now.
+                if self.engine.ask::<Volume>(&Call::get(&path)).await.is_ok_and(|found| found.is_ours()) {
+                    let _ = self.engine.tell(&Call::delete(&path)).await;
+                }
                 Err(error)
             }
         }
@@ -425,7 +408,7 @@ impl<R: Host> Sidecars<R> {
                     continue;
                 }
                 self.state().known.remove(digest);
-                self.discard(&listed.id).await;
+                removal::remove_or_later(&self.engine, &listed.id).await;
                 let _ = self.engine.tell(&Call::delete(format!("/volumes/{}", escaped(volume)))).await;
             }
         }

@@ -44,6 +44,18 @@ pub async fn look<R: Host>(engine: &Engine<R>, id: &str) -> Result<Option<Seen>,
     }
 }
 
+/// What is known of a container, as soon as the engine says it. There is no limit.
+pub async fn known<R: Host>(engine: &Engine<R>, id: &str) -> Option<Seen> {
+    let [mut pause, longest] = PAUSES;
+    loop {
+        if let Ok(seen) = look(engine, id).await {
+            return seen;
+        }
+        engine.pause(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
 /// Waits until a container that was started has ended. There is no limit: an engine that is away for an hour comes back with
 /// the truth.
 pub async fn end<R: Host>(engine: &Engine<R>, id: &str) -> ContainerEnd {

@@ -1,0 +1,44 @@
+//! What must hold on an engine: a result is the container's true end, volumes are whole, nobody touches another's.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+/// What really became of each execution. A clone is another handle to the same.
+#[derive(Clone, Default)]
+pub struct Truths(Arc<Mutex<BTreeMap<String, Truth>>>);
+
+#[derive(Default, Clone, Copy)]
+pub struct Truth {
+    /// How often a container of it was started.
+    pub starts: u32,
+    /// The exit code, and whether memory ran out.
+    pub end: Option<(i64, bool)>,
+    /// Whether somebody who is no worker removed its container.
+    pub is_gone: bool,
+}
+
+impl Truths {
+    pub fn note(&self, execution: &str, what: impl FnOnce(&mut Truth)) {
+        what(self.0.lock().unwrap().entry(execution.to_owned()).or_default());
+    }
+
+    fn of(&self, execution: &str) -> Truth {
+        self.0.lock().unwrap().get(execution).copied().unwrap_or_default()
+    }
+
+    /// What is wrong with an end that a worker tells: `reason` is that of a failure, and empty of a success.
+    pub fn judge(&self, execution: &str, reason: &str, exit_code: i64) -> Option<String> {
+        let Truth { starts, end, is_gone } = self.of(execution);
+        let is_true = match reason {
+            "" => end.is_some_and(|(code, _)| code == 0),
+            "container_exit" => end == Some((exit_code, false)),
+            "container_oom" => end == Some((exit_code, true)),
+            "container_wait" => is_gone,
+            "image_pull" | "sidecar_prep" | "container_create" | "container_start" => starts == 0,
+            _ => false,
+        };
+        let told = if reason.is_empty() { "success" } else { reason };
+        let seen = format!("its container was started {starts} times, ended {end:?}, and was removed: {is_gone}");
+        (!is_true).then(|| format!("{execution} is told to have ended by {told} {exit_code}, but {seen}"))
+    }
+}

@@ -1,0 +1,259 @@
+//! A Docker Engine: images, volumes and containers behind the real bytes of its API, and what may befall it.
+//!
+//! What workers call is in [`calls`] and [`streams`], what others do to it in [`doings`]. It knows whose everything is, and what is whole.
+
+mod calls;
+mod containers;
+mod doings;
+mod http;
+mod images;
+mod laws;
+mod streams;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_channel::{Receiver, Sender};
+
+use crate::executor::{Executor, OUTSIDE};
+use crate::journal::Journal;
+use crate::network::{Network, Stream};
+use crate::process::Kind;
+use crate::watch::Watch;
+use containers::{Container, EXECUTION_ID, Status, TASK_ID, Volume};
+use images::{Images, is_whole};
+pub use images::{MISSING, SIDECARS, TASK_IMAGES};
+pub use laws::Truths;
+
+/// When the engine was first started, in seconds since 1970.
+pub const EPOCH: u64 = 1_790_000_000;
+/// The worker whose tasks come through the server, and the other one on the same engine.
+pub const OURS: &str = "w1";
+pub const OTHER: &str = "w2";
+
+/// The engine. A clone is another handle to the same.
+#[derive(Clone)]
+pub struct Engine {
+    executor: Executor,
+    journal: Journal,
+    watch: Watch,
+    truths: Truths,
+    /// The ways of both workers to it.
+    pub ways: [Network; 2],
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    faulty: bool,
+    /// Whether nothing is wrong any more, and nothing of what was has an effect.
+    is_calm: bool,
+    images: Images,
+    containers: BTreeMap<String, Container>,
+    volumes: BTreeMap<String, Volume>,
+    serial: u64,
+    /// The newest and the oldest version of its API, both 1.x.
+    newest: u32,
+    oldest: u32,
+    hangs_until: Duration,
+    /// Closed when it is stopped: whatever it is doing breaks off.
+    stopped: (Sender<()>, Receiver<()>),
+    /// How often each worker was killed: what it asked for before is left undone by an engine that hung.
+    deaths: [u32; 2],
+}
+
+impl Engine {
+    /// An engine on which nothing ever ran.
+    pub fn new(executor: &Executor, journal: &Journal, watch: &Watch) -> Self {
+        let accepting = [OURS, OTHER].map(|caller| (caller, Network::new(executor, journal)));
+        let ways = [0, 1].map(|way: usize| accepting[way].1.0.clone());
+        for way in &ways {
+            way.set_sturdy();
+        }
+        let state = State {
+            faulty: false,
+            is_calm: false,
+            images: Images::default(),
+            containers: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            serial: 0,
+            newest: 41,
+            oldest: 24,
+            hangs_until: Duration::ZERO,
+            stopped: async_channel::bounded(1),
+            deaths: [0; 2],
+        };
+        let engine = Self {
+            executor: executor.clone(),
+            journal: journal.clone(),
+            watch: watch.clone(),
+            truths: Truths::default(),
+            ways,
+            state: Arc::new(Mutex::new(state)),
+        };
+        watch.judge_by(engine.truths.clone());
+        for (caller, (_, accepted)) in accepting {
+            let own = engine.clone();
+            executor.spawn(OUTSIDE, async move {
+                while let Ok(stream) = accepted.recv().await {
+                    let engine = own.clone();
+                    own.executor.spawn(OUTSIDE, async move { engine.serve(stream, caller).await });
+                }
+            });
+        }
+        engine
+    }
+
+    pub fn truths(&self) -> &Truths {
+        &self.truths
+    }
+
+    /// Whether it, the registry and the ways to it misbehave from now on, by chance.
+    pub fn set_faulty(&self, faulty: bool) {
+        self.state().faulty = faulty;
+        self.ways.iter().for_each(|way| way.set_faulty(faulty));
+    }
+
+    /// All faults are over.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        (state.faulty, state.is_calm, state.hangs_until) = (false, true, Duration::ZERO);
+        drop(state);
+        self.ways.iter().for_each(Network::heal);
+    }
+
+    /// A worker was killed, or has left.
+    pub fn lost(&self, caller: &str) {
+        self.state().deaths[usize::from(caller == OTHER)] += 1;
+    }
+
+    /// What of a worker is left that should not be. `cleanup`: whether ended containers are removed.
+    pub fn left(&self, caller: &str, cleanup: bool) -> Vec<String> {
+        let state = self.state();
+        let mut left = Vec::new();
+        for (id, container) in &state.containers {
+            let is_kept = container.name.starts_with("oz-agent-worker.whole.")
+                || (!cleanup && container.execution().is_some() && container.status != Status::Running);
+            if container.maker() == Some(caller) && !is_kept {
+                left.push(format!("container {:.12} {} of {caller}", id, container.name));
+            }
+        }
+        for (name, volume) in &state.volumes {
+            let is_had = state.containers.values().any(|container| container.anonymous.contains(name));
+            if volume.anonymous_of.as_deref() == Some(caller) && !is_had {
+                left.push(format!("anonymous volume {name:.12} of {caller}"));
+            }
+        }
+        left
+    }
+
+    /// Whether a container of this execution is there whose end nobody has marked as told.
+    pub fn has(&self, execution: &str) -> bool {
+        let state = self.state();
+        let mut of_it = state.containers.values().filter(|container| container.execution() == Some(execution));
+        of_it.any(|container| !container.name.starts_with("oz-agent-worker.told."))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    async fn serve(&self, mut stream: Stream, caller: &'static str) {
+        let stopped = self.state().stopped.1.clone();
+        let breaks = async {
+            let _ = stopped.recv().await;
+        };
+        let answered = async {
+            let _ = self.answer(&mut stream, caller).await;
+        };
+        futures_lite::FutureExt::or(answered, breaks).await;
+    }
+
+    /// A container begins to run.
+    fn run(&self, id: &str) {
+        let (labels, mounts, plan, is_ours) = {
+            let mut state = self.state();
+            let Some(container) = state.containers.get_mut(id) else { return };
+            container.status = Status::Running;
+            let mounts: Vec<String> = container.mounts.iter().map(|mount| mount.volume.clone()).collect();
+            (container.labels.clone(), mounts, container.plan, container.maker() == Some(OURS))
+        };
+        let Some(execution) = labels.get(EXECUTION_ID) else {
+            return self.watch.violate(format!("container {id:.12} was started, which is no task's"));
+        };
+        self.journal.note(|| format!("engine: {id:.12} of {execution} starts: {plan:?}"));
+        self.truths.note(execution, |truth| truth.starts += 1);
+        if is_ours {
+            self.watch.started(Kind::Agent, &labels[TASK_ID], execution);
+        }
+        for volume in mounts {
+            self.check_whole(id, execution, &volume);
+        }
+        if let Some(length) = plan.length {
+            self.end_after(id, length, plan.exit_code, plan.is_oom);
+        }
+    }
+
+    /// Law: a volume is never used half filled, nor is a copy that is a task's own another's too.
+    fn check_whole(&self, id: &str, execution: &str, name: &str) {
+        let state = self.state();
+        let files = state.volumes.get(name).map(|volume| volume.files.clone()).unwrap_or_default();
+        let others = state.containers.iter().filter(|(other, container)| {
+            let has = |of: &Container, written: bool| {
+                of.mounts.iter().any(|m| m.volume == name && (m.read_write || !written))
+            };
+            let own_writes = state.containers.get(id).is_some_and(|own| has(own, true));
+            *other != id && container.execution().is_some() && has(container, !own_writes)
+        });
+        let others: Vec<_> = others.map(|(_, other)| other.execution().unwrap_or_default().to_owned()).collect();
+        drop(state);
+        if !is_whole(&files) {
+            self.watch.violate(format!("{execution} uses volume {name}, which is not whole: {} bytes", files.len()));
+        } else if !name.contains(&String::from_utf8_lossy(&files[7..19]).into_owned()) {
+            self.watch.violate(format!("{execution} uses volume {name}, which has the files of another image"));
+        }
+        if !others.is_empty() {
+            self.watch.violate(format!("{execution} shares volume {name} with {others:?}, and one of them writes"));
+        }
+    }
+
+    fn end_after(&self, id: &str, length: Duration, exit_code: i64, is_oom: bool) {
+        let (own, id) = (self.clone(), id.to_owned());
+        self.executor.spawn(OUTSIDE, async move {
+            own.executor.sleep(length).await;
+            own.end(&id, exit_code, is_oom);
+        });
+    }
+
+    /// A container ends, if it runs.
+    fn end(&self, id: &str, exit_code: i64, is_oom: bool) {
+        let mut state = self.state();
+        let is_calm = state.is_calm;
+        let Some(container) = state.containers.get_mut(id).filter(|container| container.status == Status::Running)
+        else {
+            return;
+        };
+        (container.status, container.exit_code, container.is_oom) = (Status::Exited, exit_code, is_oom);
+        container.ended.0.close();
+        let (task, execution) = (container.label(TASK_ID).to_owned(), container.label(EXECUTION_ID).to_owned());
+        let is_ours = container.maker() == Some(OURS);
+        drop(state);
+        self.truths.note(&execution, |truth| truth.end = Some((exit_code, is_oom)));
+        self.journal.note(|| format!("engine: {id:.12} of {execution} ended: {exit_code} {is_oom}"));
+        if is_ours && is_calm && exit_code == 0 {
+            self.watch.succeeded(&task);
+        }
+    }
+
+    /// A container is gone, with the volumes that nobody named if `volumes`.
+    fn vanish(&self, id: &str, volumes: bool) {
+        self.end(id, 137, false);
+        let mut state = self.state();
+        let Some(container) = state.containers.remove(id) else { return };
+        self.journal.note(|| format!("engine: {id:.12} {} is removed", container.name));
+        container.ended.0.close();
+        for volume in container.anonymous.iter().filter(|_| volumes) {
+            state.volumes.remove(volume);
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Another worker on the same engine: its backend alone, with tasks that no server assigns.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use oz_worker_backends::Backend;
+use oz_worker_backends::contract::{Latch, Report, Resumed, Stop, Task, TaskEvent};
+use oz_worker_backends::output::TaskLog;
+use oz_worker_core::Outcome;
+use oz_worker_core::agent::{InstanceShape, Sidecar, TaskSpec};
+use oz_worker_telemetry::Recorder;
+
+use crate::contained;
+use crate::engine::{Engine, OTHER, SIDECARS, TASK_IMAGES};
+use crate::executor::{Executor, Machine};
+use crate::journal::Journal;
+use crate::machine::{Clock, Simulated};
+use crate::scene::Scene;
+use crate::watch::Watch;
+
+pub const MACHINE: Machine = Machine(2);
+/// From SIGTERM to SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The other worker. A clone is another handle to the same.
+#[derive(Clone)]
+pub struct Neighbour {
+    executor: Executor,
+    journal: Journal,
+    watch: Watch,
+    engine: Engine,
+    machine: Simulated,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    tasks: u32,
+    backend: Option<Arc<Backend<Simulated>>>,
+    /// What asks each task to stop.
+    running: BTreeMap<String, Latch>,
+    told: BTreeSet<String>,
+    /// Whether it lives.
+    begun: bool,
+}
+
+impl Neighbour {
+    /// A worker that starts, if there is an engine.
+    pub fn start(scene: &Scene) -> Option<Self> {
+        let Scene { executor, journal, watch, network, engine, .. } = scene.clone();
+        let engine = engine?;
+        let clock = Clock { start: Duration::from_secs(500), drift: 0 };
+        let mut machine = Simulated::new(MACHINE, clock, &network, &watch, &journal);
+        machine.engine = engine.ways[1].clone();
+        let own = Self { executor, journal, watch, engine, machine, state: Arc::default() };
+        own.begin();
+        Some(own)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn begin(&self) {
+        self.state().begun = true;
+        let own = self.clone();
+        self.executor.spawn(MACHINE, async move {
+            let backend = Arc::new(contained::begin(&own.machine, OTHER, true, GRACE).await);
+            own.state().backend = Some(Arc::clone(&backend));
+            for earlier in backend.earlier() {
+                let (task_id, execution_id) = (earlier.task_id, earlier.execution_id);
+                let execution = execution_id.clone().unwrap_or_default();
+                let Some((stop, report)) = own.enter(&execution) else { return };
+                let (own, backend) = (own.clone(), Arc::clone(&backend));
+                own.journal.note(|| format!("other worker: takes up {execution}"));
+                own.executor.clone().spawn(MACHINE, async move {
+                    let log = Arc::new(Nowhere);
+                    backend.resume(Resumed { task_id, execution_id, stop, report, log }).await;
+                    own.is_done(&execution);
+                });
+            }
+        });
+    }
+
+    /// A task is handed to it, if it is ready.
+    pub fn assign(&self) {
+        let mut state = self.state();
+        let Some(backend) = state.backend.clone() else { return };
+        state.tasks += 1;
+        let number = state.tasks;
+        drop(state);
+        let execution = format!("N{number}");
+        let Some((stop, report)) = self.enter(&execution) else { return };
+        let sidecar = |image: &str, mount_path: &str, read_write| Sidecar {
+            image: image.to_owned(),
+            mount_path: mount_path.to_owned(),
+            read_write,
+        };
+        let mut sidecars = vec![sidecar(SIDECARS[0], "/agent", false)];
+        if self.executor.chance(50) {
+            let image = self.executor.random(|random| random.choice(SIDECARS)).unwrap_or(SIDECARS[0]);
+            sidecars.push(sidecar(image, "/mnt/x", self.executor.chance(30)));
+        }
+        let spec = TaskSpec {
+            task_id: format!("O{number}"),
+            execution_id: Some(execution.clone()),
+            title: String::new(),
+            harness: None,
+            args: Vec::new(),
+            env: Vec::<(String, String)>::new().into_iter().collect(),
+            image: self.executor.random(|random| random.choice(TASK_IMAGES)).unwrap_or(TASK_IMAGES[0]).to_owned(),
+            sidecars,
+            shape: InstanceShape::default(),
+            task: "{}".into(),
+        };
+        self.journal.note(|| format!("other worker: runs {execution}: {} {:?}", spec.image, spec.sidecars));
+        let trace = Recorder::disabled().claimed(&spec);
+        let own = self.clone();
+        self.executor.spawn(MACHINE, async move {
+            backend.run(Task { spec, trace, stop, report, log: Arc::new(Nowhere) }).await;
+            own.is_done(&execution);
+        });
+    }
+
+    fn is_done(&self, execution: &str) {
+        let mut state = self.state();
+        state.running.remove(execution);
+        if !state.told.contains(execution) {
+            drop(state);
+            self.watch.violate(format!("{execution} of the other worker has no end"));
+        }
+    }
+
+    fn enter(&self, execution: &str) -> Option<(Stop, Report)> {
+        let stop = Latch::default();
+        let mut state = self.state();
+        if !state.begun {
+            return None;
+        }
+        state.running.insert(execution.to_owned(), stop.clone());
+        drop(state);
+        let (own, of) = (self.clone(), execution.to_owned());
+        let report = Report::new(move |event| {
+            if let TaskEvent::Finished(outcome) = event {
+                own.hear(&of, outcome);
+            }
+        });
+        // It never leaves by itself.
+        Some((Stop::new(stop, Latch::default()), report))
+    }
+
+    fn hear(&self, execution: &str, outcome: Outcome) {
+        self.journal.note(|| format!("other worker: {execution} ended: {outcome:?}"));
+        if !self.state().told.insert(execution.to_owned()) {
+            self.watch.violate(format!("{execution} of the other worker ended twice"));
+        }
+        let wrong = match outcome {
+            Outcome::Completed => self.engine.truths().judge(execution, "", 0),
+            Outcome::Failed(failure) => {
+                self.engine.truths().judge(execution, failure.reason.as_str(), failure.exit_code.into())
+            }
+            _ => None,
+        };
+        if let Some(wrong) = wrong {
+            self.watch.violate(wrong);
+        }
+    }
+
+    /// Asks one of its tasks to stop, or all.
+    pub fn stop(&self, all: bool) {
+        let mut running: Vec<_> = self.state().running.values().cloned().collect();
+        if !all {
+            running = self.executor.random(|random| random.choice(running)).into_iter().collect();
+        }
+        for stop in running {
+            stop.set();
+        }
+    }
+
+    /// Kills it where it stands; another one begins after a while.
+    pub fn kill(&self) {
+        self.journal.note(|| "other worker: killed".to_owned());
+        self.executor.kill(MACHINE);
+        self.engine.lost(OTHER);
+        let mut state = self.state();
+        *state = State { tasks: state.tasks, ..State::default() };
+        drop(state);
+        let own = self.clone();
+        let after = self.executor.duration(Duration::from_secs(1), Duration::from_secs(600));
+        self.executor.spawn(crate::executor::OUTSIDE, async move {
+            own.executor.sleep(after).await;
+            if !own.state().begun {
+                own.begin();
+            }
+        });
+    }
+
+    /// Whether it lives and has nothing to do any more.
+    pub fn is_idle(&self) -> bool {
+        let state = self.state();
+        state.backend.is_some() && state.running.is_empty()
+    }
+}
+
+/// The lines of tasks that nobody reads.
+struct Nowhere;
+
+impl TaskLog for Nowhere {
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn line(&self, _: &[u8], _: u64) {}
+
+    fn end(&self) {}
+}
