@@ -175,7 +175,7 @@ mod tests {
     const RECORDED: &str = include_str!("../../../../tests/vectors/dotenv.json");
 
     fn known() -> Environment {
-        [("PATH", "/usr/bin:/bin"), ("HOME", "/home/of-the-agent"), ("TASK_ID", "T1")].into_iter().collect()
+        [("PATH", "/usr/bin:/bin"), ("HOME", "/root"), ("TASK_ID", "T1")].into_iter().collect()
     }
 
     fn one(line: &str) -> Option<String> {
