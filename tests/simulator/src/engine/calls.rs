@@ -199,8 +199,13 @@ impl Engine {
             mounts.push(Mounted { volume, read_write: mount["ReadOnly"] != true });
         }
         let is_covered = |path: &&str| body["HostConfig"]["Tmpfs"].get(*path).is_none();
-        let anonymous: Vec<String> =
-            state.images.volume(&image).filter(is_covered).map(|_| format!("{number:064x}")).into_iter().collect();
+        let anonymous: Vec<String> = state
+            .images
+            .volume(&image)
+            .filter(is_covered)
+            .map(|_| format!("{number:016x}{:048x}", 1))
+            .into_iter()
+            .collect();
         for volume in &anonymous {
             let anonymous_of = labels.get(super::containers::WORKER_ID).cloned();
             state.volumes.insert(volume.clone(), Volume { anonymous_of, ..Volume::default() });
