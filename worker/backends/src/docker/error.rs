@@ -73,7 +73,15 @@ impl EngineError {
     /// Whether it failed since what it needs is gone, or about to be: somebody cleans up beside.
     pub fn is_gone(&self) -> bool {
         let words = self.words();
-        let going = ["is dead", "marked for removal", "being removed", "already in progress", "no such container"];
+        let going = [
+            "is dead",
+            "marked for removal",
+            "being removed",
+            "already in progress",
+            "no such container",
+            // Engine 29, of a container whose files are gone and whose name is not yet.
+            "unexpectedly nil",
+        ];
         self.is_missing() || going.iter().any(|text| words.contains(text))
     }
 

@@ -34,6 +34,8 @@ const OTHERS_LIMIT: Duration = Duration::from_secs(1800);
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// How often a volume is filled again whose parts were removed meanwhile.
 const TRIES: u32 = 20;
+/// How often an engine must refuse to fill a volume to be believed: each words a removal that is going on in its own way.
+const ANSWERS: u32 = 3;
 /// How often unused volumes are looked for at least.
 const LONGEST_COLLECT_INTERVAL: Duration = Duration::from_secs(3600);
 const SHORTEST_COLLECT_INTERVAL: Duration = Duration::from_secs(1);
@@ -247,8 +249,10 @@ impl<R: Host> Sidecars<R> {
                             Err(error) => {
                                 self.unlock(&name, &lock).await;
                                 tries += 1;
-                                // Somebody removes what is not used yet, or the engine is restarted; all else is an answer.
-                                if !error.is_gone() && !error.is_transport() {
+                                // Somebody removes what is not used yet, or the engine is restarted; all else is an answer,
+                                // if it is given again.
+                                let is_passing = error.is_gone() || error.is_transport();
+                                if !is_passing && tries >= ANSWERS {
                                     return Err(error.into());
                                 }
                                 if tries >= TRIES {
