@@ -245,4 +245,59 @@ planted! {
         "        self.waiting.push_back(message);"
         => "        self.waiting.push_front(message);"
     }
+    a_volume_is_whole_although_its_archive_broke_off {
+        Simulator, "which is not whole", "worker/backends/src/docker/sidecars.rs",
+        "        self.engine.upload(&path, archive).await?;"
+        => "        let _ = self.engine.upload(&path, archive).await;"
+    }
+    a_volume_that_was_removed_meanwhile_is_used {
+        Simulator, "which is not whole", "worker/backends/src/docker/run.rs",
+        "self.sidecars.are_whole(sidecars).await"
+        => "self.sidecars.are_whole(&[]).await"
+    }
+    anonymous_volumes_outlive_their_container {
+        Simulator, "anonymous volume", "worker/backends/src/docker/calls.rs",
+        "?force=1&v=1"
+        => "?force=1"
+    }
+    a_container_that_could_not_be_removed_stays {
+        Simulator, "are left on the engine", "worker/backends/src/docker/removal.rs",
+        "        remove_later(Arc::clone(engine), id.to_owned());\n"
+        => ""
+    }
+    a_wait_that_breaks_is_taken_for_an_end {
+        Simulator, "is told to have ended by success", "worker/backends/src/docker/wait.rs",
+        "if let Ok(Some(0)) = waited {"
+        => "if !matches!(waited, Ok(Some(1..))) {"
+    }
+    every_137_is_taken_for_a_lack_of_memory {
+        Simulator, "is told to have ended by container_oom", "worker/backends/src/docker/state.rs",
+        "_ if is_oom => ("
+        => "_ if is_oom || exit_code == 137 => ("
+    }
+    a_container_that_never_ran_is_followed {
+        Simulator, "is told to have ended by success", "worker/backends/src/docker/run.rs",
+        "if let Some(Seen::Created) = wait::known"
+        => "if let Some(Seen::Unknown) = wait::known"
+    }
+    what_a_dead_worker_left_is_not_taken_up {
+        Simulator, "and nobody takes it up", "worker/backends/src/docker/earlier.rs",
+        "!is_dead(engine, owner, mark).await"
+        => "is_dead(engine, owner, mark).await"
+    }
+    a_strangers_container_with_a_name_of_ours_is_removed {
+        Simulator, "which is nobody's", "worker/backends/src/docker/sidecars.rs",
+        "let Some(instance) = found.instance() else { return Ok(Lock::Foreign) };"
+        => "let instance = found.instance().unwrap_or(self.owner.mark());"
+    }
+    a_strangers_volume_is_filled_anew {
+        Simulator, "which is somebody else's", "worker/backends/src/docker/sidecars.rs",
+        "Ok(found) if !found.is_ours() => return Ok(Filled::InUse),"
+        => "Ok(found) if found.labels.is_none() => return Ok(Filled::InUse),"
+    }
+    a_container_is_killed_at_once {
+        Simulator, "is killed without having been asked to end", "worker/backends/src/docker/ending.rs",
+        "kill(\"SIGTERM\").await;"
+        => "kill(\"SIGKILL\").await;"
+    }
 }

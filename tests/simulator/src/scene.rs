@@ -180,6 +180,7 @@ impl Scene {
         self.executor.kill(MACHINE);
         self.machine.lanes.clear();
         while self.machine.signals.1.try_recv().is_ok() {}
+        self.server.lost();
         self.server.ledger(Ledger::killed);
         self.watch.restarts();
         if let Some(engine) = &self.engine {

@@ -205,6 +205,11 @@ impl Server {
         }
     }
 
+    /// The worker at the other end was killed. What of it is still under way counts as lost.
+    pub fn lost(&self) {
+        self.state().session = None;
+    }
+
     /// Reads nothing for a while.
     pub fn turn_deaf(&self, length: Duration) {
         let state = self.state();

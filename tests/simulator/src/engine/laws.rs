@@ -22,6 +22,11 @@ impl Truths {
         what(self.0.lock().unwrap().entry(execution.to_owned()).or_default());
     }
 
+    /// Forgets all others.
+    pub fn keep(&self, is_kept: impl Fn(&str) -> bool) {
+        self.0.lock().unwrap().retain(|execution, _| is_kept(execution));
+    }
+
     fn of(&self, execution: &str) -> Truth {
         self.0.lock().unwrap().get(execution).copied().unwrap_or_default()
     }

@@ -124,7 +124,13 @@ impl Engine {
 
     /// A worker was killed, or has left.
     pub fn lost(&self, caller: &str) {
-        self.state().deaths[usize::from(caller == OTHER)] += 1;
+        let mut state = self.state();
+        state.deaths[usize::from(caller == OTHER)] += 1;
+        if caller == OURS {
+            // Of what its server has not heard of it may be given again, and there is no record of it.
+            let has = |execution: &str| state.containers.values().any(|one| one.execution() == Some(execution));
+            self.truths.keep(|execution| execution.starts_with('N') || has(execution));
+        }
     }
 
     /// What of a worker is left that should not be. `cleanup`: whether ended containers are removed.

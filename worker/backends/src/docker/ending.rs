@@ -157,12 +157,10 @@ impl<R: Host> Shared<R> {
             async move {
                 let late = async {
                     runtime.sleep_until(runtime.now().plus(STOP_LIMIT)).await;
+                    false
                 };
-                let killed = async {
-                    // It may have ended by itself, which is as wanted.
-                    let _ = self.engine.once(&call).await;
-                };
-                killed.or(late).await;
+                let killed = async { removal::is_killed(&self.engine.once(&call).await) };
+                killed.or(late).await
             }
         };
         if !stop.is_abandoned() {
@@ -179,7 +177,10 @@ impl<R: Host> Shared<R> {
                 return;
             }
         }
-        kill("SIGKILL").await;
+        if !kill("SIGKILL").await && !self.common.cleanup {
+            // Nobody removes it, so nothing else ends it.
+            removal::kill_later(Arc::clone(&self.engine), container.to_owned());
+        }
     }
 
     /// Logs the end of what a container wrote, without secrets.

@@ -74,6 +74,26 @@ pub fn remove_later<R: Host>(engine: Arc<Engine<R>>, id: String) {
     });
 }
 
+/// Whether a container that was sent SIGKILL is not running any more, or will not be in a moment. It may have ended by itself.
+pub fn is_killed<T>(answer: &Result<T, EngineError>) -> bool {
+    answer.as_ref().err().is_none_or(|error| error.is_gone() || error.status() == Some(409))
+}
+
+/// Goes on killing a container beside everything else: one that is kept, and could not be stopped.
+pub fn kill_later<R: Host>(engine: Arc<Engine<R>>, id: String) {
+    let runtime = engine.runtime().clone();
+    runtime.spawn(async move {
+        let call = Call::post(format!("/containers/{id}/kill?signal=SIGKILL"));
+        for _ in 0..MOST_LATER {
+            engine.pause(LATER).await;
+            if is_killed(&engine.once(&call).await) {
+                return;
+            }
+        }
+        warn!("container {id} cannot be stopped; docker kill {id} would");
+    });
+}
+
 /// Marks a container that is kept as one whose end was told: no later worker takes it up.
 pub async fn mark_as_told<R: Host>(engine: &Engine<R>, id: &str) {
     let call = Call::post(format!("/containers/{id}/rename?name={}", escaped(&labels::told(id))));

@@ -261,9 +261,9 @@ impl<R: Host> Shared<R> {
                 Some(Seen::Running)
             };
             match wait::known(&self.engine, container).or(stopped).await {
-                Some(Seen::Running | Seen::Exited { .. }) => return Ok(()),
+                // One that is gone may have run: nothing is started a second time.
+                Some(Seen::Running | Seen::Exited { .. }) | None => return Ok(()),
                 Some(Seen::Created | Seen::Unknown) => {}
-                None => return Err(EngineError::Status { status: 404, message: "no such container".into() }),
             }
             if !patience.has_more(&self.engine).await {
                 return Err(error);
