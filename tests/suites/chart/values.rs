@@ -506,7 +506,7 @@ fn a_name_stands_once_in_every_list_and_the_operators_wins() {
         "worker": {
             "backend": "direct", "podLabels": {"a": "b", "app.kubernetes.io/instance": "r"},
             "extraEnv": [
-                given("HOME", "/home/oz"), given("WARP_API_KEY", "wk"), given("TWICE", "1"), given("BOTH", "1"),
+                given("HOME", "/srv/oz"), given("WARP_API_KEY", "wk"), given("TWICE", "1"), given("BOTH", "1"),
                 given("TWICE", "2"), given("OTEL_EXPORTER_PROMETHEUS_HOST", "0.0.0.0")
             ]
         },
@@ -522,7 +522,7 @@ fn a_name_stands_once_in_every_list_and_the_operators_wins() {
     });
     // YAML with a key twice is no YAML to this reader: that every object was read shows the maps.
     for (name, value) in [
-        ("HOME", "/home/oz"),
+        ("HOME", "/srv/oz"),
         ("WARP_API_KEY", "wk"),
         ("TWICE", "2"),
         ("BOTH", "2"),
