@@ -17,9 +17,9 @@ impl Engine {
     /// Takes one request and answers it.
     pub(super) async fn answer(&self, stream: &mut Stream, caller: &'static str) -> io::Result<()> {
         let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let deaths = self.deaths(caller);
         let mut request = Request::read(stream).await.ok_or_else(gone)?;
         let body = if request.method == "PUT" { Value::Null } else { request.json(stream).await.ok_or_else(gone)? };
-        let deaths = self.deaths(caller);
         let is_start = request.path.last().is_some_and(|last| last == "start");
         if (self.take_time().await || is_start) && self.deaths(caller) != deaths {
             // It never came to what nobody waits for any more. (A real one would do it now.)
