@@ -27,7 +27,7 @@ pub async fn drive(scene: Scene, options: Options) {
     storm.break_things(options).await;
     if storm.scene.executor.chance(25) {
         storm.stop(true).await;
-        if storm.scene.engine.is_none() {
+        if storm.scene.engine.is_none() || !options.engine {
             return;
         }
         // What it could not remove the next one does.

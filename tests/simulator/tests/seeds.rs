@@ -10,7 +10,7 @@ const ONCE_FAILING: [u64; 6] = [
 ];
 
 /// The same of containers, each with what it found.
-const OF_CONTAINERS: [(u64, &str); 11] = [
+const OF_CONTAINERS: [(u64, &str); 12] = [
     (21, "what filled a volume, and could not be removed at once, stayed"),
     (43, "so did it under a later engine"),
     (75, "a stranger's volume was filled, and removed"),
@@ -21,6 +21,7 @@ const OF_CONTAINERS: [(u64, &str); 11] = [
     (10_630, "a container that ran was told as one that could not start"),
     (20_039, "one that never ran was told as completed"),
     (15, "so was this one under a later engine"),
+    (120_017, "a container was run a second time, since the answer to its start was lost"),
     (648, "one that was to be kept ran on after its task was cancelled"),
 ];
 

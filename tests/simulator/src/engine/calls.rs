@@ -17,9 +17,9 @@ impl Engine {
     /// Takes one request and answers it.
     pub(super) async fn answer(&self, stream: &mut Stream, caller: &'static str) -> io::Result<()> {
         let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let deaths = self.deaths(caller);
         let mut request = Request::read(stream).await.ok_or_else(gone)?;
         let body = if request.method == "PUT" { Value::Null } else { request.json(stream).await.ok_or_else(gone)? };
-        let deaths = self.deaths(caller);
         let is_start = request.path.last().is_some_and(|last| last == "start");
         if (self.take_time().await || is_start) && self.deaths(caller) != deaths {
             // It never came to what nobody waits for any more. (A real one would do it now.)
@@ -100,6 +100,10 @@ impl Engine {
             reply
         };
         reply.write(stream, &api).await
+    }
+
+    fn execution_of(&self, id: &str) -> Option<String> {
+        self.state().containers.get(id)?.execution().map(str::to_owned)
     }
 
     fn deaths(&self, caller: &str) -> u32 {
@@ -308,7 +312,7 @@ impl Engine {
         Reply::done()
     }
 
-    fn remove(&self, key: &str, volumes: bool, caller: &str, faulty: bool) -> Reply {
+    fn remove(&self, key: &str, volumes: bool, caller: &'static str, faulty: bool) -> Reply {
         let Some(id) = self.find(key) else { return no_container(key) };
         self.touches(&id, caller, "removes");
         let (busy, slow) = (faulty && self.executor.chance(5), faulty && self.executor.chance(5));
@@ -337,10 +341,16 @@ impl Engine {
             self.vanish(&id, volumes);
             return Reply::done();
         }
-        let own = self.clone();
+        let (own, deaths) = (self.clone(), self.deaths(caller));
         let after = self.executor.duration(Duration::from_millis(10), Duration::from_secs(20));
         self.executor.spawn(crate::executor::OUTSIDE, async move {
             own.executor.sleep(after).await;
+            // The next worker does not know that it was one that asked for this.
+            if own.deaths(caller) != deaths
+                && let Some(execution) = own.execution_of(&id)
+            {
+                own.truths.note(&execution, |truth| truth.is_gone = true);
+            }
             own.vanish(&id, volumes);
         });
         Reply::done()

@@ -32,6 +32,9 @@ const CREATE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a container is made anew whose image or volumes were removed meanwhile.
 const TRIES: u32 = 20;
 
+/// How long a start whose answer was lost may still be under way.
+const SETTLING: Duration = Duration::from_secs(2);
+
 /// A container that was made for a task. When nobody takes it, it is removed.
 pub struct Unstarted<R: Host> {
     shared: Arc<Shared<R>>,
@@ -260,7 +263,17 @@ impl<R: Host> Shared<R> {
                 stop.asked().await;
                 Some(Seen::Running)
             };
-            match wait::known(&self.engine, container).or(stopped).await {
+            let known = async {
+                match wait::known(&self.engine, container).await {
+                    // An engine may come to it a moment later. What has run would run once more when it is started again.
+                    Some(Seen::Created | Seen::Unknown) => {
+                        self.engine.pause(SETTLING).await;
+                        wait::known(&self.engine, container).await
+                    }
+                    seen => seen,
+                }
+            };
+            match known.or(stopped).await {
                 // One that is gone may have run: nothing is started a second time.
                 Some(Seen::Running | Seen::Exited { .. }) | None => return Ok(()),
                 Some(Seen::Created | Seen::Unknown) => {}
