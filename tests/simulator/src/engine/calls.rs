@@ -222,6 +222,7 @@ impl Engine {
             image,
             digest,
             created: EPOCH + now,
+            is_of_calm: state.is_calm,
             status: Status::Created,
             exit_code: 0,
             is_oom: false,
@@ -284,14 +285,14 @@ impl Engine {
         };
         let was_asked = container.asked.is_some();
         container.asked.get_or_insert(now);
-        let (heeds, is_calm) = (container.plan.heeds, state.is_calm);
+        let (heeds, is_of_calm) = (container.plan.heeds, container.is_of_calm);
         drop(state);
         if signal == "SIGTERM" {
             if let Some(after) = heeds {
                 self.end_after(&id, after, 143, false);
             }
         } else {
-            if is_calm && !was_asked && !self.watch.is_stopping() {
+            if is_of_calm && !was_asked && !self.watch.is_stopping() {
                 self.watch.violate(format!("{id:.12} is killed without having been asked to end"));
             }
             let after = self.executor.duration(Duration::from_micros(20), Duration::from_millis(20));
@@ -318,7 +319,6 @@ impl Engine {
         let (busy, slow) = (faulty && self.executor.chance(5), faulty && self.executor.chance(5));
         let more = self.executor.random(|random| random.u32(1..5));
         let mut state = self.state();
-        let is_calm = state.is_calm;
         let Some(container) = state.containers.get_mut(&id) else { return no_container(key) };
         if container.is_going {
             return Reply::refuse(409, format!("removal of container {id} is already in progress"));
@@ -332,9 +332,9 @@ impl Engine {
             );
         }
         container.is_going = slow;
-        let is_running = container.status == Status::Running && container.asked.is_none();
+        let is_unasked = container.status == Status::Running && container.asked.is_none() && container.is_of_calm;
         drop(state);
-        if is_running && is_calm && !self.watch.is_stopping() {
+        if is_unasked && !self.watch.is_stopping() {
             self.watch.violate(format!("{id:.12} is removed while it runs, and was not asked to end"));
         }
         if !slow {

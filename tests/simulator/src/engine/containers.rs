@@ -35,6 +35,8 @@ pub struct Container {
     pub digest: String,
     /// In seconds since 1970.
     pub created: u64,
+    /// Whether there were no faults any more when it was made: nothing that was asked of it got lost.
+    pub is_of_calm: bool,
     pub status: Status,
     pub exit_code: i64,
     pub is_oom: bool,

@@ -167,6 +167,7 @@ impl Engine {
             image: "foreign:1".to_owned(),
             digest: String::new(),
             created: EPOCH + self.executor.now().as_secs(),
+            is_of_calm: false,
             status: Status::Running,
             exit_code: 0,
             is_oom: false,

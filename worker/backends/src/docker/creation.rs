@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use oz_worker_runtime::Host;
 use serde::Deserialize;
@@ -14,6 +15,10 @@ use super::calls::{Created, create};
 use super::engine::{Call, Engine, escaped};
 use super::error::EngineError;
 use super::{labels, removal};
+
+/// How often, and how many times, somebody looks for a container that an engine may have made.
+const LATER: Duration = Duration::from_secs(30);
+const MOST_LOOKS: u32 = 10;
 
 /// A container that has a name.
 #[derive(Deserialize)]
@@ -49,17 +54,20 @@ pub async fn make<R: Host>(
     engine: &Arc<Engine<R>>,
     name: &str,
     instance: &str,
-    description: Value,
+    mut description: Value,
 ) -> Result<Created, EngineError> {
+    let number = engine.number().to_string();
+    if let Some(labels) = description.get_mut("Labels").and_then(Value::as_object_mut) {
+        labels.insert(labels::CREATION.into(), number.clone().into());
+    }
+    let own = Own { name: name.to_owned(), instance: instance.to_owned(), number };
     let call = create(Some(name), description);
     let (mut patience, mut is_doubtful) = (engine.patience(), false);
-    loop {
+    let error = loop {
         let error = match engine.once(&call).await {
             Ok(answer) => return serde_json::from_slice(&answer).map_err(|_| EngineError::Form),
             Err(error) if error.is_conflict() && is_doubtful => match find(engine, name).await {
-                Ok(found) if found.instance() == Some(instance) => {
-                    return Ok(Created { id: found.id, warnings: None });
-                }
+                Ok(found) if own.is(&found) => return Ok(Created { id: found.id, warnings: None }),
                 Ok(_) => return Err(error),
                 // The name is taken before the container is there.
                 Err(missing) if missing.is_missing() => error,
@@ -69,13 +77,50 @@ pub async fn make<R: Host>(
                 is_doubtful |= error.is_transport();
                 error
             }
-            Err(error) => return Err(error),
+            Err(error) => break error,
         };
         if !patience.has_more(engine).await {
-            if is_doubtful {
-                removal::remove_later(Arc::clone(engine), name.to_owned());
-            }
-            return Err(error);
+            break error;
         }
+    };
+    if is_doubtful {
+        own.remove_later(Arc::clone(engine));
+    }
+    Err(error)
+}
+
+/// A container as it was described to the engine, if that has made it.
+struct Own {
+    name: String,
+    instance: String,
+    number: String,
+}
+
+impl Own {
+    fn is(&self, found: &Inspected) -> bool {
+        let number = found.config.labels.as_ref().and_then(|labels| labels.get(labels::CREATION));
+        found.instance() == Some(&self.instance) && number == Some(&self.number)
+    }
+
+    /// Removes it beside everything else, when the engine has made it, or comes to that later.
+    fn remove_later<R: Host>(self, engine: Arc<Engine<R>>) {
+        let runtime = engine.runtime().clone();
+        runtime.spawn(async move {
+            let mut looks = 0;
+            while looks < MOST_LOOKS {
+                engine.pause(LATER).await;
+                match find(&engine, &self.name).await {
+                    Ok(found) if self.is(&found) => {
+                        if removal::remove(&engine, &found.id).await.is_ok() {
+                            return;
+                        }
+                    }
+                    // Another has the name now, so this one never will.
+                    Ok(_) => return,
+                    Err(error) if error.is_missing() => looks += 1,
+                    Err(_) => {}
+                }
+            }
+        });
     }
 }

@@ -1,6 +1,7 @@
 //! What earlier workers of the same id left on the engine: containers to take up, and what filled a volume when its worker
 //! was killed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use oz_worker_runtime::{Files, Host, Lane, Machine, Owner};
@@ -10,7 +11,12 @@ use super::calls::{Listed, list, remove, unless_missing};
 use super::engine::{Call, Engine, escaped};
 use super::error::EngineError;
 use super::labels::{self, EXECUTION_ID, Holder, INSTANCE, TASK_ID, WORKER_ID};
+use super::state::Seen;
+use super::{removal, wait};
 use crate::contract::Earlier;
+
+/// When it is looked for what an engine made late: as long as one may stand still, and once more.
+const LATER: [Duration; 2] = [Duration::from_secs(180), Duration::from_secs(600)];
 
 /// A task that an earlier worker started, and its container.
 pub struct Left {
@@ -24,18 +30,9 @@ pub struct Left {
 /// # Errors
 /// What the engine says.
 pub async fn take_up<R: Host>(engine: &Engine<R>, owner: &Owner, worker_id: &str) -> Result<Vec<Left>, EngineError> {
-    let all: Vec<Listed> = engine.ask(&list(&format!("{WORKER_ID}={worker_id}"))).await?;
     let mut tasks: Vec<Left> = Vec::new();
     let mut rest = Vec::new();
-    for listed in all {
-        let mark = match labels::holder(listed.names()) {
-            Holder::Nobody => continue,
-            Holder::Later(mark) => mark,
-            Holder::Maker => listed.label(INSTANCE),
-        };
-        if mark.is_empty() || !is_dead(engine, owner, mark).await {
-            continue;
-        }
+    for listed in of_dead_workers(engine, owner, worker_id).await? {
         let task_id = listed.label(TASK_ID);
         if !task_id.is_empty() {
             let execution_id = listed.label(EXECUTION_ID);
@@ -45,7 +42,7 @@ pub async fn take_up<R: Host>(engine: &Engine<R>, owner: &Owner, worker_id: &str
                 started: Duration::from_secs(u64::try_from(listed.created).unwrap_or(0)),
             };
             tasks.push(Left { task, container: listed.id });
-        } else if labels::whole_volume(listed.names()).is_none() {
+        } else {
             rest.push(listed.id);
         }
     }
@@ -71,6 +68,41 @@ pub async fn take_up<R: Host>(engine: &Engine<R>, owner: &Owner, worker_id: &str
     }
     taken.reverse();
     Ok(taken)
+}
+
+/// Removes what an engine made for a worker that was dead by then: one that stood still comes to it later. Such a container was
+/// never started, for nobody was there to do so.
+pub async fn remove_late<R: Host>(engine: Arc<Engine<R>>, owner: Owner, worker_id: String) {
+    for pause in LATER {
+        engine.pause(pause).await;
+        for listed in of_dead_workers(&engine, &owner, &worker_id).await.unwrap_or_default() {
+            if let Ok(Some(Seen::Created)) = wait::look(&engine, &listed.id).await {
+                removal::remove_or_later(&engine, &listed.id).await;
+            }
+        }
+    }
+}
+
+/// The containers that dead workers with this id have, but for those that keep a volume whole.
+async fn of_dead_workers<R: Host>(
+    engine: &Engine<R>,
+    owner: &Owner,
+    worker_id: &str,
+) -> Result<Vec<Listed>, EngineError> {
+    let all: Vec<Listed> = engine.ask(&list(&format!("{WORKER_ID}={worker_id}"))).await?;
+    let mut found = Vec::new();
+    for listed in all {
+        let mark = match labels::holder(listed.names()) {
+            Holder::Nobody => continue,
+            Holder::Later(mark) => mark,
+            Holder::Maker => listed.label(INSTANCE),
+        };
+        let keeps_volume = listed.label(TASK_ID).is_empty() && labels::whole_volume(listed.names()).is_some();
+        if !mark.is_empty() && !keeps_volume && is_dead(engine, owner, mark).await {
+            found.push(listed);
+        }
+    }
+    Ok(found)
 }
 
 async fn is_dead<R: Host>(engine: &Engine<R>, owner: &Owner, mark: &str) -> bool {

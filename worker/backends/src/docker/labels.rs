@@ -8,6 +8,8 @@ pub const WORKER_ID: &str = "oz-agent-worker.worker-id";
 /// The process that made it: [`Owner::mark`](oz_worker_runtime::Owner::mark).
 pub const INSTANCE: &str = "oz-agent-worker.instance";
 pub const TASK_ID: &str = "oz-agent-worker.task-id";
+/// Which of the containers that its process made it is: names are given again.
+pub const CREATION: &str = "oz-agent-worker.creation";
 pub const EXECUTION_ID: &str = "oz-agent-worker.execution-id";
 /// On a volume with a sidecar's files, and on the container that fills it: the digest of the image.
 pub const SIDECAR: &str = "oz-agent-worker.sidecar";

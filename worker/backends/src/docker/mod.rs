@@ -159,6 +159,9 @@ impl<R: Host> DockerBackend<R> {
         let earlier = earlier::take_up(&engine, &common.owner, &common.worker_id).await;
         let earlier = earlier.map_err(|error| format!("backend docker: cannot list containers: {error}"))?;
 
+        let (own, id) = (common.owner.clone(), common.worker_id.clone());
+        runtime.spawn(earlier::remove_late(Arc::clone(&engine), own, id));
+
         let keyring = Keyring::new(runtime.clone(), common.host_env.clone());
         let images = Arc::new(Images::new(Arc::clone(&engine), keyring, settings.pull_policy, kind));
         let (owner, worker_id) = (common.owner.clone(), common.worker_id.clone());
