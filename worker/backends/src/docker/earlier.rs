@@ -34,17 +34,17 @@ pub async fn take_up<R: Host>(engine: &Engine<R>, owner: &Owner, worker_id: &str
     let mut rest = Vec::new();
     for listed in of_dead_workers(engine, owner, worker_id).await? {
         let task_id = listed.label(TASK_ID);
-        if !task_id.is_empty() {
-            let execution_id = listed.label(EXECUTION_ID);
-            let task = Earlier {
-                task_id: task_id.to_owned(),
-                execution_id: (!execution_id.is_empty()).then(|| execution_id.to_owned()),
-                started: Duration::from_secs(u64::try_from(listed.created).unwrap_or(0)),
-            };
-            tasks.push(Left { task, container: listed.id });
-        } else {
+        if task_id.is_empty() {
             rest.push(listed.id);
+            continue;
         }
+        let execution_id = listed.label(EXECUTION_ID);
+        let task = Earlier {
+            task_id: task_id.to_owned(),
+            execution_id: (!execution_id.is_empty()).then(|| execution_id.to_owned()),
+            started: Duration::from_secs(u64::try_from(listed.created).unwrap_or(0)),
+        };
+        tasks.push(Left { task, container: listed.id });
     }
     // The last execution of a task is the one that the server asks for.
     tasks.sort_by_key(|left| std::cmp::Reverse((left.task.started, left.container.clone())));

@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn names_say_who_has_a_container() {
-        let mark = "0123456789abcdef.12.34";
+        let mark = "0123456789abcdef.fedcba9876543210.00000000deadbeef.5.12.34";
         let names = |name: String| vec![format!("/{name}")];
         assert_eq!(holder(&names(taken_up(mark, ID))), Holder::Later(mark));
         assert_eq!(holder(&names(told(ID))), Holder::Nobody);
