@@ -282,8 +282,8 @@ planted! {
     }
     what_a_dead_worker_left_is_not_taken_up {
         Simulator, "and nobody takes it up", "worker/backends/src/docker/earlier.rs",
-        "!is_dead(engine, owner, mark).await"
-        => "is_dead(engine, owner, mark).await"
+        "!keeps_volume && is_dead(engine, owner, mark).await"
+        => "!keeps_volume && !is_dead(engine, owner, mark).await"
     }
     a_strangers_container_with_a_name_of_ours_is_removed {
         Simulator, "which is nobody's", "worker/backends/src/docker/sidecars.rs",
