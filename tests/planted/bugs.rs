@@ -236,7 +236,7 @@ planted! {
         => "runtime.unblock(Lane::Remove, "
     }
     a_task_that_cannot_begin_hears_no_cancellation {
-        Simulator, "did not end within", "worker/backends/src/direct/mod.rs",
+        Simulator, "dialled after", "worker/backends/src/direct/mod.rs",
         "machine::begun(&self.runtime, begin, stop.asked())"
         => "machine::begun(&self.runtime, begin, std::future::pending())"
     }
