@@ -1,6 +1,6 @@
 //! A Docker Engine: images, volumes and containers behind the real bytes of its API, and what may befall it.
 //!
-//! What workers call is in [`calls`] and [`streams`], what others do to it in [`doings`]. It knows whose everything is, and what is whole.
+//! What workers call is in `calls` and `streams`, what others do to it in `doings`. It knows whose everything is, and what is whole.
 
 mod calls;
 mod containers;
