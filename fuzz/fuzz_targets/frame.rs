@@ -86,6 +86,8 @@ fn handled(text: &str) {
     for input in [Input::Timeout, Input::Connected, Input::Text(text)] {
         worker.handle(Instant::default(), input);
     }
+    // What only a lenient reader takes is handed on mended.
+    let is_strict = serde_json::from_str::<Value>(text).is_ok();
     let mut answers = 0;
     while let Some(output) = worker.poll_output() {
         match output {
@@ -93,7 +95,7 @@ fn handled(text: &str) {
                 assert!(serde_json::from_str::<Value>(&answer).is_ok(), "{answer}");
                 answers += 1;
             }
-            Output::StartTask { spec, .. } => assert!(text.contains(spec.task.expose())),
+            Output::StartTask { spec, .. } => assert!(!is_strict || text.contains(spec.task.expose())),
             _ => {}
         }
     }
