@@ -28,6 +28,7 @@ pub struct Mounted {
     pub read_write: bool,
 }
 
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub struct Container {
     pub name: String,
     pub labels: BTreeMap<String, String>,

@@ -11,8 +11,7 @@ use oz_worker_runtime::Host;
 use serde::Deserialize;
 use tracing::warn;
 
-use super::engine::Call;
-use super::error::EngineError;
+use super::engine::{Call, within};
 use super::redaction::redact;
 use super::state::Seen;
 use super::tail::Tail;
@@ -200,11 +199,7 @@ impl<R: Host> Shared<R> {
             Ok(tail.finish())
         };
         let runtime = self.engine.runtime();
-        let late = async {
-            runtime.sleep_until(runtime.now().plus(OUTPUT_LIMIT)).await;
-            Err(EngineError::Silent(OUTPUT_LIMIT))
-        };
-        match read.or(late).await {
+        match within(runtime, Some(OUTPUT_LIMIT), read).await {
             Ok(text) => {
                 let text = redact(text, variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
                 let text = futures_lite::io::Cursor::new(text);

@@ -162,7 +162,7 @@ impl<R: Host> Reply<R> {
 }
 
 /// What `future` comes to, unless it takes longer than that.
-async fn within<R: Runtime, T>(
+pub async fn within<R: Runtime, T>(
     runtime: &R,
     limit: Option<Duration>,
     future: impl Future<Output = Result<T, EngineError>>,

@@ -34,7 +34,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
-use futures_lite::FutureExt;
 use oz_worker_core::Failure;
 use oz_worker_net::Destination;
 use oz_worker_runtime::{Host, Lane, Machine};
@@ -46,7 +45,7 @@ use crate::machine;
 use crate::program::find_program;
 use earlier::Left;
 use endpoint::{Endpoint, Place};
-use engine::{Call, Engine};
+use engine::{Call, Engine, within};
 use error::EngineError;
 use images::{Images, architecture};
 use keyring::Keyring;
@@ -131,11 +130,7 @@ impl<R: Host> DockerBackend<R> {
         let (engine, place) = reach(&common).await?;
         let engine = Arc::new(engine);
         let call = Call::get("/info").silence(Some(START_LIMIT));
-        let late = async {
-            runtime.sleep_until(runtime.now().plus(START_LIMIT)).await;
-            Err(EngineError::Silent(START_LIMIT))
-        };
-        let answer = engine.once(&call).or(late).await;
+        let answer = within(&runtime, Some(START_LIMIT), engine.once(&call)).await;
         let info: Result<Info, _> =
             answer.and_then(|json| serde_json::from_slice(&json).map_err(|_| EngineError::Form));
         let info = info.map_err(|error| format!("backend docker: the engine at {place} does not answer: {error}"))?;

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_lite::FutureExt;
 use oz_worker_runtime::Host;
 use tracing::{info, warn};
 
 use super::calls;
-use super::engine::{Call, Engine, escaped};
+use super::engine::{Call, Engine, escaped, within};
 use super::error::EngineError;
 use super::labels;
 
@@ -24,7 +23,6 @@ const MOST_LATER: u32 = 120;
 
 /// Removes a container with its anonymous volumes, within a limit. That it is gone, or about to be, is as good.
 pub async fn remove<R: Host>(engine: &Engine<R>, id: &str) -> Result<(), EngineError> {
-    let runtime = engine.runtime();
     let removed = async {
         let mut tried = 0;
         loop {
@@ -36,11 +34,7 @@ pub async fn remove<R: Host>(engine: &Engine<R>, id: &str) -> Result<(), EngineE
             engine.pause(PAUSE).await;
         }
     };
-    let late = async {
-        runtime.sleep_until(runtime.now().plus(LIMIT)).await;
-        Err(EngineError::Silent(LIMIT))
-    };
-    removed.or(late).await
+    within(engine.runtime(), Some(LIMIT), removed).await
 }
 
 async fn once<R: Host>(engine: &Engine<R>, id: &str) -> Result<(), EngineError> {
@@ -97,13 +91,7 @@ pub fn kill_later<R: Host>(engine: Arc<Engine<R>>, id: String) {
 /// Marks a container that is kept as one whose end was told: no later worker takes it up.
 pub async fn mark_as_told<R: Host>(engine: &Engine<R>, id: &str) {
     let call = Call::post(format!("/containers/{id}/rename?name={}", escaped(&labels::told(id))));
-    let runtime = engine.runtime();
-    let marked = async { engine.once(&call).await.map(drop) };
-    let late = async {
-        runtime.sleep_until(runtime.now().plus(LIMIT)).await;
-        Err(EngineError::Silent(LIMIT))
-    };
-    if let Err(error) = marked.or(late).await {
+    if let Err(error) = within(engine.runtime(), Some(LIMIT), engine.once(&call)).await {
         warn!("cannot mark container {id} as one whose end was told: {error}");
     }
 }

@@ -31,7 +31,6 @@ use crate::contract::{Resumed, Stop, Task, failed};
 const CREATE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a container is made anew whose image or volumes were removed meanwhile.
 const TRIES: u32 = 20;
-
 /// How long a start whose answer was lost may still be under way.
 const SETTLING: Duration = Duration::from_secs(2);
 
