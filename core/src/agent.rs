@@ -29,7 +29,7 @@ pub struct AgentSettings {
     pub environment: Variables,
     /// The image of a task whose assignment names none.
     pub default_image: Option<String>,
-    /// Overrides the assignment's `sidecar_image`.
+    /// Instead of the assignment's `sidecar_image`, where it has one.
     pub sidecar_image: Option<String>,
     /// Image by harness: replaces the sidecar at `/mnt/<harness>-cli-sidecar`, or is added there.
     pub coding_cli_sidecars: BTreeMap<String, String>,
@@ -219,7 +219,8 @@ fn env(assignment: &Assignment<'_>, settings: &AgentSettings) -> Variables {
 }
 
 fn sidecars(assignment: &Assignment<'_>, settings: &AgentSettings) -> Vec<Sidecar> {
-    let agent = settings.sidecar_image.as_deref().or(non_blank(assignment.sidecar_image.as_ref()));
+    let assigned = non_blank(assignment.sidecar_image.as_ref());
+    let agent = assigned.map(|assigned| settings.sidecar_image.as_deref().unwrap_or(assigned));
     let agent = agent.map(|image| Sidecar { image: image.into(), mount_path: "/agent".into(), read_write: false });
     let additional = assignment.additional_sidecars.iter().flatten().map(|Object(sidecar)| Sidecar {
         image: non_blank(sidecar.image.as_ref()).unwrap_or_default().into(),
@@ -345,5 +346,6 @@ mod tests {
         assert_eq!(own.image, "mine:1");
         let images: Vec<&str> = own.sidecars.iter().map(|sidecar| sidecar.image.as_str()).collect();
         assert_eq!(images, ["agent:mine", "claude:mine"]);
+        assert!(spec(r#"{"task_id":"T","task":{}}"#, &settings).sidecars.is_empty());
     }
 }

@@ -249,6 +249,21 @@ impl<'a> Section<'a> {
         items.iter().enumerate().map(|(index, item)| (format!("{}[{index}]", self.key(key)), item)).collect()
     }
 
+    /// The texts of a list that each pass `check`, without white space around them.
+    pub fn texts<E: Display>(&self, key: &str, check: impl Fn(&str) -> Result<(), E>) -> Vec<String> {
+        let mut texts = Vec::new();
+        for (path, item) in self.items(key) {
+            match item.text(self.source()).map(|text| (text.trim(), check(text.trim()))) {
+                Some((text, Ok(()))) => texts.push(text.to_owned()),
+                Some((text, Err(error))) => {
+                    self.item_problem(item, &path, format_args!("{}: {error}", quoted(text)));
+                }
+                None => self.item_problem(item, &path, format_args!("text is wanted here, not {}", item.kind())),
+            }
+        }
+        texts
+    }
+
     /// A mapping that is handed on as untyped JSON; `None` when it is empty.
     pub fn untyped(&self, key: &str) -> Option<serde_json::Value> {
         let node = self.get(key)?;

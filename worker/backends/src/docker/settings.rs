@@ -108,13 +108,13 @@ impl Configure for DockerSettings {
             section.problem(node.at, "extra_labels", what);
         }
         Some(Self {
-            volumes: texts(section, "volumes", check_volume),
+            volumes: section.texts("volumes", check_volume),
             default_image: image("default_image"),
             sidecar_image: image("sidecar_image"),
             pull_policy: section.parsed("pull_policy", PullWhen::from_name).unwrap_or_default(),
             container_options: section.untyped("container_options").map(Untyped),
             extra_labels,
-            allowed_images: texts(section, "allowed_images", check_image),
+            allowed_images: section.texts("allowed_images", check_image),
             sidecar_volume_ttl: section
                 .parsed("sidecar_volume_ttl", duration::parse)
                 .filter(|ttl| *ttl > Duration::ZERO),
@@ -153,21 +153,6 @@ impl DockerSettings {
     pub fn conflicts(&self) -> Vec<&'static str> {
         self.container_options.as_ref().map(|options| container::conflicts(&options.0)).unwrap_or_default()
     }
-}
-
-/// The texts of a list that each pass `check`.
-fn texts<E: std::fmt::Display>(section: &Section, key: &str, check: impl Fn(&str) -> Result<(), E>) -> Vec<String> {
-    let mut texts = Vec::new();
-    for (path, item) in section.items(key) {
-        match item.text(section.source()).map(|text| (text.trim(), check(text.trim()))) {
-            Some((text, Ok(()))) => texts.push(text.to_owned()),
-            Some((text, Err(error))) => {
-                section.item_problem(item, &path, format_args!("{}: {error}", quoted(text)));
-            }
-            None => section.item_problem(item, &path, format_args!("text is wanted here, not {}", item.kind())),
-        }
-    }
-    texts
 }
 
 /// Why a text is not a volume.

@@ -13,7 +13,7 @@ use oz_worker_text::line::quoted;
 use oz_worker_text::section::{Section, Vocabulary};
 use oz_worker_text::yaml::{Position, Value};
 
-use super::quantity;
+use super::{quantity, template};
 use crate::contract::{Configure, Facts};
 use crate::image::check_image;
 use crate::untyped::Untyped;
@@ -59,6 +59,16 @@ pub struct KubernetesSettings {
     pub unschedulable_timeout: Duration,
     /// The Pod that the worker's own fields are laid over.
     pub pod_template: Option<Untyped>,
+    /// Which context of the kubeconfig; else its current one.
+    pub context: Option<String>,
+    /// How long a registry may be out of reach before a task fails of it.
+    pub image_pull_grace: Duration,
+    /// How long a Pod that has a node may take until a container of it starts.
+    pub pod_start_timeout: Duration,
+    /// Whether autoscalers are asked to leave Pods where they are.
+    pub protect_from_eviction: bool,
+    /// Patterns of which a task's image must fit one; all images are allowed when there is none.
+    pub allowed_images: Vec<String>,
 }
 
 impl Default for KubernetesSettings {
@@ -77,11 +87,16 @@ impl Default for KubernetesSettings {
             teardown_command: None,
             extra_labels: BTreeMap::new(),
             extra_annotations: BTreeMap::new(),
-            active_deadline_seconds: Some(28_800),
+            active_deadline_seconds: None,
             ttl_seconds_after_finished: 86_400,
             workspace_size_limit: None,
             unschedulable_timeout: Duration::from_secs(30),
             pod_template: None,
+            context: None,
+            image_pull_grace: Duration::from_secs(60),
+            pod_start_timeout: Duration::from_secs(15 * 60),
+            protect_from_eviction: false,
+            allowed_images: Vec::new(),
         }
     }
 }
@@ -147,6 +162,11 @@ impl Configure for KubernetesSettings {
                 "workspace_size_limit",
                 "unschedulable_timeout",
                 "pod_template",
+                "context",
+                "image_pull_grace",
+                "pod_start_timeout",
+                "protect_from_eviction",
+                "allowed_images",
             ],
         ),
         ("preflight_resources[]", &["requests", "limits", "claims"]),
@@ -161,7 +181,7 @@ impl Configure for KubernetesSettings {
     fn read(section: &Section, _: &Section, _: Position) -> Option<Self> {
         let defaults = Self::default();
         let image = |key| section.checked(key, check_image);
-        let present = |key| section.get(key).is_some();
+        let length = |key, default| section.parsed(key, duration::parse).unwrap_or(default);
         Some(Self {
             namespace: section.text("namespace").unwrap_or(defaults.namespace),
             kubeconfig: section.text("kubeconfig").map(PathBuf::from),
@@ -181,19 +201,20 @@ impl Configure for KubernetesSettings {
             teardown_command: section.command("teardown_command"),
             extra_labels: section.words("extra_labels"),
             extra_annotations: section.words("extra_annotations"),
-            active_deadline_seconds: if present("active_deadline_seconds") {
-                section.whole("active_deadline_seconds", MOST_SECONDS).filter(|seconds| *seconds > 0)
-            } else {
-                defaults.active_deadline_seconds
-            },
+            active_deadline_seconds: section
+                .whole("active_deadline_seconds", MOST_SECONDS)
+                .filter(|seconds| *seconds > 0),
             ttl_seconds_after_finished: section
                 .whole("ttl_seconds_after_finished", MOST_SECONDS)
                 .unwrap_or(defaults.ttl_seconds_after_finished),
             workspace_size_limit: section.checked("workspace_size_limit", quantity::check),
-            unschedulable_timeout: section
-                .parsed("unschedulable_timeout", duration::parse)
-                .unwrap_or(defaults.unschedulable_timeout),
-            pod_template: section.untyped("pod_template").map(Untyped),
+            unschedulable_timeout: length("unschedulable_timeout", defaults.unschedulable_timeout),
+            pod_template: pod_template(section),
+            context: section.text("context"),
+            image_pull_grace: length("image_pull_grace", defaults.image_pull_grace),
+            pod_start_timeout: length("pod_start_timeout", defaults.pod_start_timeout),
+            protect_from_eviction: section.switch("protect_from_eviction").unwrap_or_default(),
+            allowed_images: section.texts("allowed_images", check_image),
         })
     }
 
@@ -206,17 +227,30 @@ impl Configure for KubernetesSettings {
     fn check(&self, facts: &mut Facts, _: &impl Files, _: Option<&OsStr>) -> Result<(), String> {
         facts.add("namespace", &self.namespace);
         facts.maybe("kubeconfig", self.kubeconfig.as_ref().map(|path| path.display()));
+        facts.maybe("context", self.context.as_ref());
         facts.maybe("default image", self.default_image.as_ref());
         facts.add("pull policy", self.image_pull_policy.name());
         facts.maybe("sidecar image", self.sidecar_image.as_ref());
         facts.add("preflight", &self.preflight_image);
         let deadline = self.active_deadline_seconds.map(|seconds| format!("{seconds} s"));
         facts.add("deadline", deadline.as_deref().unwrap_or("none"));
+        self.allowed_images.iter().for_each(|pattern| facts.add("allowed image", pattern));
         facts.configured("setup command", self.setup_command.as_ref());
         facts.configured("teardown command", self.teardown_command.as_ref());
         facts.configured("pod template", self.pod_template.as_ref());
         Ok(())
     }
+}
+
+/// A Pod of which the worker can make its own.
+fn pod_template(section: &Section) -> Option<Untyped> {
+    let template = section.untyped("pod_template")?;
+    if let Err(error) = template::check(&template)
+        && let Some(node) = section.get("pod_template")
+    {
+        section.problem(node.at, "pod_template", error);
+    }
+    Some(Untyped(template))
 }
 
 /// Images by harness; a blank one is as good as absent.

@@ -85,6 +85,7 @@ fn blank_values_count_as_unset() {
         setup_command: '', teardown_command: '', extra_labels: {}, extra_annotations: {}, active_deadline_seconds: , \
         ttl_seconds_after_finished: , workspace_size_limit: '', unschedulable_timeout: '', pod_template: {}}}";
     assert_eq!(kubernetes_of(kubernetes), Kubernetes::default());
+    assert_eq!(kubernetes_of("backend: {kubernetes: {active_deadline_seconds: 0}}"), Kubernetes::default());
     assert!(good("worker_id: ''\nidle_on_complete: ''\n").idle_on_complete.is_none());
 }
 
@@ -109,9 +110,10 @@ fn reads_every_key_of_kubernetes() {
         "backend:\n  kubernetes:\n    namespace: oz\n    kubeconfig: /k\n    default_image: a:1\n    image_pull_policy: Never\n    \
          use_image_volumes: true\n    preflight_image: b:2\n    preflight_resources: {limits: {cpu: 0.5, memory: 64Mi}}\n    \
          sidecar_image: c:3\n    coding_cli_sidecars: {claude: d:4}\n    setup_command: s\n    teardown_command: t\n    \
-         extra_labels: {version: 1.10}\n    extra_annotations: {on: ~}\n    active_deadline_seconds: 0\n    \
+         extra_labels: {version: 1.10}\n    extra_annotations: {on: ~}\n    active_deadline_seconds: 60\n    \
          ttl_seconds_after_finished: 1e+06\n    workspace_size_limit: 10Gi\n    unschedulable_timeout: 0\n    \
-         pod_template: {spec: {big: 9007199254740993, mode: 0400}}\n",
+         pod_template: {spec: {big: 9007199254740993, mode: 0400}}\n    context: c\n    image_pull_grace: 2m\n    \
+         pod_start_timeout: 1h\n    protect_from_eviction: true\n    allowed_images: [' a/* ']\n",
     );
     let text = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
     let expected = Kubernetes {
@@ -128,11 +130,16 @@ fn reads_every_key_of_kubernetes() {
         teardown_command: Some("t".into()),
         extra_labels: text("version", "1.10"),
         extra_annotations: text("on", ""),
-        active_deadline_seconds: None,
+        active_deadline_seconds: Some(60),
         ttl_seconds_after_finished: 1_000_000,
         workspace_size_limit: Some("10Gi".into()),
         unschedulable_timeout: Duration::ZERO,
         pod_template: Some(Untyped(serde_json::json!({"spec": {"big": 9_007_199_254_740_993_u64, "mode": 256}}))),
+        context: Some("c".into()),
+        image_pull_grace: Duration::from_secs(120),
+        pod_start_timeout: Duration::from_secs(3600),
+        protect_from_eviction: true,
+        allowed_images: vec!["a/*".into()],
     };
     assert_eq!(kubernetes, expected);
 }
