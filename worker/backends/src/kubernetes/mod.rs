@@ -1,15 +1,18 @@
 //! Backend `kubernetes`: a Job per task. It can be configured; it cannot run yet.
 //!
 //! What can be decided without a cluster is a function over what was read: [`names`], [`template`], [`job`], [`preflight`],
-//! [`scripts`].
+//! [`scripts`], [`objects`], [`pulls`]; how a task ended is a state machine, [`verdict`].
 
 pub mod job;
 pub mod names;
+pub mod objects;
 pub mod preflight;
+pub mod pulls;
 mod quantity;
 pub mod scripts;
 mod settings;
 pub mod template;
+pub mod verdict;
 
 pub use crate::untyped::Untyped;
 pub use settings::{KubernetesSettings, PullPolicy, UnknownPullPolicy};

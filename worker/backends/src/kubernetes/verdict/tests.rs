@@ -1,0 +1,411 @@
+//! Which end it was: every way a task can end on a cluster, with statuses as a real one gave them.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+const LIMITS: Limits = Limits {
+    image_pull_grace: Duration::from_secs(60),
+    pod_start_timeout: Duration::from_secs(900),
+    unschedulable_timeout: Duration::from_secs(30),
+};
+
+/// What happens, at a second counted from the Job's creation.
+#[derive(Debug, Clone)]
+enum Step {
+    Pod(Value),
+    PodGone(Option<Value>),
+    Job(Value),
+    JobGone,
+}
+use Step::{JobGone, PodGone};
+
+fn seconds(at: u64) -> Instant {
+    Instant::new(Duration::from_secs(at))
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).expect("an object")
+}
+
+/// A Pod of this phase on a node, with these statuses; `more` is laid over its status.
+fn pod(phase: &str, task: Value, more: Value) -> Value {
+    let mut status = json!({"phase": phase});
+    if !task.is_null() {
+        let proxy = if task.get("waiting").is_some() { waiting("PodInitializing", "") } else { json!({"running": {}}) };
+        status["containerStatuses"] = json!([{"name": "proxy", "state": proxy}, {"name": "task", "state": task}]);
+    }
+    for (key, value) in more.as_object().cloned().unwrap_or_default() {
+        status[key] = value;
+    }
+    json!({
+        "metadata": {"name": "p", "uid": "u1", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"nodeName": "n1", "initContainers": [{"name": "db", "restartPolicy": "Always"}]},
+        "status": status,
+    })
+}
+
+fn with(mut object: Value, pointer: &str, value: Value) -> Value {
+    let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
+    object.pointer_mut(parent).expect("a parent")[key] = value;
+    object
+}
+
+fn exited(code: i32, reason: &str) -> Value {
+    json!({"terminated": {"exitCode": code, "reason": reason, "finishedAt": "2026-01-01T00:01:00Z"}})
+}
+
+fn waiting(reason: &str, message: &str) -> Value {
+    json!({"waiting": {"reason": reason, "message": message}})
+}
+
+fn deleted(pod: Value) -> Value {
+    with(
+        with(pod, "/metadata/deletionTimestamp", json!("2026-01-01T00:02:00Z")),
+        "/metadata/deletionGracePeriodSeconds",
+        json!(30),
+    )
+}
+
+fn disrupted(pod: Value, since: &str) -> Value {
+    let condition = json!([{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting", "lastTransitionTime": since}]);
+    with(pod, "/status/conditions", condition)
+}
+
+fn unscheduled(message: &str) -> Value {
+    let condition = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]);
+    with(with(pod("Pending", Value::Null, json!({})), "/status/conditions", condition), "/spec/nodeName", Value::Null)
+}
+
+fn job(conditions: &Value) -> Value {
+    json!({"metadata": {"name": "j", "uid": "j1"}, "spec": {}, "status": {"conditions": conditions}})
+}
+
+fn job_failed(kind: &str, reason: &str) -> Value {
+    job(
+        &json!([{"type": kind, "status": "True", "reason": reason, "message": "m", "lastTransitionTime": "2026-01-01T00:00:30Z"}]),
+    )
+}
+
+fn suspended() -> Value {
+    with(job(&json!([])), "/spec/suspend", json!(true))
+}
+
+fn warning(reason: &str, message: &str) -> Event {
+    Event { kind: "Warning".into(), reason: reason.into(), message: message.into(), ..Event::default() }
+}
+
+/// Plays steps, and lets time pass for an hour. What came of it, and at which second.
+fn played(steps: &[(u64, Step)], events: &[Event]) -> (u64, Option<Ending>) {
+    let mut verdict = Verdict::new(LIMITS, seconds(0));
+    verdict.job(seconds(0), parsed(job(&json!([]))));
+    let mut steps = steps.iter().peekable();
+    let mut asked = 0;
+    for second in 0..3600 {
+        let now = seconds(second);
+        while let Some((_, step)) = steps.next_if(|(at, _)| *at == second) {
+            match step.clone() {
+                Step::Pod(pod) => verdict.pod(now, parsed(pod)),
+                PodGone(pod) => verdict.pod_gone(now, "u1", pod.map(parsed)),
+                Step::Job(job) => verdict.job(now, parsed(job)),
+                JobGone => verdict.job_gone(now, None),
+            }
+        }
+        loop {
+            match verdict.look(now) {
+                Next::End(ending) => return (second, Some(ending)),
+                Next::Ask(_) => {
+                    asked += 1;
+                    assert!(asked <= 3, "asked too often");
+                    verdict.events(events.to_vec());
+                }
+                Next::Wait(until) => {
+                    assert!(until.is_none_or(|until| until > now), "waits for what is past");
+                    break;
+                }
+            }
+        }
+    }
+    (3600, None)
+}
+
+/// The reason and exit code of a failure.
+fn failure(ending: Option<&Ending>) -> Option<(FailureReason, i32, &str)> {
+    match &ending?.outcome {
+        Outcome::Failed(failure) => Some((failure.reason, failure.exit_code, failure.message.as_str())),
+        _ => None,
+    }
+}
+
+#[track_caller]
+fn assert_fails(steps: &[(u64, Step)], events: &[Event], at: u64, reason: FailureReason, code: i32, text: &str) {
+    let (second, ending) = played(steps, events);
+    let (found, exit_code, message) = failure(ending.as_ref()).unwrap_or_else(|| panic!("{second}: {ending:?}"));
+    assert_eq!((second, found, exit_code), (at, reason, code), "{message}");
+    assert!(message.contains(text), "{message}");
+}
+
+#[test]
+fn the_result_is_the_tasks_whatever_other_containers_do() {
+    for (task, more) in [
+        (exited(0, "Completed"), json!({})),
+        (exited(0, "OOMKilled"), json!({})),
+        // A native sidecar was killed at the end.
+        (exited(0, "Completed"), json!({"initContainerStatuses": [{"name": "db", "state": exited(137, "Error")}]})),
+        (Value::Null, json!({"phase": "Succeeded"})),
+    ] {
+        let is_oom = task.to_string().contains("OOMKilled");
+        let (at, ending) = played(&[(9, Step::Pod(pod("Running", task, more)))], &[]);
+        let ending = ending.expect("an end");
+        assert_eq!((at, &ending.outcome), (9, &Outcome::Completed));
+        assert_eq!(ending.warning.is_some(), is_oom);
+    }
+    for (task, reason, code) in [
+        (exited(3, "Error"), FailureReason::ContainerExit, 3),
+        (exited(128, "StartError"), FailureReason::ContainerExit, 128),
+        (exited(137, "Error"), FailureReason::ContainerExit, 137),
+        (exited(137, "OOMKilled"), FailureReason::ContainerOom, 137),
+    ] {
+        assert_fails(&[(9, Step::Pod(pod("Running", task, json!({}))))], &[], 9, reason, code, "Pod p");
+    }
+}
+
+#[test]
+fn a_disruption_is_no_exit_and_the_condition_alone_ends_nothing() {
+    let running = || pod("Running", json!({"running": {}}), json!({}));
+    let stopped = |code| pod("Failed", exited(code, "Error"), json!({}));
+    let (early, late) = ("2026-01-01T00:00:50Z", "2026-01-01T00:01:10Z");
+    let (_, ending) = played(&[(9, Step::Pod(disrupted(running(), early)))], &[]);
+    assert_eq!(ending, None);
+    let evicted = FailureReason::Evicted;
+    let text = "EvictionByEvictionAPI: Eviction API: evicting";
+    assert_fails(&[(9, Step::Pod(deleted(disrupted(stopped(143), early))))], &[], 9, evicted, 0, text);
+    // It had exited before.
+    let before = deleted(disrupted(stopped(4), late));
+    assert_fails(&[(9, Step::Pod(before)), (9, JobGone)], &[], 9, FailureReason::ContainerExit, 4, "");
+    let (_, ending) = played(&[(9, Step::Pod(deleted(disrupted(stopped(0), early))))], &[]);
+    assert_eq!(ending.map(|ending| ending.outcome), Some(Outcome::Completed));
+    // Storage, shutdown of a node: the kubelet says so.
+    let storage =
+        pod("Failed", exited(137, "Error"), json!({"reason": "Evicted", "message": "The node was low on resource"}));
+    assert_fails(&[(9, Step::Pod(storage))], &[], 9, evicted, 0, "Evicted: The node was low on resource");
+    // A lost node never says how it ended.
+    let lost = deleted(disrupted(running(), early));
+    assert_fails(&[(9, Step::Pod(lost.clone()))], &[], 49, evicted, 0, "");
+    assert_fails(&[(9, Step::Pod(lost.clone())), (12, PodGone(None))], &[], 12, evicted, 0, "");
+    assert_fails(&[(9, Step::Pod(running())), (12, PodGone(Some(lost)))], &[], 12, evicted, 0, "");
+}
+
+#[test]
+fn what_the_kubelet_refuses_fails_at_once() {
+    for reason in ["OutOfcpu", "UnexpectedAdmissionError", "NodeAffinity"] {
+        let refused = pod("Failed", Value::Null, json!({"reason": reason, "message": "Pod was rejected"}));
+        let text = format!("{reason}: Pod was rejected");
+        assert_fails(&[(1, Step::Pod(refused))], &[], 1, FailureReason::JobFailed, 0, &text);
+    }
+}
+
+#[test]
+fn an_init_container_that_fails_is_told_with_its_code() {
+    let init = json!({"initContainerStatuses": [
+        {"name": "copy-sidecar-0", "state": exited(0, "Completed")}, {"name": "setup", "state": exited(9, "Error")}]});
+    let failed = pod("Pending", waiting("PodInitializing", ""), init);
+    assert_fails(&[(2, Step::Pod(failed))], &[], 2, FailureReason::InitContainer, 9, "setup");
+}
+
+#[test]
+fn images_fail_at_once_soon_or_after_their_grace() {
+    let image = |reason: &str, message: &str| pod("Pending", waiting(reason, message), json!({}));
+    for (state, at, reason) in [
+        (image("InvalidImageName", "couldn't parse image name"), 4, FailureReason::InvalidImage),
+        (image("ErrImageNeverPull", "not present"), 4, FailureReason::ImagePull),
+        (image("ErrImagePull", "h/x:1: not found"), 18, FailureReason::ImagePull),
+        (image("ErrImagePull", "dial tcp 127.0.0.1:1: connect: connection refused"), 64, FailureReason::ImagePull),
+        (image("ImagePullBackOff", "Back-off pulling image"), 64, FailureReason::ImagePull),
+    ] {
+        assert_fails(&[(4, Step::Pod(state))], &[], at, reason, 0, "container task");
+    }
+    let sidecar = json!({"initContainerStatuses": [{"name": "copy-sidecar-0", "state": waiting("ErrImagePull", "x: not found")}]});
+    let sidecar = pod("Pending", waiting("PodInitializing", ""), sidecar);
+    assert_fails(&[(1, Step::Pod(sidecar))], &[], 18, FailureReason::ImagePull, 0, "copy-sidecar-0");
+    // It was there at the second try.
+    let steps = [
+        (2, Step::Pod(image("ErrImagePull", "x: not found"))),
+        (15, Step::Pod(image("ImagePullBackOff", "Back-off"))),
+        (17, Step::Pod(pod("Running", json!({"running": {}}), json!({})))),
+    ];
+    assert_eq!(played(&steps, &[]).1, None);
+    // Another container's image does not matter once the task runs.
+    let mut other = pod("Pending", json!({"running": {}}), json!({}));
+    other["status"]["containerStatuses"][0]["state"] = waiting("ErrImagePull", "x: not found");
+    assert_eq!(played(&[(1, Step::Pod(other))], &[]).1, None);
+}
+
+#[test]
+fn what_a_container_needs_may_come_a_moment_later_but_not_never() {
+    let configured = |message: &str| pod("Pending", waiting("CreateContainerConfigError", message), json!({}));
+    let missing = configured("secret \"s\" not found");
+    assert_fails(&[(1, Step::Pod(missing))], &[], 18, FailureReason::ContainerCreate, 0, "secret \"s\" not found");
+    let creating = pod("Pending", waiting("ContainerCreating", ""), json!({}));
+    let steps = [(1, Step::Pod(creating.clone()))];
+    let secret = warning("FailedMount", "MountVolume.SetUp failed for volume \"s\" : secret \"absent\" not found");
+    assert_fails(
+        &steps,
+        std::slice::from_ref(&secret),
+        18,
+        FailureReason::VolumeMount,
+        0,
+        "secret \"absent\" not found",
+    );
+    // The Secret came, and the image takes its time.
+    let pulling = Event { kind: "Normal".into(), reason: "Pulling".into(), ..Event::default() };
+    let waited = FailureReason::ContainerCreate;
+    assert_fails(&steps, &[secret, pulling], 901, waited, 0, "no container started within 15m");
+    let cache = warning("FailedMount", "failed to sync configmap cache: timed out waiting for the condition");
+    assert_fails(&steps, &[cache], 901, FailureReason::VolumeMount, 0, "failed to sync configmap cache");
+    let sandbox = warning("FailedCreatePodSandBox", "plugin type=\"cni\" failed");
+    assert_fails(&steps, &[sandbox], 901, waited, 0, "FailedCreatePodSandBox");
+    let claim = unscheduled("0/1 nodes are available: persistentvolumeclaim \"data\" not found.");
+    assert_fails(&[(1, Step::Pod(claim))], &[], 18, FailureReason::VolumeMount, 0, "\"data\" not found");
+}
+
+#[test]
+fn a_pod_without_a_node_and_a_job_without_a_pod_wait_for_their_time() {
+    let reason = FailureReason::Unschedulable;
+    let full = unscheduled("0/3 nodes are available: 3 Insufficient cpu.");
+    let steps = [(2, Step::Pod(full.clone()))];
+    let (at, ending) = played(&steps, &[]);
+    assert_eq!((at, ending.as_ref().map(|ending| ending.gives_up)), (32, Some(true)));
+    let scaling = Event { kind: "Normal".into(), reason: "TriggeredScaleUp".into(), ..Event::default() };
+    assert_fails(&steps, &[scaling], 32, reason, 0, "a longer unschedulable_timeout");
+    // While a node is made free for it, the clock stands still.
+    let nominated = with(full.clone(), "/status/nominatedNodeName", json!("n2"));
+    let steps = [(2, Step::Pod(full.clone())), (12, Step::Pod(nominated)), (100, Step::Pod(full))];
+    assert_fails(&steps, &[], 120, reason, 0, "Insufficient cpu");
+    let quota = warning("FailedCreate", "pods \"x\" is forbidden: exceeded quota: q");
+    assert_fails(&[], std::slice::from_ref(&quota), 33, reason, 0, "exceeded quota");
+    // Suspended, it needs no Pod.
+    let steps = [(0, Step::Job(suspended())), (90, Step::Job(job(&json!([]))))];
+    assert_fails(&steps, &[quota], 123, reason, 0, "exceeded quota");
+    let steps = [(0, Step::Job(suspended()))];
+    assert_eq!(played(&steps, &[]).1, None);
+}
+
+#[test]
+fn a_job_that_is_suspended_while_it_runs_starts_again() {
+    let running = pod("Running", json!({"running": {}}), json!({}));
+    let stopped = deleted(pod("Failed", exited(143, "Error"), json!({})));
+    let second = with(
+        with(running.clone(), "/metadata/uid", json!("u2")),
+        "/metadata/creationTimestamp",
+        json!("2026-01-01T00:09:00Z"),
+    );
+    let steps = [
+        (5, Step::Pod(running)),
+        (9, Step::Job(suspended())),
+        (10, Step::Pod(stopped.clone())),
+        (11, PodGone(Some(stopped))),
+        (60, Step::Job(job(&json!([])))),
+        (61, Step::Pod(second.clone())),
+        (70, Step::Pod(with(second, "/status/containerStatuses/1/state", exited(0, "Completed")))),
+    ];
+    let (at, ending) = played(&steps, &[]);
+    assert_eq!((at, ending.map(|ending| ending.outcome)), (70, Some(Outcome::Completed)));
+}
+
+#[test]
+fn a_deadline_is_told_as_one_whether_it_ran_or_not() {
+    let reason = FailureReason::ActiveDeadline;
+    let over = || Step::Job(job_failed("FailureTarget", "DeadlineExceeded"));
+    let running = pod("Running", json!({"running": {}}), json!({}));
+    assert_fails(&[(5, Step::Pod(running)), (30, over())], &[], 30, reason, 0, "");
+    let stopped = || Step::Pod(deleted(pod("Running", exited(143, "Error"), json!({}))));
+    // The Pod's end is seen first.
+    assert_fails(&[(30, stopped()), (31, over())], &[], 31, reason, 0, "");
+    assert_fails(&[(30, Step::Pod(unscheduled(""))), (31, over())], &[], 31, reason, 0, "");
+    assert_fails(&[(31, over())], &[], 31, reason, 0, "");
+}
+
+#[test]
+fn what_somebody_deletes_is_told_by_its_last_state_and_never_a_success() {
+    let running = || pod("Running", json!({"running": {}}), json!({}));
+    let stopped = || deleted(pod("Failed", exited(143, "Error"), json!({})));
+    let exit = FailureReason::ContainerExit;
+    assert_fails(&[(5, Step::Pod(running())), (9, JobGone), (9, Step::Pod(stopped()))], &[], 9, exit, 143, "");
+    assert_fails(&[(5, Step::Pod(running())), (9, Step::Pod(stopped()))], &[], 11, exit, 143, "");
+    assert_fails(&[(5, Step::Pod(running())), (9, PodGone(Some(stopped())))], &[], 11, exit, 143, "");
+    // By force, or seen in a list only: nobody knows how it ended.
+    assert_fails(&[(5, Step::Pod(running())), (9, PodGone(None))], &[], 11, exit, 143, "deleted the Pod");
+    assert_fails(&[(5, Step::Pod(running())), (9, JobGone)], &[], 49, exit, 143, "deleted the Job");
+    let watch = FailureReason::JobWatch;
+    assert_fails(&[(5, JobGone)], &[], 7, watch, 0, "deleted the Job");
+    let creating = pod("Pending", waiting("ContainerCreating", ""), json!({}));
+    assert_fails(&[(5, Step::Pod(creating)), (9, PodGone(None)), (9, JobGone)], &[], 9, watch, 0, "");
+    // The last state decides, also when it is a good one.
+    let done = pod("Succeeded", exited(0, "Completed"), json!({}));
+    let (_, ending) = played(&[(5, Step::Pod(running())), (9, JobGone), (9, PodGone(Some(done)))], &[]);
+    assert_eq!(ending.map(|ending| ending.outcome), Some(Outcome::Completed));
+}
+
+#[test]
+fn the_jobs_own_word_counts_where_the_pod_says_nothing() {
+    let complete = job(&json!([{"type": "Complete", "status": "True"}]));
+    let (at, ending) = played(&[(5, Step::Job(complete))], &[]);
+    assert_eq!((at, ending.map(|ending| ending.outcome)), (10, Some(Outcome::Completed)));
+    let failed = || Step::Job(job_failed("Failed", "BackoffLimitExceeded"));
+    assert_fails(&[(5, failed())], &[], 10, FailureReason::JobFailed, 0, "BackoffLimitExceeded");
+    // The Pod's last state comes later.
+    let steps = [(5, failed()), (7, Step::Pod(pod("Failed", exited(3, "Error"), json!({}))))];
+    assert_fails(&steps, &[], 7, FailureReason::ContainerExit, 3, "");
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let state = prop_oneof![
+        Just(json!({"running": {}})),
+        Just(exited(0, "Completed")),
+        Just(exited(143, "Error")),
+        Just(waiting("ErrImagePull", "not found")),
+        Just(waiting("ContainerCreating", "")),
+        Just(Value::Null),
+    ];
+    let phase = prop_oneof![Just("Pending"), Just("Running"), Just("Failed"), Just("Unknown"), Just("")];
+    let pods = (state, phase, any::<[bool; 3]>()).prop_map(|(state, phase, [is_deleted, is_disrupted, has_node])| {
+        let mut pod = pod(phase, state, json!({}));
+        if is_deleted {
+            pod = deleted(pod);
+        }
+        if is_disrupted {
+            pod = disrupted(pod, "2026-01-01T00:00:50Z");
+        }
+        if has_node { pod } else { with(pod, "/spec/nodeName", Value::Null) }
+    });
+    prop_oneof![
+        6 => pods.clone().prop_map(Step::Pod),
+        1 => proptest::option::of(pods).prop_map(PodGone),
+        1 => Just(JobGone),
+        1 => any::<bool>().prop_map(|is_suspended| Step::Job(if is_suspended { suspended() } else { job(&json!([])) })),
+        1 => Just(Step::Job(job_failed("Failed", "BackoffLimitExceeded"))),
+        1 => Just(Step::Job(job_failed("FailureTarget", "DeadlineExceeded"))),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn success_is_only_what_was_seen_to_succeed(mut steps in proptest::collection::vec((0_u64..90, any_step()), 0..12)) {
+        steps.sort_by_key(|(at, _)| *at);
+        let (at, ending) = played(&steps, &[warning("FailedCreate", "no")]);
+        let seen = steps.iter().filter(|(second, _)| *second <= at).map(|(_, step)| format!("{step:?}"));
+        let seen: String = seen.collect();
+        let succeeded = ending.as_ref().is_some_and(|ending| ending.outcome == Outcome::Completed);
+        prop_assert!(!succeeded || seen.contains("\"Completed\""), "{seen}");
+        // Whoever is gone does not keep its slot.
+        let is_job_gone = steps.iter().rev().find_map(|(_, step)| match step {
+            JobGone => Some(true),
+            Step::Job(_) => Some(false),
+            _ => None,
+        });
+        prop_assert!(is_job_gone != Some(true) || ending.is_some());
+    }
+}
