@@ -1,7 +1,8 @@
 //! Backend `kubernetes`: a Job per task. It can be configured; it cannot run yet.
 //!
 //! What can be decided without a cluster is a function over what was read: [`names`], [`template`], [`job`], [`preflight`],
-//! [`scripts`], [`objects`], [`pulls`]; how a task ended is a state machine, [`verdict`].
+//! [`scripts`], [`objects`], [`pulls`]; how a task ended and what a
+//! watch means are state machines, [`verdict`] and [`watch`].
 
 pub mod job;
 pub mod names;
@@ -13,6 +14,7 @@ pub mod scripts;
 mod settings;
 pub mod template;
 pub mod verdict;
+pub mod watch;
 
 pub use crate::untyped::Untyped;
 pub use settings::{KubernetesSettings, PullPolicy, UnknownPullPolicy};

@@ -26,6 +26,9 @@ pub struct Metadata {
 /// An object that can be watched.
 pub trait Watched: DeserializeOwned {
     fn metadata(&self) -> &Metadata;
+
+    /// The UID of the Job that it is, or is of.
+    fn job(&self) -> Option<&str>;
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -205,11 +208,21 @@ impl Watched for Job {
     fn metadata(&self) -> &Metadata {
         &self.metadata
     }
+
+    fn job(&self) -> Option<&str> {
+        Some(&self.metadata.uid)
+    }
 }
 
 impl Watched for Pod {
     fn metadata(&self) -> &Metadata {
         &self.metadata
+    }
+
+    fn job(&self) -> Option<&str> {
+        // The second is what clusters before 1.27 have.
+        let label = |name: &str| self.metadata.labels.get(name).map(String::as_str);
+        label("batch.kubernetes.io/controller-uid").or_else(|| label("controller-uid"))
     }
 }
 
