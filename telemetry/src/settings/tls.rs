@@ -46,7 +46,7 @@ impl Reader<'_> {
         let roots = self.file(signal, "CERTIFICATE").transpose()?.map(|NamedFile { variable, path, bytes }| {
             certificates(&bytes).map_err(|source| VariableProblem::NotPem { signal, variable, path, source })
         });
-        Ok(Tls { roots: roots.transpose()?, client })
+        Ok(Tls { roots: roots.transpose()?, client, ..Tls::default() })
     }
 
     /// The file that this option names, when it names one.

@@ -11,6 +11,7 @@ pub mod direct;
 pub mod docker;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod helper;
 mod image;
 pub mod kubernetes;
 mod machine;

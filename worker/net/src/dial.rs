@@ -139,7 +139,7 @@ async fn secure<R: Runtime>(
     stream: Metered<R::Stream>,
     Remote { url, tls, http2, .. }: &Remote,
 ) -> Result<TlsStream<Metered<R::Stream>>, DialError> {
-    let host = url.host();
+    let host = tls.server_name.as_ref().unwrap_or(url.host());
     let name = server_name(host).ok_or_else(|| DialError::ServerName(host.clone()))?;
     // Read anew for every dial, so that a rotated certificate authority needs no restart.
     let tls = Arc::clone(tls);

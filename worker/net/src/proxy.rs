@@ -25,6 +25,21 @@ pub struct Proxy {
 }
 
 impl Proxy {
+    /// Reads the URL of an HTTP proxy, whose scheme may be left out.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn parse(text: &str) -> Result<Self, UrlError> {
+        let url = if text.contains("://") {
+            Url::parse(text, SCHEMES)
+        } else {
+            Url::parse(&format!("http://{text}"), SCHEMES)
+        }?;
+        let user_info = url.user_info().cloned();
+        let authorization = user_info.as_ref().map(UserInfo::basic);
+        Ok(Self { host: url.host().clone(), port: url.port(), user_info, authorization })
+    }
+
     /// The value of `Proxy-Authorization`, which no `Debug` shows.
     pub(crate) fn authorization_value(&self) -> Option<HeaderValue> {
         self.authorization.as_ref().and_then(secret_value)
@@ -66,7 +81,7 @@ pub fn for_url(env: &dyn Fn(&str) -> Option<String>, url: &Url) -> Result<Option
     if is_loopback(url.host()) || is_excepted(&exceptions, url.host(), url.port()) {
         return Ok(None);
     }
-    read(value.trim()).map(Some).map_err(|flaw| ProxyError { variable, flaw })
+    Proxy::parse(value.trim()).map(Some).map_err(|flaw| ProxyError { variable, flaw })
 }
 
 /// Whether a host is this machine itself, which no proxy can reach for us.
@@ -83,14 +98,6 @@ pub fn is_loopback(host: &UrlHost) -> bool {
 /// The first of these variables that is set, and its value. A blank one is not set.
 fn first(env: &dyn Fn(&str) -> Option<String>, names: [&'static str; 2]) -> Option<(&'static str, String)> {
     names.into_iter().find_map(|name| env(name).filter(|value| !value.trim().is_empty()).map(|value| (name, value)))
-}
-
-fn read(text: &str) -> Result<Proxy, UrlError> {
-    let url =
-        if text.contains("://") { Url::parse(text, SCHEMES) } else { Url::parse(&format!("http://{text}"), SCHEMES) }?;
-    let user_info = url.user_info().cloned();
-    let authorization = user_info.as_ref().map(UserInfo::basic);
-    Ok(Proxy { host: url.host().clone(), port: url.port(), user_info, authorization })
 }
 
 /// Whether `NO_PROXY` excepts a host: `*`, a name (it and everything below it, with or without a leading dot), an address,

@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use oz_worker_text::line;
-use rustls::RootCertStore;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption};
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_platform_verifier::Verifier;
 
 use crate::url::UrlHost;
@@ -25,6 +26,11 @@ pub struct Tls {
     pub roots: Option<Vec<CertificateDer<'static>>>,
     /// What the worker shows when it is asked who it is.
     pub client: Option<ClientCertificate>,
+    /// Whom the certificate must be for, when that is not the host that is dialled.
+    pub server_name: Option<UrlHost>,
+    /// Whether any certificate will do. Whoever stands between can then read and change everything: only for an operator
+    /// who says so.
+    pub unverified: bool,
 }
 
 /// Whom a certificate must be for; `None` when the host's name cannot be in one.
@@ -105,6 +111,7 @@ impl Tls {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
         let builder = builder.with_safe_default_protocol_versions().map_err(|_| TlsError::Library)?;
         let builder = match &self.roots {
+            _ if self.unverified => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))),
             Some(roots) => builder.with_root_certificates(given_roots(roots)?),
             None => builder.dangerous().with_custom_certificate_verifier(Arc::new(system_roots(provider)?)),
         };
@@ -166,6 +173,45 @@ fn given_roots(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, TlsEr
     Ok(store)
 }
 
+/// Takes any certificate, as long as the server has its key.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
 fn system_roots(provider: Arc<CryptoProvider>) -> Result<Verifier, TlsError> {
     Verifier::new(provider).map_err(|_| {
         // What it says is for no operator. These two are what it reads instead of the operating system's places.
@@ -208,7 +254,8 @@ mod tests {
     fn pem_that_cannot_be_used_is_named_without_its_lines() {
         let ((chain, key), (_, other)) = (issued("a"), issued("b"));
         let client = |chain: &str, key: &str| ClientCertificate::from_pem(chain.as_bytes(), key.as_bytes());
-        let pair = |key: &str| Tls { roots: Some(Vec::new()), client: Some(client(&chain, key).unwrap()) };
+        let pair =
+            |key: &str| Tls { roots: Some(Vec::new()), client: Some(client(&chain, key).unwrap()), ..Tls::default() };
         assert!(pair(&key).client_config().is_ok());
         assert!(matches!(pair(&other).client_config(), Err(TlsError::Pair)));
         assert!(!format!("{:?}", pair(&key)).contains("key"), "{:?}", pair(&key));
@@ -224,7 +271,7 @@ mod tests {
             assert_eq!(client(chain, key).err(), Some(expected));
         }
         let broken = vec![CertificateDer::from(b"canary".to_vec())];
-        let error = Tls { roots: Some(broken), client: None }.client_config().unwrap_err();
+        let error = Tls { roots: Some(broken), ..Tls::default() }.client_config().unwrap_err();
         assert!(matches!(error, TlsError::Root(_)), "{error}");
     }
 

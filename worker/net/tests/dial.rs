@@ -20,7 +20,7 @@ const SCHEMES: &[&str] = &["http", "ws", "wss"];
 
 fn destination(url: &str, env: &'static [(&'static str, &'static str)]) -> Destination {
     let env = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-    let tls = Tls { roots: Some(Vec::new()), client: None };
+    let tls = Tls { roots: Some(Vec::new()), ..Tls::default() };
     Destination::new(Url::parse(url, SCHEMES).unwrap(), &env, Arc::new(tls)).unwrap()
 }
 

@@ -299,7 +299,7 @@ fn read_tls(files: &impl Files, dir: &Path) -> Result<Tls, EndpointError> {
         (Some(_), None) => return Err(EndpointError::HalfPair { there: cert, missing: key }),
         (None, Some(_)) => return Err(EndpointError::HalfPair { there: key, missing: cert }),
     };
-    Ok(Tls { roots, client })
+    Ok(Tls { roots, client, ..Tls::default() })
 }
 
 fn read(files: &impl Files, path: &Path) -> Result<Option<Vec<u8>>, EndpointError> {

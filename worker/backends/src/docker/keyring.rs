@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt};
 use oz_worker_core::secret::Secret;
-use oz_worker_runtime::{Command, Environment, Exit, Host, Lane, Machine, Pipes, Process, Signal};
+use oz_worker_runtime::{Command, Environment, Exit, Host, Lane, Machine, Pipes};
 use oz_worker_text::line::quoted;
 
 use super::credentials::{self, AuthFile, Credentials, Source, read_helper};
 use super::endpoint::{auth_file, config_dir};
-use crate::machine;
+use crate::helper::{self, Answer};
 use crate::program::find_program;
 
 /// How long a helper may take. It may have to ask a service for a fresh token.
@@ -101,34 +100,10 @@ impl<R: Host> Keyring<R> {
             // What it says about errors never mixes with its answer.
             output: Pipes::Apart,
         };
-        let started = machine::start(&self.runtime, command, None, || true, || ()).await;
-        let mut process = started.map_err(|error| format!("it cannot be started: {error}"))?;
-        let (input, output, errors) = (process.input(), process.output(), process.errors());
-        if let Some(errors) = errors {
-            self.runtime.spawn(async move {
-                let _ = futures_lite::io::copy(errors, futures_lite::io::sink()).await;
-            });
-        }
-        let answered = async {
-            if let Some(mut input) = input {
-                // One that does not read what it is asked for may know it.
-                let _ = input.write_all(server.as_bytes()).await;
-            }
-            let mut printed = Vec::new();
-            if let Some(output) = output {
-                let _ = output.take(MOST_PRINTED).read_to_end(&mut printed).await;
-            }
-            let exit = process.wait().await.map_err(|error| error.to_string())?;
-            let is_success = exit == Exit::Code(0);
-            read_helper(is_success, &printed)
-                .map_err(|error| if is_success { format!("it {error}") } else { format!("it {exit}") })
-        };
-        let late = async {
-            self.runtime.sleep_until(self.runtime.now().plus(HELPER_LIMIT)).await;
-            Err(format!("it took longer than {} s", HELPER_LIMIT.as_secs()))
-        };
-        let answer = answered.or(late).await;
-        process.signal_group(Signal::Kill);
-        answer
+        let answer = helper::ask(&self.runtime, command, server.as_bytes(), MOST_PRINTED, HELPER_LIMIT).await;
+        let Answer { exit, output, .. } = answer.map_err(|error| error.to_string())?;
+        let is_success = exit == Exit::Code(0);
+        read_helper(is_success, &output)
+            .map_err(|error| if is_success { format!("it {error}") } else { format!("it {exit}") })
     }
 }

@@ -4,7 +4,9 @@
 //! [`scripts`], [`objects`], [`pulls`]; how a task ended and what a
 //! watch means are state machines, [`verdict`] and [`watch`].
 
+pub mod credentials;
 pub mod job;
+pub mod kubeconfig;
 pub mod names;
 pub mod objects;
 pub mod preflight;

@@ -34,10 +34,12 @@ const BECOME: &str = "exec /agent/entrypoint.sh \"$@\"\n";
 
 /// Runs the agent, and passes on what it is asked and how it ends. Kubernetes runs the teardown command itself (preStop) where
 /// it stops the container, so it is run here only for an agent that ended by itself.
-const FOLLOW: &str = r#"/agent/entrypoint.sh "$@" &
-agent=$!
+const FOLLOW: &str = r#"agent=
 asked=
-trap 'asked=1; kill -TERM "$agent" 2>/dev/null' TERM
+trap 'asked=1; [ -z "$agent" ] || kill -TERM "$agent" 2>/dev/null' TERM
+/agent/entrypoint.sh "$@" &
+agent=$!
+[ -z "$asked" ] || kill -TERM "$agent" 2>/dev/null
 wait "$agent"
 code=$?
 while kill -0 "$agent" 2>/dev/null; do wait "$agent"; code=$?; done
@@ -153,7 +155,7 @@ mod tests {
 
     #[test]
     fn an_agent_that_is_asked_to_stop_gets_to_know_it_and_teardown_is_left_to_kubernetes() {
-        let root = container("trap 'exit 143' TERM; kill -TERM $PPID; while :; do sleep 0.05; done");
+        let root = container("trap 'exit 143' TERM; kill -TERM $PPID; for i in 1 2 3 4 5 6; do sleep 10 & wait $!; done");
         let output = run(&task(Some("echo torn")), root.path(), &[]);
         assert_eq!((output.status.code(), output.stdout), (Some(143), Vec::new()));
     }

@@ -220,7 +220,7 @@ mod tests {
         let (issuer, roots) = authority("Trusted");
         let (foreign, _) = authority("Foreign");
         let good = issued(&["oz.example"], |_| {}, Some(&issuer));
-        let tls = |roots: &Vec<_>| Tls { roots: Some(roots.clone()), client: None }.client_config().unwrap();
+        let tls = |roots: &Vec<_>| Tls { roots: Some(roots.clone()), ..Tls::default() }.client_config().unwrap();
         assert!(handshake(tls(&roots), &good).is_ok());
 
         let past = |params: &mut CertificateParams| {
