@@ -118,20 +118,6 @@ impl Settings {
     pub fn dial_url(&self) -> String {
         url::with_query_parameter(&self.web_socket_url, "worker_id", &self.worker_id)
     }
-
-    /// Why a worker with these settings cannot be started by this version, if so: its backend is not built in yet.
-    pub fn unavailable(&self) -> Option<Refusal> {
-        let name = self.backend.name();
-        let available = BackendSettings::AVAILABLE;
-        let (last, others) = available.split_last()?;
-        (!available.contains(&name)).then(|| {
-            let line = format!(
-                "backend {name} is not there yet in this version; it can run {}: choose one with --backend",
-                format_args!("{} and {last}", others.join(", "))
-            );
-            Refusal::configuration(vec![line])
-        })
-    }
 }
 
 /// `--log-level`: what is logged, from the most to the least.

@@ -91,7 +91,7 @@ fn plan(version: &Version) -> Result<Plan, Refusal> {
     if is_check {
         return prepared.check(&env).map(Plan::Print);
     }
-    prepared.settings.unavailable().map_or(Ok(Plan::Serve(Box::new(prepared))), Err)
+    Ok(Plan::Serve(Box::new(prepared)))
 }
 
 /// Reads what the environment says beside the settings.

@@ -34,7 +34,7 @@ use command::{CommandBackend, CommandSettings, Handed};
 use contract::{Common, Configure, Earlier, Facts, Report, Resumed, Task};
 use direct::{DirectBackend, DirectSettings};
 use docker::{DockerBackend, DockerSettings};
-use kubernetes::KubernetesSettings;
+use kubernetes::{KubernetesBackend, KubernetesSettings};
 
 /// The backend that runs the tasks, with everything it is told.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,8 +65,6 @@ impl BackendSettings {
     /// Every backend's name, as `--backend` takes it.
     pub const NAMES: [&'static str; 4] =
         [DockerSettings::NAME, DirectSettings::NAME, KubernetesSettings::NAME, CommandSettings::NAME];
-    /// The backends that this version can run.
-    pub const AVAILABLE: [&'static str; 3] = [DockerSettings::NAME, DirectSettings::NAME, CommandSettings::NAME];
     /// The keys of every backend's mapping in the file.
     pub const VOCABULARIES: [&'static Vocabulary; 4] = [
         DockerSettings::VOCABULARY,
@@ -148,7 +146,7 @@ impl BackendSettings {
             Self::Direct(settings) => DirectBackend::prepare(settings, common).await.map(Backend::Direct),
             Self::Command(settings) => CommandBackend::prepare(settings, common).await.map(Backend::Command),
             Self::Docker(settings) => DockerBackend::prepare(settings, common).await.map(Backend::Docker),
-            Self::Kubernetes(_) => Err(format!("backend {} is not there yet in this version", self.name())),
+            Self::Kubernetes(settings) => KubernetesBackend::prepare(*settings, common).await.map(Backend::Kubernetes),
         }
     }
 }
@@ -157,6 +155,8 @@ impl BackendSettings {
 pub enum Backend<R: Host> {
     /// A container per task.
     Docker(DockerBackend<R>),
+    /// A Job per task.
+    Kubernetes(KubernetesBackend<R>),
     /// The agent as a process of this host.
     Direct(DirectBackend<R>),
     /// The operator's own runtime.
@@ -169,6 +169,7 @@ impl<R: Host> Backend<R> {
     pub async fn run(&self, task: Task) -> Vec<Failure> {
         match self {
             Self::Docker(docker) => docker.run(task).await,
+            Self::Kubernetes(kubernetes) => kubernetes.run(task).await,
             Self::Direct(direct) => direct.run(task).await,
             Self::Command(command) => command.run(task).await,
         }
@@ -179,7 +180,7 @@ impl<R: Host> Backend<R> {
     pub fn earlier(&self) -> Vec<Earlier> {
         match self {
             Self::Docker(docker) => docker.earlier(),
-            Self::Direct(_) | Self::Command(_) => Vec::new(),
+            Self::Kubernetes(_) | Self::Direct(_) | Self::Command(_) => Vec::new(),
         }
     }
 
@@ -187,7 +188,7 @@ impl<R: Host> Backend<R> {
     pub async fn resume(&self, resumed: Resumed) -> Vec<Failure> {
         match self {
             Self::Docker(docker) => docker.resume(resumed).await,
-            Self::Direct(_) | Self::Command(_) => {
+            Self::Kubernetes(_) | Self::Direct(_) | Self::Command(_) => {
                 nothing_left(&resumed.report);
                 Vec::new()
             }
@@ -200,7 +201,7 @@ impl<R: Host> Backend<R> {
     /// Why that failed, in words.
     pub async fn cancel_dispatched(&self, handed: &Handed<'_>) -> Result<(), String> {
         match self {
-            Self::Docker(_) | Self::Direct(_) => Ok(()),
+            Self::Docker(_) | Self::Kubernetes(_) | Self::Direct(_) => Ok(()),
             Self::Command(command) => command.cancel(handed).await,
         }
     }
@@ -209,6 +210,7 @@ impl<R: Host> Backend<R> {
     pub async fn release(&self) {
         match self {
             Self::Docker(docker) => docker.release().await,
+            Self::Kubernetes(kubernetes) => kubernetes.release().await,
             Self::Direct(direct) => direct.release().await,
             Self::Command(command) => command.release().await,
         }

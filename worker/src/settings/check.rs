@@ -57,9 +57,6 @@ pub fn report(settings: &Settings, files: &impl Files, path: Option<&OsStr>, met
     for warning in &settings.warnings {
         report.line("warning", warning);
     }
-    if let Some(refusal) = settings.unavailable() {
-        report.line("but", &refusal.to_string());
-    }
     Ok(report.0)
 }
 

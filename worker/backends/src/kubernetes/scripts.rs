@@ -155,7 +155,8 @@ mod tests {
 
     #[test]
     fn an_agent_that_is_asked_to_stop_gets_to_know_it_and_teardown_is_left_to_kubernetes() {
-        let root = container("trap 'exit 143' TERM; kill -TERM $PPID; for i in 1 2 3 4 5 6; do sleep 10 & wait $!; done");
+        let root =
+            container("trap 'exit 143' TERM; kill -TERM $PPID; for i in 1 2 3 4 5 6; do sleep 10 & wait $!; done");
         let output = run(&task(Some("echo torn")), root.path(), &[]);
         assert_eq!((output.status.code(), output.stdout), (Some(143), Vec::new()));
     }
