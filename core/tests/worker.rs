@@ -974,6 +974,20 @@ fn what_was_handed_over_is_left_alone_by_shutdown() {
 }
 
 #[test]
+fn what_runs_elsewhere_and_can_be_taken_up_is_neither_told_nor_waited_for() {
+    let config = Config { stops_tasks_on_shutdown: false, after_kill: AfterKill::Resumes, ..config() };
+    let mut driver = Driver::connected(config);
+    let run = driver.start("T");
+    driver.handle(Input::TaskStarted { task_id: "T", run });
+    driver.sent();
+    driver.handle(Input::Stop("SIGTERM"));
+    assert!(driver.stopped().is_empty());
+    driver.pong();
+    assert_eq!(driver.sent(), [""; 0]);
+    assert_eq!(driver.count(|output| matches!(output, Output::Close)), 1);
+}
+
+#[test]
 fn a_user_who_cancels_a_task_that_shutdown_is_stopping_is_told_so() {
     let mut driver = Driver::connected(config());
     let run = driver.start("T");

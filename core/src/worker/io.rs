@@ -24,7 +24,7 @@ pub struct Config {
     /// the same.
     pub stop_timeout: Duration,
     /// Whether the worker's end stops its tasks (direct, docker), or leaves what it handed over alone (command,
-    /// kubernetes).
+    /// kubernetes). What then runs and can be [resumed](AfterKill::Resumes) by the next worker is not waited for either.
     pub stops_tasks_on_shutdown: bool,
     /// What becomes of a task that ran when the worker was killed.
     pub after_kill: AfterKill,

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::Worker;
-use super::io::{Output, RunId};
+use super::io::{AfterKill, Output, RunId};
 use super::phase::Phase;
 use super::session::Connection;
 use super::task::StopCause;
@@ -57,6 +57,13 @@ impl Worker {
         for (task_id, run) in self.runs() {
             if self.config.stops_tasks_on_shutdown {
                 self.ask_to_stop(&task_id, run, StopCause::Shutdown);
+            } else if self.config.after_kill == AfterKill::Resumes
+                && self.task(&task_id, run).is_some_and(|task| task.goes_on())
+            {
+                // It runs on, and the next worker takes it up: nothing is to be told.
+                self.tasks.remove(&task_id);
+                self.row = None;
+                continue;
             }
             self.tell_if_due(now, &task_id);
         }

@@ -63,6 +63,8 @@ pub(super) struct Task {
     before: Duration,
     /// Whether it is claimed at the server and the backend has it.
     is_handed_out: bool,
+    /// Whether it really runs.
+    has_started: bool,
     stop: Option<Stop>,
     end: Option<End>,
     /// Whether what follows it is over too.
@@ -73,7 +75,8 @@ impl Task {
     /// A task that is assigned at `now`.
     pub(super) const fn new(now: Instant, run: RunId, execution_id: Option<String>) -> Self {
         let (before, stop, end) = (Duration::ZERO, None, None);
-        Self { run, execution_id, since: now, before, is_handed_out: false, stop, end, is_cleaned_up: false }
+        let (is_handed_out, has_started, is_cleaned_up) = (false, false, false);
+        Self { run, execution_id, since: now, before, is_handed_out, has_started, stop, end, is_cleaned_up }
     }
 
     /// A task that an earlier process claimed so long before `now`.
@@ -93,6 +96,16 @@ impl Task {
     /// It is about to be claimed and started.
     pub(super) const fn hand_out(&mut self) {
         self.is_handed_out = true;
+    }
+
+    /// It really runs.
+    pub(super) const fn start(&mut self) {
+        self.has_started = true;
+    }
+
+    /// Whether it runs, and nobody wants it to stop.
+    pub(super) const fn goes_on(&self) -> bool {
+        self.has_started && self.stop.is_none() && self.end.is_none()
     }
 
     /// Takes down who wants it to stop; a user's wish is never replaced.

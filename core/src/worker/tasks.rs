@@ -19,7 +19,7 @@ use crate::record::Record;
 use crate::time::Instant;
 
 impl Worker {
-    fn task(&mut self, task_id: &str, run: RunId) -> Option<&mut Task> {
+    pub(super) fn task(&mut self, task_id: &str, run: RunId) -> Option<&mut Task> {
         self.tasks.get_mut(task_id).filter(|task| task.run == run)
     }
 
@@ -46,7 +46,8 @@ impl Worker {
     }
 
     pub(super) fn on_task_started(&mut self, task_id: &str, run: RunId) {
-        if self.task(task_id, run).is_some() {
+        if let Some(task) = self.task(task_id, run) {
+            task.start();
             self.readiness.over(run);
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use oz_worker_core::metrics::{FailurePhase, FailureReason, MetricEvent, ReconnectReason, RejectReason, TaskResult};
 use oz_worker_core::time::Instant;
-use oz_worker_core::{Config, Failure, Frame, Input, Notice, Outcome, Output, RunId, Worker};
+use oz_worker_core::{AfterKill, Config, Failure, Frame, Input, Notice, Outcome, Output, RunId, Worker};
 
 use super::law;
 
@@ -469,8 +469,13 @@ impl Reference {
             let active = self.tasks.get_mut(&task).unwrap();
             if active.end.is_some() {
                 self.told(&task, true);
-            } else if self.config.stops_tasks_on_shutdown && !std::mem::replace(&mut active.stopping, true) {
-                self.acts.push(Act::Stop(task));
+            } else if self.config.stops_tasks_on_shutdown {
+                if !std::mem::replace(&mut active.stopping, true) {
+                    self.acts.push(Act::Stop(task));
+                }
+            } else if self.config.after_kill == AfterKill::Resumes && active.started && !active.stopping {
+                // It runs on without us.
+                self.tasks.remove(&task);
             }
         }
     }

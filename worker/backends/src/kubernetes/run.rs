@@ -58,7 +58,7 @@ impl<R: Host> Shared<R> {
         };
         let mut verdict = Verdict::new(self.limits(), self.cluster.runtime().now());
         let mut sightings = self.followers.follow(&created.uid);
-        let _leave = LookedAt { followers: Arc::clone(&self.followers), uid: created.uid.clone() };
+        let looked_at = LookedAt { followers: Arc::clone(&self.followers), uid: created.uid.clone() };
         // The Job is there, and goes on whatever becomes of this worker.
         report.started();
         let mut has_started = false;
@@ -77,6 +77,8 @@ impl<R: Host> Shared<R> {
             None
         };
         let ending = Box::pin(followed).or(stopped).await;
+        // Before it is told: the next assignment of this execution must know that this Job is done with.
+        drop(looked_at);
         let Some(Ending { outcome, warning, gives_up }) = ending else {
             report.finished(Outcome::Stopped);
             // The worker leaves, and its Jobs run on.
