@@ -52,7 +52,7 @@ const CHAPTERS: [Chapter; 15] = [
     ("the disruption budget keeps the last worker", Story::budget),
     ("two workers have two names", Story::replicas),
     ("a rotated key reaches the worker without a restart", Story::rotation),
-    ("the default backend may do what it needs where its Jobs run, and says that it is not there yet", Story::rights),
+    ("the default backend may do what it needs where its Jobs run, and says why no Pod starts", Story::rights),
     ("what is wrong is said where one looks", Story::mistakes),
     ("uninstalled, nothing is left", Story::uninstall),
 ];
@@ -352,7 +352,7 @@ impl Story {
         let pod = self.pod_of("by-default");
         let mounts = pod["spec"]["containers"][0]["volumeMounts"].to_string();
         assert!(mounts.contains("/var/run/secrets/kubernetes.io"), "{mounts}");
-        let reason = "backend kubernetes is not there yet in this version; it can run docker, direct and command";
+        let reason = "backend kubernetes: ";
         self.cluster.log_line(&format!("{} -n {NAMESPACE}", name(&pod)), reason);
         self.helm("uninstall by-default --wait").unwrap();
     }
