@@ -17,6 +17,7 @@ pub mod kubernetes;
 mod machine;
 pub mod output;
 mod program;
+mod query;
 mod untyped;
 
 use std::ffi::OsStr;

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::engine::{Call, escaped};
+use super::engine::Call;
 use super::error::EngineError;
+use crate::query::escaped;
 
 /// A container in a list of them.
 #[derive(Debug, Deserialize)]

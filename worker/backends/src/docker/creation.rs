@@ -12,9 +12,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::calls::{Created, create};
-use super::engine::{Call, Engine, escaped};
+use super::engine::{Call, Engine};
 use super::error::EngineError;
 use super::{labels, removal};
+use crate::query::escaped;
 
 /// How often, and how many times, somebody looks for a container that an engine may have made.
 const LATER: Duration = Duration::from_secs(30);

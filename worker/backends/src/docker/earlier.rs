@@ -8,12 +8,13 @@ use oz_worker_runtime::{Files, Host, Lane, Machine, Owner};
 use tracing::warn;
 
 use super::calls::{Listed, list, remove, unless_missing};
-use super::engine::{Call, Engine, escaped};
+use super::engine::{Call, Engine};
 use super::error::EngineError;
 use super::labels::{self, EXECUTION_ID, Holder, INSTANCE, TASK_ID, WORKER_ID};
 use super::state::Seen;
 use super::{removal, wait};
 use crate::contract::Earlier;
+use crate::query::escaped;
 
 /// When it is looked for what an engine made late: as long as one may stand still, and once more.
 const LATER: [Duration; 2] = [Duration::from_secs(180), Duration::from_secs(600)];

@@ -13,13 +13,14 @@ use oz_worker_runtime::Host;
 use serde::Deserialize;
 use tracing::warn;
 
-use super::engine::{Call, Engine, LONG_SILENCE, PATIENCE, escaped};
+use super::engine::{Call, Engine, LONG_SILENCE, PATIENCE};
 use super::error::EngineError;
 use super::keyring::Keyring;
 use super::pull::{LONGEST_LINE, PullProgress};
 use super::reference::{Reference, is_digest};
 use super::registry::{self, PullFault};
 use super::settings::PullWhen;
+use crate::query::escaped;
 
 /// How often a pull is tried that fails by what passes.
 const TRIES: u32 = 3;

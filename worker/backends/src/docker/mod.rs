@@ -1,6 +1,6 @@
 //! Backend `docker`: a container per task on a Docker Engine.
 //!
-//! What can be decided without an engine is a function over what was read: [`endpoint`], [`reference`](mod@reference), [`credentials`],
+//! What can be decided without an engine is a function over what was read: [`endpoint`], [`mod@reference`], [`credentials`],
 //! [`registry`], [`pull`], [`container`], [`state`], [`tail`], [`redaction`]. The rest calls the engine through `engine`.
 
 mod calls;

@@ -7,9 +7,10 @@ use oz_worker_runtime::Host;
 use tracing::{info, warn};
 
 use super::calls;
-use super::engine::{Call, Engine, escaped, within};
+use super::engine::{Call, Engine, within};
 use super::error::EngineError;
 use super::labels;
+use crate::query::escaped;
 
 /// How often a container is removed that is busy.
 const TRIES: u32 = 3;

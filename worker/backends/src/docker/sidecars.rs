@@ -18,13 +18,14 @@ use serde_json::json;
 use super::calls::{Created, Listed, list, remove, unless_missing};
 use super::container::{self, Mount};
 use super::creation;
-use super::engine::{Call, Engine, LONG_SILENCE, escaped};
+use super::engine::{Call, Engine, LONG_SILENCE};
 use super::error::EngineError;
 use super::images::{Fetched, Image, ImageError, Images};
 use super::labels::{self, Owned, SIDECAR, VOLUME};
 use super::reference::Reference;
 use super::removal;
 use super::sidecar_error::SidecarError;
+use crate::query::escaped;
 
 /// How many names are tried for a volume: more tasks than that do not have a copy of one image each.
 const MOST_NAMES: u32 = 256;

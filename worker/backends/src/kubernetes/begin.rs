@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::cluster::{ApiError, Call, Cluster, escaped};
+use super::cluster::{ApiError, Call, Cluster};
 use super::credentials::Credentials;
 use super::kubeconfig::{Access, Kubeconfig, SERVICE_ACCOUNT, in_cluster};
 use super::names::hash;
@@ -20,6 +20,7 @@ use super::preflight;
 use super::pulls;
 use super::settings::KubernetesSettings;
 use crate::contract::Common;
+use crate::query::escaped;
 
 /// How long the preflight may take.
 const LIMIT: Duration = Duration::from_secs(15);

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::credentials::{CredentialError, Credentials};
+use crate::query::escaped;
 
 /// How long one call may take. An API server answers within a minute itself; a webhook may take 30 s of it.
 const CALL_LIMIT: Duration = Duration::from_secs(65);
@@ -272,11 +273,6 @@ impl Tries {
         self.pause = (self.pause * 2).min(PAUSES[1]);
         Some(now.plus(error.retry_after().map_or(wait, |asked| asked.min(LONGEST_WAIT).max(wait))))
     }
-}
-
-/// A text as it can stand in the path or the query of a call.
-pub fn escaped(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 #[cfg(test)]

@@ -148,8 +148,12 @@ impl<R: Host> Credentials<R> {
         match read {
             Ok(Read { tls, authorization, lasts }) => {
                 state.number += 1;
-                let remote =
-                    Remote { url: self.access.server.clone(), proxy: self.access.proxy.clone(), tls: Arc::new(tls) };
+                let remote = Remote {
+                    url: self.access.server.clone(),
+                    proxy: self.access.proxy.clone(),
+                    tls: Arc::new(tls),
+                    http2: false,
+                };
                 let destination = Arc::new(Destination::Host(Box::new(remote)));
                 let pass = Pass { destination, authorization, number: state.number };
                 (state.pass, state.fresh_until, state.failed) = (Some(pass.clone()), now.plus(lasts), None);
@@ -215,7 +219,7 @@ impl<R: Host> Credentials<R> {
             program: program.await?,
             args: plugin.args.iter().map(Into::into).collect(),
             env,
-            cwd: "/".into(),
+            cwd: Some("/".into()),
             input: false,
             // What it says about errors never mixes with its answer.
             output: Pipes::Apart,

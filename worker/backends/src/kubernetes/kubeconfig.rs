@@ -248,7 +248,7 @@ impl Kubeconfig {
         let form = |flaw: String| KubeconfigError::Form { path: path.to_owned(), flaw };
         let text = std::str::from_utf8(text).map_err(|_| form("it is not UTF-8".into()))?;
         let node = yaml::parse(text).map_err(|_| form("it is not YAML".into()))?;
-        let json = node.to_json().map_err(|(key, at)| form(format!("{key} is there twice, line {}", at.line)))?;
+        let json = node.to_json(text).map_err(|(key, at)| form(format!("{key} is there twice, line {}", at.line)))?;
         if json.is_null() {
             return Ok(());
         }

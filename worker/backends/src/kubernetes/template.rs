@@ -11,7 +11,7 @@ const NAMED_LISTS: [&str; 3] = ["containers", "initContainers", "volumes"];
 /// Why a template cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// One of [`NAMED_LISTS`] is something else.
+    /// A list of the Pod's whose items have names is something else.
     #[error("{0}: a list of mappings is wanted here, each with a name")]
     List(&'static str),
     /// A field of the container `task` that the worker adds to.

@@ -9,11 +9,12 @@ use oz_worker_core::time::Instant;
 use oz_worker_runtime::Host;
 use tracing::{info, warn};
 
-use super::cluster::{ApiError, CREDENTIAL_PATIENCE, Call, Cluster, Opened, PATIENCE, escaped, refused};
+use super::cluster::{ApiError, CREDENTIAL_PATIENCE, Call, Cluster, Opened, PATIENCE, refused};
 use super::followers::Followers;
 use super::objects::{Job, Pod, Watched};
 use super::watch::{Happening, Request, Step, Watch};
 use crate::contract::Latch;
+use crate::query::escaped;
 
 /// How many objects a page of a list has.
 const PAGE: u32 = 500;
