@@ -171,7 +171,10 @@ impl Watch {
     pub fn dials(&self, now: Duration, slept: Option<Duration>) {
         let mut facts = self.facts();
         let Some(since) = facts.waits_since.take() else { return };
-        let (step, waited, was_good) = (facts.step, now.checked_sub(since).unwrap_or_default(), facts.was_good);
+        let (step, waited) = (facts.step, now.checked_sub(since).unwrap_or_default());
+        // A worker that slept heard nothing for longer than it could notice: how long it had heard something is not known.
+        let is_unknown = !facts.heard_message && slept.is_some_and(|woke| woke >= facts.connected_since);
+        let was_good = facts.was_good.filter(|was_good| !(*was_good && is_unknown));
         let ((least, most), next) = (step, |step: Duration| LAST_STEP.min(step * 2));
         facts.step = match was_good {
             Some(true) => (FIRST_STEP, FIRST_STEP),
