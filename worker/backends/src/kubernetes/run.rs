@@ -10,6 +10,7 @@ use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome};
 use oz_worker_runtime::Host;
+use oz_worker_telemetry::TaskStep;
 use oz_worker_text::line::quoted;
 use serde_json::Value;
 use tracing::warn;
@@ -49,6 +50,7 @@ struct Created {
 impl<R: Host> Shared<R> {
     pub(super) async fn run(self: &Arc<Self>, task: Task) -> Vec<Failure> {
         let Task { spec, trace, stop, report, log } = task;
+        trace.step(&TaskStep::Creating);
         let created = match self.create(&spec, &stop).await {
             Ok(created) => created,
             Err(outcome) => {
@@ -61,15 +63,12 @@ impl<R: Host> Shared<R> {
         let looked_at = LookedAt { followers: Arc::clone(&self.followers), uid: created.uid.clone() };
         // The Job is there, and goes on whatever becomes of this worker.
         report.started();
-        let mut has_started = false;
         let followed = async {
             loop {
                 if let Some(ending) = self.step(&mut verdict, &mut sightings).await {
                     return Some(ending);
                 }
-                if verdict.node().is_some() && !std::mem::replace(&mut has_started, true) {
-                    trace.backend_started();
-                }
+                trace.step(&verdict.step());
             }
         };
         let stopped = async {

@@ -3,6 +3,8 @@
 //! Nothing here asks the cluster. Containers are found by their names, and an end needs proof: that something is absent never
 //! means that it succeeded.
 
+mod step;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
