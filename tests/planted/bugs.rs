@@ -282,13 +282,13 @@ planted! {
     }
     what_a_dead_worker_left_is_not_taken_up {
         Simulator, "and nobody takes it up", "worker/backends/src/docker/earlier.rs",
-        "!keeps_volume && is_dead(engine, owner, mark).await"
-        => "!keeps_volume && !is_dead(engine, owner, mark).await"
+        "let is_dead = own.is_dead(engine, instance).await;"
+        => "let is_dead = !own.is_dead(engine, instance).await;"
     }
     a_strangers_container_with_a_name_of_ours_is_removed {
         Simulator, "which is nobody's", "worker/backends/src/docker/sidecars.rs",
         "let Some(instance) = found.instance() else { return Ok(Lock::Foreign) };"
-        => "let instance = found.instance().unwrap_or(self.owner.mark());"
+        => "let instance = found.instance().unwrap_or(self.own.text());"
     }
     a_strangers_volume_is_filled_anew {
         Simulator, "which is somebody else's", "worker/backends/src/docker/sidecars.rs",

@@ -54,7 +54,7 @@ fn folder(dockerfile: &str, worker: &str) -> TempDir {
 
 /// Runs the docs' `docker run` in this folder, after its `docker build`, with a server to dial and a port that is free.
 fn run<'engine>(engine: &'engine Engine, folder: &TempDir, server: &Server) -> Container<'engine> {
-    let commands = docs("docker run");
+    let commands = docs("docker build -t oz-agent-worker-with-oz");
     let (run, curl) = commands.split_once("\ncurl").unwrap();
     assert!(curl.contains("localhost:9464/readyz"), "{curl}");
     let (build, run) = run.split_once('\n').unwrap();

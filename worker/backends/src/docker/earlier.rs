@@ -1,15 +1,17 @@
 //! What earlier workers of the same id left on the engine: containers to take up, and what filled a volume when its worker
 //! was killed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oz_worker_runtime::{Files, Host, Lane, Machine, Owner};
+use oz_worker_runtime::Host;
 use tracing::warn;
 
 use super::calls::{Listed, list, remove, unless_missing};
 use super::engine::{Call, Engine};
 use super::error::EngineError;
+use super::instance::Instance;
 use super::labels::{self, EXECUTION_ID, Holder, INSTANCE, TASK_ID, WORKER_ID};
 use super::state::Seen;
 use super::{removal, wait};
@@ -30,10 +32,10 @@ pub struct Left {
 ///
 /// # Errors
 /// What the engine says.
-pub async fn take_up<R: Host>(engine: &Engine<R>, owner: &Owner, worker_id: &str) -> Result<Vec<Left>, EngineError> {
+pub async fn take_up<R: Host>(engine: &Engine<R>, own: &Instance, worker_id: &str) -> Result<Vec<Left>, EngineError> {
     let mut tasks: Vec<Left> = Vec::new();
     let mut rest = Vec::new();
-    for listed in of_dead_workers(engine, owner, worker_id).await? {
+    for listed in of_dead_workers(engine, own, worker_id).await? {
         let task_id = listed.label(TASK_ID);
         if task_id.is_empty() {
             rest.push(listed.id);
@@ -57,7 +59,7 @@ pub async fn take_up<R: Host>(engine: &Engine<R>, owner: &Owner, worker_id: &str
             rest.push(left.container);
             continue;
         }
-        let name = escaped(&labels::taken_up(owner.mark(), &left.container));
+        let name = escaped(&labels::taken_up(own.text(), &left.container));
         match engine.tell(&Call::post(format!("/containers/{}/rename?name={name}", left.container))).await {
             Ok(()) => taken.push(left),
             Err(error) if error.is_missing() => {}
@@ -73,10 +75,10 @@ pub async fn take_up<R: Host>(engine: &Engine<R>, owner: &Owner, worker_id: &str
 
 /// Removes what an engine made for a worker that was dead by then: one that stood still comes to it later. Such a container was
 /// never started, for nobody was there to do so.
-pub async fn remove_late<R: Host>(engine: Arc<Engine<R>>, owner: Owner, worker_id: String) {
+pub async fn remove_late<R: Host>(engine: Arc<Engine<R>>, own: Instance, worker_id: String) {
     for pause in LATER {
         engine.pause(pause).await;
-        for listed in of_dead_workers(&engine, &owner, &worker_id).await.unwrap_or_default() {
+        for listed in of_dead_workers(&engine, &own, &worker_id).await.unwrap_or_default() {
             if let Ok(Some(Seen::Created)) = wait::look(&engine, &listed.id).await {
                 removal::remove_or_later(&engine, &listed.id).await;
             }
@@ -87,26 +89,31 @@ pub async fn remove_late<R: Host>(engine: Arc<Engine<R>>, owner: Owner, worker_i
 /// The containers that dead workers with this id have, but for those that keep a volume whole.
 async fn of_dead_workers<R: Host>(
     engine: &Engine<R>,
-    owner: &Owner,
+    own: &Instance,
     worker_id: &str,
 ) -> Result<Vec<Listed>, EngineError> {
     let all: Vec<Listed> = engine.ask(&list(&format!("{WORKER_ID}={worker_id}"))).await?;
-    let mut found = Vec::new();
+    let (mut found, mut dead) = (Vec::new(), BTreeMap::new());
     for listed in all {
-        let mark = match labels::holder(listed.names()) {
+        let instance = match labels::holder(listed.names()) {
             Holder::Nobody => continue,
-            Holder::Later(mark) => mark,
+            Holder::Later(instance) => instance,
             Holder::Maker => listed.label(INSTANCE),
         };
         let keeps_volume = listed.label(TASK_ID).is_empty() && labels::whole_volume(listed.names()).is_some();
-        if !mark.is_empty() && !keeps_volume && is_dead(engine, owner, mark).await {
+        if instance.is_empty() || keeps_volume {
+            continue;
+        }
+        let is_dead = if let Some(is_dead) = dead.get(instance) {
+            *is_dead
+        } else {
+            let is_dead = own.is_dead(engine, instance).await;
+            dead.insert(instance.to_owned(), is_dead);
+            is_dead
+        };
+        if is_dead {
             found.push(listed);
         }
     }
     Ok(found)
-}
-
-async fn is_dead<R: Host>(engine: &Engine<R>, owner: &Owner, mark: &str) -> bool {
-    let (owner, mark) = (owner.clone(), mark.to_owned());
-    engine.runtime().on(Lane::Start, move |machine| machine.files().is_stale(&owner, &mark)).await
 }

@@ -31,7 +31,8 @@ fn hint(error: &DialError) -> &'static str {
     let DialError::Socket { source, .. } = error else { return "" };
     match source.kind() {
         io::ErrorKind::PermissionDenied => {
-            "; add the worker's user to the group that the socket belongs to (mostly docker), or set DOCKER_HOST"
+            "; add the worker's user to the group that the socket belongs to (mostly docker; for a worker in a container: docker \
+             run --group-add NUMBER), or set DOCKER_HOST"
         }
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             "; is the engine running? DOCKER_HOST says where else it is"

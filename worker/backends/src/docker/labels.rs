@@ -1,11 +1,12 @@
 //! Whose a container or a volume is: the labels and names by which workers know what is theirs, also after a crash.
 
-use oz_worker_runtime::Mark;
 use serde_json::{Map, Value};
+
+use super::instance::is_instance;
 
 /// The id of the worker that made it.
 pub const WORKER_ID: &str = "oz-agent-worker.worker-id";
-/// The process that made it: [`Owner::mark`](oz_worker_runtime::Owner::mark).
+/// The process that made it, as `instance.rs` writes it.
 pub const INSTANCE: &str = "oz-agent-worker.instance";
 pub const TASK_ID: &str = "oz-agent-worker.task-id";
 /// Which of the containers that its process made it is: names are given again.
@@ -24,9 +25,9 @@ pub const FILLED_AT: &str = "/oz-agent-worker-sidecar";
 const FILLING: &str = "oz-agent-worker.filling.";
 /// The same container once the volume is whole. While it is there no engine removes the volume.
 const WHOLE: &str = "oz-agent-worker.whole.";
-/// A container that is a task's, or fills a volume, is named so, after its worker's mark and a number.
+/// A container that is a task's, or fills a volume, is named so, after its worker's instance and a number.
 const MADE: &str = "oz-agent-worker.made.";
-/// A container that a later worker took up is named so, after that worker's mark and its own id.
+/// A container that a later worker took up is named so, after that worker's instance and its own id.
 const TAKEN_UP: &str = "oz-agent-worker.taken-up.";
 /// A container that was kept although its end was told.
 const TOLD: &str = "oz-agent-worker.told.";
@@ -35,7 +36,7 @@ const TOLD: &str = "oz-agent-worker.told.";
 #[derive(Debug, Clone, Copy)]
 pub struct Owned<'a> {
     pub worker_id: &'a str,
-    /// [`Owner::mark`](oz_worker_runtime::Owner::mark).
+    /// The process, as `instance.rs` writes it.
     pub instance: &'a str,
 }
 
@@ -64,16 +65,16 @@ pub fn filling(volume: &str) -> String {
     format!("{FILLING}{volume}")
 }
 
-pub fn made(mark: &str, number: u64) -> String {
-    format!("{MADE}{mark}.{number}")
+pub fn made(instance: &str, number: u64) -> String {
+    format!("{MADE}{instance}.{number}")
 }
 
 pub fn whole(volume: &str) -> String {
     format!("{WHOLE}{volume}")
 }
 
-pub fn taken_up(mark: &str, container: &str) -> String {
-    format!("{TAKEN_UP}{mark}.{}", short(container))
+pub fn taken_up(instance: &str, container: &str) -> String {
+    format!("{TAKEN_UP}{instance}.{}", short(container))
 }
 
 pub fn told(container: &str) -> String {
@@ -92,9 +93,9 @@ pub fn whole_volume(names: &[String]) -> Option<&str> {
 /// What the names of a container say of who has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder<'a> {
-    /// The worker whose mark is its label `instance`.
+    /// The worker whose label `instance` it has.
     Maker,
-    /// A later one, with this mark.
+    /// A later one, this instance.
     Later(&'a str),
     /// Nobody: its end was told.
     Nobody,
@@ -106,10 +107,10 @@ pub fn holder(names: &[String]) -> Holder<'_> {
         if name.starts_with(TOLD) {
             return Holder::Nobody;
         }
-        if let Some((mark, _)) = name.strip_prefix(TAKEN_UP).and_then(|rest| rest.rsplit_once('.'))
-            && Mark::parse(mark).is_some()
+        if let Some((instance, _)) = name.strip_prefix(TAKEN_UP).and_then(|rest| rest.rsplit_once('.'))
+            && is_instance(instance)
         {
-            return Holder::Later(mark);
+            return Holder::Later(instance);
         }
     }
     Holder::Maker
@@ -126,6 +127,8 @@ mod tests {
         let mark = "0123456789abcdef.fedcba9876543210.00000000deadbeef.5.12.34";
         let names = |name: String| vec![format!("/{name}")];
         assert_eq!(holder(&names(taken_up(mark, ID))), Holder::Later(mark));
+        let contained = format!("{mark}-{ID}-20261126");
+        assert_eq!(holder(&names(taken_up(&contained, ID))), Holder::Later(&contained));
         assert_eq!(holder(&names(told(ID))), Holder::Nobody);
         assert_eq!(holder(&names(format!("{TAKEN_UP}x.y"))), Holder::Maker);
         assert_eq!(holder(&names("happy_curie".into())), Holder::Maker);

@@ -13,6 +13,7 @@ pub mod endpoint;
 mod engine;
 mod error;
 mod images;
+mod instance;
 mod keyring;
 pub mod labels;
 mod line;
@@ -48,6 +49,7 @@ use endpoint::{Endpoint, Place};
 use engine::{Call, Engine, within};
 use error::EngineError;
 use images::{Images, architecture};
+use instance::Instance;
 use keyring::Keyring;
 use labels::Owned;
 use line::Ssh;
@@ -69,6 +71,8 @@ struct Shared<R: Host> {
     engine: Arc<Engine<R>>,
     images: Arc<Images<R>>,
     sidecars: Arc<Sidecars<R>>,
+    /// This process, as its containers name it.
+    own: Instance,
     /// The tasks that earlier workers started, from the oldest on.
     earlier: Vec<Left>,
     /// A clone of it is held by whoever removes something beside everything else; none any more once the worker leaves.
@@ -110,7 +114,7 @@ impl Info {
 
 impl<R: Host> Shared<R> {
     fn owned(&self) -> Owned<'_> {
-        Owned { worker_id: &self.common.worker_id, instance: self.common.owner.mark() }
+        Owned { worker_id: &self.common.worker_id, instance: self.own.text() }
     }
 
     fn earlier_container(&self, task_id: &str, execution_id: Option<&str>) -> Option<String> {
@@ -151,23 +155,25 @@ impl<R: Host> DockerBackend<R> {
         for key in settings.conflicts() {
             warn!("{key} of container_options has no effect: the worker sets it");
         }
-        let earlier = earlier::take_up(&engine, &common.owner, &common.worker_id).await;
-        let earlier = earlier.map_err(|error| format!("backend docker: cannot list containers: {error}"))?;
-
-        let (own, id) = (common.owner.clone(), common.worker_id.clone());
-        runtime.spawn(earlier::remove_late(Arc::clone(&engine), own, id));
+        let listed = |error| format!("backend docker: cannot list containers: {error}");
+        let own = Instance::find(&engine, &common.owner).await.map_err(listed)?;
+        if let Some(container) = own.container() {
+            info!("this worker runs in container {} of that engine", container.get(..12).unwrap_or(container));
+        }
+        let earlier = earlier::take_up(&engine, &own, &common.worker_id).await.map_err(listed)?;
+        runtime.spawn(earlier::remove_late(Arc::clone(&engine), own.clone(), common.worker_id.clone()));
 
         let keyring = Keyring::new(runtime.clone(), common.host_env.clone());
         let images = Arc::new(Images::new(Arc::clone(&engine), keyring, settings.pull_policy, kind));
-        let (owner, worker_id) = (common.owner.clone(), common.worker_id.clone());
-        let sidecars = Arc::new(Sidecars::new(Arc::clone(&engine), Arc::clone(&images), owner, worker_id));
+        let (maker, worker_id) = (own.clone(), common.worker_id.clone());
+        let sidecars = Arc::new(Sidecars::new(Arc::clone(&engine), Arc::clone(&images), maker, worker_id));
         if let Some(ttl) = settings.sidecar_volume_ttl {
             runtime.spawn(Arc::clone(&sidecars).collect(ttl));
         }
         let extra_labels = settings.extra_labels.clone().into_iter().collect();
         let (working, worked) = async_channel::bounded(1);
         let working = Mutex::new(Some(working));
-        let shared = Shared { common, settings, extra_labels, engine, images, sidecars, earlier, working, worked };
+        let shared = Shared { common, settings, extra_labels, engine, images, sidecars, own, earlier, working, worked };
         Ok(Self { shared: Arc::new(shared) })
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use oz_worker_core::agent::Sidecar;
 use oz_worker_core::time::Instant;
-use oz_worker_runtime::{Files, Host, Lane, Machine, Owner};
+use oz_worker_runtime::Host;
 use oz_worker_telemetry::{TaskStep, TaskTrace};
 use serde::Deserialize;
 use serde_json::json;
@@ -22,6 +22,7 @@ use super::creation;
 use super::engine::{Call, Engine, LONG_SILENCE};
 use super::error::EngineError;
 use super::images::{Fetched, Image, ImageError, Images};
+use super::instance::Instance;
 use super::labels::{self, Owned, SIDECAR, VOLUME};
 use super::reference::Reference;
 use super::removal;
@@ -46,7 +47,7 @@ const SHORTEST_COLLECT_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Sidecars<R: Host> {
     engine: Arc<Engine<R>>,
     images: Arc<Images<R>>,
-    owner: Owner,
+    own: Instance,
     worker_id: String,
     state: Mutex<State>,
 }
@@ -126,12 +127,12 @@ enum Filled {
 }
 
 impl<R: Host> Sidecars<R> {
-    pub fn new(engine: Arc<Engine<R>>, images: Arc<Images<R>>, owner: Owner, worker_id: String) -> Self {
-        Self { engine, images, owner, worker_id, state: Mutex::default() }
+    pub fn new(engine: Arc<Engine<R>>, images: Arc<Images<R>>, own: Instance, worker_id: String) -> Self {
+        Self { engine, images, own, worker_id, state: Mutex::default() }
     }
 
     fn owned(&self) -> Owned<'_> {
-        Owned { worker_id: &self.worker_id, instance: self.owner.mark() }
+        Owned { worker_id: &self.worker_id, instance: self.own.text() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -304,7 +305,7 @@ impl<R: Host> Sidecars<R> {
         let name = labels::filling(volume);
         let source = container::source(image.id(), &self.owned());
         for _ in 0..TRIES {
-            match creation::make(&self.engine, &name, self.owner.mark(), source.clone()).await {
+            match creation::make(&self.engine, &name, self.own.text(), source.clone()).await {
                 Ok(Created { id, .. }) => return Ok(Lock::Ours(id)),
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error),
@@ -316,17 +317,12 @@ impl<R: Host> Sidecars<R> {
             };
             let Some(instance) = found.instance() else { return Ok(Lock::Foreign) };
             // One of our own that this process does not know is left over, as one of a process is that is dead.
-            if instance != self.owner.mark() && !self.is_dead(instance).await {
+            if instance != self.own.text() && !self.own.is_dead(&self.engine, instance).await {
                 return Ok(Lock::Theirs);
             }
             unless_missing(self.engine.tell(&remove(&found.id)).await)?;
         }
         Ok(Lock::Theirs)
-    }
-
-    async fn is_dead(&self, instance: &str) -> bool {
-        let (owner, mark) = (self.owner.clone(), instance.to_owned());
-        self.engine.runtime().on(Lane::Start, move |machine| machine.files().is_stale(&owner, &mark)).await
     }
 
     /// Fills the volume of this name anew.
@@ -362,8 +358,8 @@ impl<R: Host> Sidecars<R> {
             return Ok(Filled::InUse);
         }
         let description = container::filler(image.id(), volume, digest, image.volumes(), &self.owned());
-        let name = labels::made(self.owner.mark(), self.engine.number());
-        let filler = creation::make(&self.engine, &name, self.owner.mark(), description).await?.id;
+        let name = labels::made(self.own.text(), self.engine.number());
+        let filler = creation::make(&self.engine, &name, self.own.text(), description).await?.id;
         match self.copy(lock, &filler, volume, is_own).await {
             Ok(()) => Ok(Filled::Kept(filler)),
             Err(error) => {
