@@ -16,25 +16,23 @@ use super::labels::{self, EXECUTION_ID, Holder, INSTANCE, TASK_ID, WORKER_ID};
 use super::state::Seen;
 use super::{removal, wait};
 use crate::contract::Earlier;
+use crate::earlier::{Left, newest};
 use crate::query::escaped;
 
 /// When it is looked for what an engine made late: as long as one may stand still, and once more.
 const LATER: [Duration; 2] = [Duration::from_secs(180), Duration::from_secs(600)];
 
-/// A task that an earlier worker started, and its container.
-pub struct Left {
-    pub task: Earlier,
-    pub container: String,
-}
-
-/// Finds what dead workers with this id left, and takes it. Nothing of a live worker, of another one, or of anybody else is
+/// Finds what dead workers with this id left, and takes it: tasks and their containers. Nothing of a live worker, of another one, or of anybody else is
 /// touched.
 ///
 /// # Errors
 /// What the engine says.
-pub async fn take_up<R: Host>(engine: &Engine<R>, own: &Instance, worker_id: &str) -> Result<Vec<Left>, EngineError> {
-    let mut tasks: Vec<Left> = Vec::new();
-    let mut rest = Vec::new();
+pub async fn take_up<R: Host>(
+    engine: &Engine<R>,
+    own: &Instance,
+    worker_id: &str,
+) -> Result<Vec<Left<String>>, EngineError> {
+    let (mut tasks, mut rest) = (Vec::new(), Vec::new());
     for listed in of_dead_workers(engine, own, worker_id).await? {
         let task_id = listed.label(TASK_ID);
         if task_id.is_empty() {
@@ -47,20 +45,17 @@ pub async fn take_up<R: Host>(engine: &Engine<R>, own: &Instance, worker_id: &st
             execution_id: (!execution_id.is_empty()).then(|| execution_id.to_owned()),
             started: Duration::from_secs(u64::try_from(listed.created).unwrap_or(0)),
         };
-        tasks.push(Left { task, container: listed.id });
+        tasks.push(Left { task, thing: listed.id });
     }
-    // The last execution of a task is the one that the server asks for.
-    tasks.sort_by_key(|left| std::cmp::Reverse((left.task.started, left.container.clone())));
-    let mut taken: Vec<Left> = Vec::new();
+    let (tasks, others) = newest(tasks);
+    for Left { task, thing: container } in others {
+        warn!(task_id = task.task_id, "removing the container of an earlier execution, which a crashed worker left");
+        rest.push(container);
+    }
+    let mut taken = Vec::new();
     for left in tasks {
-        let task_id = &left.task.task_id;
-        if taken.iter().any(|other| other.task.task_id == *task_id) {
-            warn!(task_id, "removing the container of an earlier execution, which a crashed worker left");
-            rest.push(left.container);
-            continue;
-        }
-        let name = escaped(&labels::taken_up(own.text(), &left.container));
-        match engine.tell(&Call::post(format!("/containers/{}/rename?name={name}", left.container))).await {
+        let name = escaped(&labels::taken_up(own.text(), &left.thing));
+        match engine.tell(&Call::post(format!("/containers/{}/rename?name={name}", left.thing))).await {
             Ok(()) => taken.push(left),
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(error),
@@ -69,7 +64,6 @@ pub async fn take_up<R: Host>(engine: &Engine<R>, own: &Instance, worker_id: &st
     for id in rest {
         unless_missing(engine.tell(&remove(&id)).await)?;
     }
-    taken.reverse();
     Ok(taken)
 }
 

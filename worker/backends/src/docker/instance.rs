@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::engine::{Call, Engine};
 use super::error::EngineError;
 use super::state::{ContainerState, Seen};
+use crate::earlier;
 
 /// What this process has mounted: `proc_pid_mountinfo(5)`.
 const MOUNTS: &str = "/proc/self/mountinfo";
@@ -94,9 +95,7 @@ impl Instance {
             return false;
         }
         let Some((mark, home)) = parse(text) else { return false };
-        let (owner, mark) = (self.owner.clone(), mark.to_owned());
-        let is_stale = move |machine: &R::Machine| machine.files().is_stale(&owner, &mark);
-        if engine.runtime().on(Lane::Start, is_stale).await {
+        if earlier::is_dead(engine.runtime(), &self.owner, mark).await {
             return true;
         }
         match home {
