@@ -155,6 +155,10 @@ fn the_least_values_render_what_they_always_did() {
     );
 }
 
+/// What a worker is told of its Pod, where it makes Jobs: the variable, and the field of the Pod.
+const FACTS: [(&str, &str); 3] =
+    [("POD_NAME", "metadata.name"), ("POD_NAMESPACE", "metadata.namespace"), ("POD_UID", "metadata.uid")];
+
 #[test]
 fn the_deployment_of_the_least_values_is_what_it_always_was() {
     let rendering = rendered!({});
@@ -162,7 +166,7 @@ fn the_deployment_of_the_least_values_is_what_it_always_was() {
     let selector = json!({"app.kubernetes.io/name": "oz-agent-worker", "app.kubernetes.io/instance": "r"});
     assert_eq!(deployment["apiVersion"], "apps/v1");
     assert_eq!(deployment["spec"]["replicas"], 1);
-    assert_eq!(deployment["spec"]["strategy"], Value::Null);
+    assert_eq!(deployment["spec"]["strategy"], json!({"type": "Recreate"}));
     assert_eq!(deployment["spec"]["selector"], json!({"matchLabels": selector}));
     let pod = rendering.pod();
     assert_eq!(pod["metadata"]["labels"], selector);
@@ -180,6 +184,9 @@ fn the_deployment_of_the_least_values_is_what_it_always_was() {
     );
     let args = container["args"].as_array_mut().unwrap();
     assert_eq!(args.split_off(10), ["--health-address", "[::]:9464"]);
+    let fact = |(name, path)| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let facts: Vec<Value> = container["env"].as_array_mut().unwrap().drain(1..4).collect();
+    assert_eq!(facts, FACTS.map(fact));
     assert_eq!(
         spec,
         json!({
@@ -307,7 +314,7 @@ fn the_worker() {
             ),
             (
                 json!({"worker": {"extraEnv": [{"name": "A", "value": "1"}]}}),
-                json!({"container/env/1/name": "A", "container/env/1/value": "1", "container/env/2": {"name": "OTEL_METRICS_EXPORTER", "value": "none"}}),
+                json!({"container/env/4/name": "A", "container/env/4/value": "1", "container/env/5": {"name": "OTEL_METRICS_EXPORTER", "value": "none"}}),
             ),
             (
                 json!({"worker": {"deploymentAnnotations": {"a": "b"}}}),
@@ -369,11 +376,13 @@ fn the_kubernetes_backend() {
         ("ttlSecondsAfterFinished", "ttl_seconds_after_finished", json!(31_536_000)),
         ("workspaceSizeLimit", "workspace_size_limit", json!("10Gi")),
         ("unschedulableTimeout", "unschedulable_timeout", json!("0s")),
-        (
-            "podTemplate",
-            "pod_template",
-            json!({"spec": {"activeDeadlineSeconds": 31_536_000, "nodeSelector": {"a": "yes"}}}),
-        ),
+        ("imagePullGrace", "image_pull_grace", json!("2m")),
+        ("podStartTimeout", "pod_start_timeout", json!("1h")),
+        ("protectFromEviction", "protect_from_eviction", json!(true)),
+        ("allowedImages", "allowed_images", json!(["a/*", "b:1"])),
+        ("kubeconfig", "kubeconfig", json!("/etc/kubeconfig")),
+        ("context", "context", json!("other")),
+        ("podTemplate", "pod_template", json!({"activeDeadlineSeconds": 31_536_000, "nodeSelector": {"a": "yes"}})),
         ("preflightResources", "preflight_resources", json!({"requests": {"cpu": "100m"}})),
         ("setupCommand", "setup_command", json!("echo \"a: $B\"\ntrue")),
         ("teardownCommand", "teardown_command", json!("true")),
@@ -400,6 +409,8 @@ fn the_kubernetes_backend() {
                 expected("ttl_seconds_after_finished", Value::Null),
             ),
             (json!({"kubernetesBackend": {"unschedulableTimeout": 0}}), expected("unschedulable_timeout", json!("0"))),
+            (json!({"kubernetesBackend": {"imagePullGrace": 0}}), expected("image_pull_grace", json!("0"))),
+            (json!({"kubernetesBackend": {"podStartTimeout": 0}}), expected("pod_start_timeout", json!("0"))),
             // Today's Role stays where no Job is.
             (
                 json!({"kubernetesBackend": {"namespace": "jobs"}}),
@@ -414,9 +425,9 @@ fn metrics() {
     let scraped = json!({
         // The endpoint is the one that is scraped.
         "container/args/10": null, "container/args/11": null,
-        "container/env/1/value": "prometheus",
-        "container/env/2": {"name": "OTEL_EXPORTER_PROMETHEUS_HOST", "value": "[::]"},
-        "container/env/3": {"name": "OTEL_EXPORTER_PROMETHEUS_PORT", "value": "9464"},
+        "container/env/4/value": "prometheus",
+        "container/env/5": {"name": "OTEL_EXPORTER_PROMETHEUS_HOST", "value": "[::]"},
+        "container/env/6": {"name": "OTEL_EXPORTER_PROMETHEUS_PORT", "value": "9464"},
         "container/ports": [{"name": "metrics", "containerPort": 9464, "protocol": "TCP"}]
     });
     assert_changes(&json!({}), &[(json!({"metrics": {"enabled": true, "service": {"create": false}}}), scraped)]);
@@ -428,17 +439,17 @@ fn metrics() {
                 json!({"metrics": {"extraEnv": [{"name": "A"}], "podMonitor": {"create": true}, "serviceMonitor": {"create": true}}}),
                 json!({}),
             ),
-            (json!({"metrics": {"enabled": true, "exporter": "otlp"}}), json!({"container/env/1/value": "otlp"})),
-            (json!({"metrics": {"enabled": true, "exporter": "console"}}), json!({"container/env/1/value": "console"})),
+            (json!({"metrics": {"enabled": true, "exporter": "otlp"}}), json!({"container/env/4/value": "otlp"})),
+            (json!({"metrics": {"enabled": true, "exporter": "console"}}), json!({"container/env/4/value": "console"})),
             (json!({"metrics": {"enabled": true, "exporter": "none"}}), json!({})),
             (
                 json!({"metrics": {"enabled": true, "exporter": "otlp", "extraEnv": [{"name": "A", "value": "b"}], "podMonitor": {"create": true}}}),
-                json!({"container/env/1/value": "otlp", "container/env/2": {"name": "A", "value": "b"}}),
+                json!({"container/env/4/value": "otlp", "container/env/5": {"name": "A", "value": "b"}}),
             ),
         ],
     );
     let port = json!({
-        "container/ports/0/containerPort": 9999, "container/env/3/value": "9999", "Service/spec/ports/0/port": 9999,
+        "container/ports/0/containerPort": 9999, "container/env/6/value": "9999", "Service/spec/ports/0/port": 9999,
         // In the chart of today it stays at 9464, where nothing is.
         "Service/metadata/annotations/prometheus.io/port": "9999",
         "container/startupProbe/httpGet/port": 9999, "container/livenessProbe/httpGet/port": 9999, "container/readinessProbe/httpGet/port": 9999
@@ -454,7 +465,7 @@ fn metrics() {
             ),
             (
                 json!({"metrics": {"extraEnv": [{"name": "A", "value": "b"}]}}),
-                json!({"container/env/4": {"name": "A", "value": "b"}}),
+                json!({"container/env/7": {"name": "A", "value": "b"}}),
             ),
         ],
     );
@@ -567,7 +578,11 @@ fn what_would_break_the_release_is_refused_by_name() {
     for (values, said) in [
         (json!({"worker": {"podLabels": {"app.kubernetes.io/name": "x"}}}), "worker.podLabels: app.kubernetes.io/name"),
         (json!({"worker": {"podAnnotations": {"checksum/config": "x"}}}), "worker.podAnnotations: checksum/config"),
-        (json!({"worker": {"replicas": 2, "extraEnv": variable("POD_NAME", "x")}}), "worker.extraEnv: POD_NAME"),
+        (
+            json!({"worker": {"replicas": 2, "backend": "direct", "extraEnv": variable("POD_NAME", "x")}}),
+            "worker.extraEnv: POD_NAME",
+        ),
+        (json!({"worker": {"extraEnv": variable("POD_UID", "x")}}), "worker.extraEnv: POD_UID"),
         (json!({"worker": {"replicas": 2, "extraArgs": ["--worker-id=x"]}}), "worker.extraArgs: --worker-id"),
         (json!({"worker": {"extraArgs": ["--health-address", "a:1"]}}), "worker.extraArgs: --health-address"),
         (json!({"worker": {"extraArgs": ["--drain-timeout", "1h"]}}), "worker.drainTimeoutSeconds"),
@@ -610,7 +625,10 @@ fn what_would_break_the_release_is_refused_by_name() {
     }
     // What breaks nothing is the operator's.
     let rendering = rendered!({"worker": {"extraEnv": [{"name": "OTEL_METRICS_EXPORTER", "value": "otlp"}]}});
-    assert_eq!(variables(&rendering), ["WARP_API_KEY", "OTEL_METRICS_EXPORTER"]);
+    assert_eq!(
+        variables(&rendering),
+        ["WARP_API_KEY", "POD_NAME", "POD_NAMESPACE", "POD_UID", "OTEL_METRICS_EXPORTER"]
+    );
     assert_eq!(rendering.variable("OTEL_METRICS_EXPORTER").unwrap()["value"], "otlp");
 }
 
