@@ -36,6 +36,7 @@ mod instruments;
 mod last_export;
 mod listen;
 mod metric_export;
+mod oldest;
 mod otlp;
 mod page;
 mod problem;

@@ -8,6 +8,7 @@ use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::MetricEvent;
 
 use crate::instruments::Instruments;
+use crate::oldest::Oldest;
 use crate::pulse::Heartbeat;
 use crate::status::Status;
 use crate::traces::{TaskTrace, Traces};
@@ -17,6 +18,7 @@ use crate::traces::{TaskTrace, Traces};
 pub struct Recorder {
     /// One set, or two when the collector's histogram is not everybody's.
     pub(crate) instruments: Option<Arc<[Instruments]>>,
+    pub(crate) oldest: Option<Arc<Oldest>>,
     pub(crate) status: Option<Arc<Status>>,
     pub(crate) traces: Option<Arc<Traces>>,
 }
@@ -24,7 +26,7 @@ pub struct Recorder {
 impl Recorder {
     /// A recorder that takes nothing down.
     pub const fn disabled() -> Self {
-        Self { instruments: None, status: None, traces: None }
+        Self { instruments: None, oldest: None, status: None, traces: None }
     }
 
     /// Counts one event: a handful of atomic writes. Takes no lock that an exporter holds for longer than a copy, and
@@ -38,8 +40,12 @@ impl Recorder {
     /// Hears what a person is told, before the log does. Gives the id of the trace of the task that it is about, when tracing
     /// is on, so that the log can name it.
     pub fn note(&self, notice: &Notice) -> Option<String> {
+        let now = Instant::now();
+        if let Some(oldest) = &self.oldest {
+            oldest.note(now, notice);
+        }
         if let Some(status) = &self.status {
-            status.note(Instant::now(), notice);
+            status.note(now, notice);
         }
         self.traces.as_ref()?.note(notice)
     }

@@ -223,7 +223,9 @@ impl StatusView {
                 self.counts.claimed += 1;
                 self.runs(now, task_id, title, *active);
             }
-            Notice::Resumed { task_id, active, .. } => self.runs(now, task_id, "", *active),
+            Notice::Resumed { task_id, age, active, .. } => {
+                self.runs(now.checked_sub(*age).unwrap_or(now), task_id, "", *active);
+            }
             Notice::NotReady { task_id } => self.unstarted = Some(bounded(task_id)),
             Notice::Ready => self.unstarted = None,
             Notice::Rejected { .. } => self.counts.rejected += 1,

@@ -78,7 +78,8 @@ impl Worker {
         self.metric(MetricEvent::TaskResumed);
         let (task, execution) = (task_id.clone(), execution_id.clone());
         self.outputs.push_back(Output::ResumeTask { run, task_id: task, execution_id: execution });
-        self.notice(Notice::Resumed { task_id: task_id.clone(), execution_id, active: self.tasks.len() });
+        let active = self.tasks.len();
+        self.notice(Notice::Resumed { task_id: task_id.clone(), execution_id, age, active });
         if is_cancelled {
             self.ask_to_stop(&task_id, run, StopCause::User);
         }
