@@ -120,8 +120,8 @@ names of several workers with nothing. */ -}}
 {{- $exporter := get $given "OTEL_METRICS_EXPORTER" -}}
 {{- $host := get $given "OTEL_EXPORTER_PROMETHEUS_HOST" -}}
 {{- $refused := dict -}}
-{{- range include "oz-agent-worker.podFacts" . | fromYamlArray -}}
-{{- $_ := set $refused .name "is the chart's own, by which a worker is known from another; leave it out" -}}
+{{- if gt (int64 .Values.worker.replicas) 1 -}}
+{{- $_ := set $refused "POD_NAME" "is the chart's own where several workers are named by it; leave it out" -}}
 {{- end -}}
 {{- if or (include "oz-agent-worker.exportsTo" (list . "prometheus")) (not $exporter) (contains "prometheus" (lower $exporter)) -}}
 {{- $_ := set $refused "OTEL_METRICS_EXPORTER" "decides where the probes find the worker; set metrics.enabled and metrics.exporter" -}}
@@ -134,21 +134,6 @@ names of several workers with nothing. */ -}}
 {{- end -}}
 {{- end -}}
 {{- toYaml $refused -}}
-{{- end -}}
-
-{{- /* What the worker is told of its own Pod. On a cluster, Jobs say by it whose they are; several workers are named by it. */ -}}
-{{- define "oz-agent-worker.podFacts" -}}
-{{- $facts := dict -}}
-{{- if eq .Values.worker.backend "kubernetes" -}}
-{{- $facts = dict "POD_NAME" "metadata.name" "POD_NAMESPACE" "metadata.namespace" "POD_UID" "metadata.uid" -}}
-{{- else if gt (int64 .Values.worker.replicas) 1 -}}
-{{- $facts = dict "POD_NAME" "metadata.name" -}}
-{{- end -}}
-{{- $variables := list -}}
-{{- range $name, $path := $facts -}}
-{{- $variables = append $variables (dict "name" $name "valueFrom" (dict "fieldRef" (dict "fieldPath" $path))) -}}
-{{- end -}}
-{{- toYaml $variables -}}
 {{- end -}}
 
 {{- /* Two workers of one name must not overlap where the new one takes up the Jobs of the old. */ -}}
@@ -177,7 +162,9 @@ type: Recreate
 {{- $key := dict "name" (include "oz-agent-worker.apiKeySecretName" .) "key" $secret.key -}}
 {{- $first = append $first (dict "name" "WARP_API_KEY" "valueFrom" (dict "secretKeyRef" $key)) -}}
 {{- end -}}
-{{- $first = concat $first (include "oz-agent-worker.podFacts" . | fromYamlArray) -}}
+{{- if gt (int64 $worker.replicas) 1 -}}
+{{- $first = append $first (dict "name" "POD_NAME" "valueFrom" (dict "fieldRef" (dict "fieldPath" "metadata.name"))) -}}
+{{- end -}}
 {{- if ne $worker.backend "kubernetes" -}}
 {{- /* Agents write there, and the root file system cannot be written to. */ -}}
 {{- $first = append $first (dict "name" "HOME" "value" "/tmp") -}}

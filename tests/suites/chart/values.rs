@@ -138,8 +138,8 @@ fn the_least_values_render_what_they_always_did() {
     assert_eq!(
         rendering.the("Role")["rules"],
         json!([
-            {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "get", "list", "watch", "delete"]},
-            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "get", "list", "watch", "patch", "delete"]},
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
             {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
             {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]}
         ])
@@ -154,10 +154,6 @@ fn the_least_values_render_what_they_always_did() {
         json!([{"kind": "ServiceAccount", "name": "r-oz-agent-worker", "namespace": "ns"}])
     );
 }
-
-/// What a worker is told of its Pod, where it makes Jobs: the variable, and the field of the Pod.
-const FACTS: [(&str, &str); 3] =
-    [("POD_NAME", "metadata.name"), ("POD_NAMESPACE", "metadata.namespace"), ("POD_UID", "metadata.uid")];
 
 #[test]
 fn the_deployment_of_the_least_values_is_what_it_always_was() {
@@ -184,9 +180,6 @@ fn the_deployment_of_the_least_values_is_what_it_always_was() {
     );
     let args = container["args"].as_array_mut().unwrap();
     assert_eq!(args.split_off(10), ["--health-address", "[::]:9464"]);
-    let fact = |(name, path)| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
-    let facts: Vec<Value> = container["env"].as_array_mut().unwrap().drain(1..4).collect();
-    assert_eq!(facts, FACTS.map(fact));
     assert_eq!(
         spec,
         json!({
@@ -314,7 +307,7 @@ fn the_worker() {
             ),
             (
                 json!({"worker": {"extraEnv": [{"name": "A", "value": "1"}]}}),
-                json!({"container/env/4/name": "A", "container/env/4/value": "1", "container/env/5": {"name": "OTEL_METRICS_EXPORTER", "value": "none"}}),
+                json!({"container/env/1/name": "A", "container/env/1/value": "1", "container/env/2": {"name": "OTEL_METRICS_EXPORTER", "value": "none"}}),
             ),
             (
                 json!({"worker": {"deploymentAnnotations": {"a": "b"}}}),
@@ -411,13 +404,22 @@ fn the_kubernetes_backend() {
             (json!({"kubernetesBackend": {"unschedulableTimeout": 0}}), expected("unschedulable_timeout", json!("0"))),
             (json!({"kubernetesBackend": {"imagePullGrace": 0}}), expected("image_pull_grace", json!("0"))),
             (json!({"kubernetesBackend": {"podStartTimeout": 0}}), expected("pod_start_timeout", json!("0"))),
-            // Today's Role stays where no Job is.
-            (
-                json!({"kubernetesBackend": {"namespace": "jobs"}}),
-                json!({"file/backend/kubernetes/namespace": "jobs", "Role/metadata/namespace": "jobs", "RoleBinding/metadata/namespace": "jobs"}),
-            ),
         ],
     );
+}
+
+#[test]
+fn rights_are_where_the_jobs_are() {
+    // Today's Role stays where no Job is.
+    let rendering = rendered!({"kubernetesBackend": {"namespace": "jobs"}});
+    assert_eq!(rendering.file()["backend"]["kubernetes"]["namespace"], "jobs");
+    for kind in ["Role", "RoleBinding"] {
+        let of_kind = rendering.objects.iter().filter(|object| object["kind"] == kind);
+        let namespaces: Vec<&str> = of_kind.map(|object| text(&object["metadata"]["namespace"])).collect();
+        assert_eq!(namespaces, ["jobs", "ns"], "{kind}");
+    }
+    let rules = &rendering.the("Role")["rules"];
+    assert_eq!(rules[0]["verbs"], json!(["create", "get", "list", "watch", "patch", "delete"]));
 }
 
 #[test]
@@ -425,9 +427,9 @@ fn metrics() {
     let scraped = json!({
         // The endpoint is the one that is scraped.
         "container/args/10": null, "container/args/11": null,
-        "container/env/4/value": "prometheus",
-        "container/env/5": {"name": "OTEL_EXPORTER_PROMETHEUS_HOST", "value": "[::]"},
-        "container/env/6": {"name": "OTEL_EXPORTER_PROMETHEUS_PORT", "value": "9464"},
+        "container/env/1/value": "prometheus",
+        "container/env/2": {"name": "OTEL_EXPORTER_PROMETHEUS_HOST", "value": "[::]"},
+        "container/env/3": {"name": "OTEL_EXPORTER_PROMETHEUS_PORT", "value": "9464"},
         "container/ports": [{"name": "metrics", "containerPort": 9464, "protocol": "TCP"}]
     });
     assert_changes(&json!({}), &[(json!({"metrics": {"enabled": true, "service": {"create": false}}}), scraped)]);
@@ -439,17 +441,17 @@ fn metrics() {
                 json!({"metrics": {"extraEnv": [{"name": "A"}], "podMonitor": {"create": true}, "serviceMonitor": {"create": true}}}),
                 json!({}),
             ),
-            (json!({"metrics": {"enabled": true, "exporter": "otlp"}}), json!({"container/env/4/value": "otlp"})),
-            (json!({"metrics": {"enabled": true, "exporter": "console"}}), json!({"container/env/4/value": "console"})),
+            (json!({"metrics": {"enabled": true, "exporter": "otlp"}}), json!({"container/env/1/value": "otlp"})),
+            (json!({"metrics": {"enabled": true, "exporter": "console"}}), json!({"container/env/1/value": "console"})),
             (json!({"metrics": {"enabled": true, "exporter": "none"}}), json!({})),
             (
                 json!({"metrics": {"enabled": true, "exporter": "otlp", "extraEnv": [{"name": "A", "value": "b"}], "podMonitor": {"create": true}}}),
-                json!({"container/env/4/value": "otlp", "container/env/5": {"name": "A", "value": "b"}}),
+                json!({"container/env/1/value": "otlp", "container/env/2": {"name": "A", "value": "b"}}),
             ),
         ],
     );
     let port = json!({
-        "container/ports/0/containerPort": 9999, "container/env/6/value": "9999", "Service/spec/ports/0/port": 9999,
+        "container/ports/0/containerPort": 9999, "container/env/3/value": "9999", "Service/spec/ports/0/port": 9999,
         // In the chart of today it stays at 9464, where nothing is.
         "Service/metadata/annotations/prometheus.io/port": "9999",
         "container/startupProbe/httpGet/port": 9999, "container/livenessProbe/httpGet/port": 9999, "container/readinessProbe/httpGet/port": 9999
@@ -465,7 +467,7 @@ fn metrics() {
             ),
             (
                 json!({"metrics": {"extraEnv": [{"name": "A", "value": "b"}]}}),
-                json!({"container/env/7": {"name": "A", "value": "b"}}),
+                json!({"container/env/4": {"name": "A", "value": "b"}}),
             ),
         ],
     );
@@ -582,7 +584,6 @@ fn what_would_break_the_release_is_refused_by_name() {
             json!({"worker": {"replicas": 2, "backend": "direct", "extraEnv": variable("POD_NAME", "x")}}),
             "worker.extraEnv: POD_NAME",
         ),
-        (json!({"worker": {"extraEnv": variable("POD_UID", "x")}}), "worker.extraEnv: POD_UID"),
         (json!({"worker": {"replicas": 2, "extraArgs": ["--worker-id=x"]}}), "worker.extraArgs: --worker-id"),
         (json!({"worker": {"extraArgs": ["--health-address", "a:1"]}}), "worker.extraArgs: --health-address"),
         (json!({"worker": {"extraArgs": ["--drain-timeout", "1h"]}}), "worker.drainTimeoutSeconds"),
@@ -625,10 +626,7 @@ fn what_would_break_the_release_is_refused_by_name() {
     }
     // What breaks nothing is the operator's.
     let rendering = rendered!({"worker": {"extraEnv": [{"name": "OTEL_METRICS_EXPORTER", "value": "otlp"}]}});
-    assert_eq!(
-        variables(&rendering),
-        ["WARP_API_KEY", "POD_NAME", "POD_NAMESPACE", "POD_UID", "OTEL_METRICS_EXPORTER"]
-    );
+    assert_eq!(variables(&rendering), ["WARP_API_KEY", "OTEL_METRICS_EXPORTER"]);
     assert_eq!(rendering.variable("OTEL_METRICS_EXPORTER").unwrap()["value"], "otlp");
 }
 
