@@ -88,8 +88,13 @@ struct Plane {
 
 impl Plane {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(flags: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_oz-local-control-plane"))
             .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
+            .args(flags)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -158,6 +163,19 @@ fn control_plane_assigns_cancels_and_tells() {
         r#"{"type": "task_assignment", "data": {"task_id": "a b", "task": {}, "env_vars": {"SCRIPT": "exit 3"}}}"#;
     assert_eq!(plane.post("/assign", message), (200, "assigned a b\n".to_owned()));
     plane.prints("task_failed");
+}
+
+#[test]
+fn control_plane_tries_a_worker_and_exits_as_its_task_ends() {
+    let agent = Agent::new();
+    for (script, ends, code) in [("exit 0", "task_completed", 0), ("exit 3", "task_failed", 1)] {
+        let mut plane = Plane::start_with(&["--try", "an-image"]);
+        let variable = format!("SCRIPT={script}");
+        let _worker = Launch::direct_to(&plane.url, &agent).flags(["-e", &variable]).start();
+        plane.prints("<- task_claimed");
+        plane.prints(ends);
+        assert_eq!(plane.child.wait().unwrap().code(), Some(code), "{script}");
+    }
 }
 
 #[test]

@@ -136,6 +136,15 @@ names of several workers with nothing. */ -}}
 {{- toYaml $refused -}}
 {{- end -}}
 
+{{- /* Two workers of one name must not overlap where the new one takes up the Jobs of the old. */ -}}
+{{- define "oz-agent-worker.strategy" -}}
+{{- if .Values.worker.strategy -}}
+{{- toYaml .Values.worker.strategy -}}
+{{- else if eq .Values.worker.backend "kubernetes" -}}
+type: Recreate
+{{- end -}}
+{{- end -}}
+
 {{- /* The worker's variables, each name once: the operator's win, and those of the metrics over the others. */ -}}
 {{- define "oz-agent-worker.env" -}}
 {{- $worker := .Values.worker -}}
@@ -248,6 +257,12 @@ the kernel ends what was killed. */ -}}
 {{- $_ := set $backend "ttl_seconds_after_finished" (int64 $values.ttlSecondsAfterFinished) }}
 {{- end -}}
 {{- with $values.workspaceSizeLimit }}{{ $_ := set $backend "workspace_size_limit" . }}{{ end -}}
+{{- with toString $values.imagePullGrace }}{{ $_ := set $backend "image_pull_grace" . }}{{ end -}}
+{{- with toString $values.podStartTimeout }}{{ $_ := set $backend "pod_start_timeout" . }}{{ end -}}
+{{- if $values.protectFromEviction }}{{ $_ := set $backend "protect_from_eviction" true }}{{ end -}}
+{{- with $values.allowedImages }}{{ $_ := set $backend "allowed_images" . }}{{ end -}}
+{{- with $values.kubeconfig }}{{ $_ := set $backend "kubeconfig" . }}{{ end -}}
+{{- with $values.context }}{{ $_ := set $backend "context" . }}{{ end -}}
 {{- with $values.podTemplate }}{{ $_ := set $backend "pod_template" . }}{{ end -}}
 {{- with $values.preflightResources }}{{ $_ := set $backend "preflight_resources" . }}{{ end -}}
 {{- include "oz-agent-worker.commands" (list $backend $values) -}}

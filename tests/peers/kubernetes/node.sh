@@ -63,7 +63,8 @@ run apiserver kube-apiserver --etcd-servers=http://127.0.0.1:2379 --bind-address
     --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --service-cluster-ip-range=198.18.2.0/24 \
     --service-account-issuer=https://kubernetes.default.svc --service-account-key-file=accounts.pub \
     --service-account-signing-key-file=accounts.key --kubelet-preferred-address-types=InternalIP \
-    --kubelet-client-certificate=apiserver-kubelet-client.crt --kubelet-client-key=apiserver-kubelet-client.key
+    --kubelet-client-certificate=apiserver-kubelet-client.crt --kubelet-client-key=apiserver-kubelet-client.key \
+    --audit-log-path=/run/cluster/log/audit --audit-policy-file=config/audit.yaml
 run containerd containerd --config config/containerd.toml
 until_true "containerd answers" ctr version
 for archive in archives/*; do

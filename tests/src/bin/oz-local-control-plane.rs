@@ -1,9 +1,9 @@
 //! `oz-local-control-plane`: try a worker's configuration against a server of one's own before going live.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::mpsc::channel};
 
 use argh::FromArgs;
-use oz_worker_tests::control_plane::{ControlPlane, http, print::Printer};
+use oz_worker_tests::control_plane::{ControlPlane, attempt, http, print::Printer};
 
 /// A control plane for one machine. Workers connect to it with any API key; every frame is printed; tasks are assigned
 /// and cancelled over HTTP.
@@ -18,12 +18,21 @@ struct Flags {
     /// where tasks are assigned and cancelled over HTTP (default 127.0.0.1:8081)
     #[argh(option, default = "\"127.0.0.1:8081\".to_owned()")]
     control: String,
+    /// run one task in this image on the first worker that connects, and exit 0 when it completed
+    #[argh(option, arg_name = "image", long = "try")]
+    attempt: Option<String>,
 }
 
 fn main() -> ExitCode {
     let flags: Flags = argh::from_env();
     let printer = Printer::for_stdout();
-    let plane = match ControlPlane::start(&flags.listen, move |event| printer.print(event)) {
+    let (news, events) = channel();
+    let observe = move |event: &_| {
+        printer.print(event);
+        // Without an attempt there is nobody who wants to know.
+        let _ = news.send(());
+    };
+    let plane = match ControlPlane::start(&flags.listen, observe) {
         Ok(plane) => plane,
         Err(error) => return unusable("--listen", &flags.listen, &error),
     };
@@ -33,6 +42,16 @@ fn main() -> ExitCode {
     };
     printer.say(&format!("workers connect with --web-socket-url {}", plane.url()));
     printer.say(&format!("assign a task with curl -d @task.json http://{control}/assign"));
+    if let Some(image) = flags.attempt {
+        return match attempt::run(&plane, &events, &image) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => {
+                eprintln!("{problem}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    drop(events);
     loop {
         // Everything happens on other threads; unpark comes from nobody, and would do no harm.
         std::thread::park();

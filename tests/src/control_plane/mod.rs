@@ -18,6 +18,7 @@ use crate::{
     server::{Request, Server},
 };
 
+pub mod attempt;
 pub mod http;
 pub mod print;
 

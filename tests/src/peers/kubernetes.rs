@@ -3,6 +3,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use std::{
+    fs,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Output, Stdio},
@@ -65,6 +66,12 @@ impl Cluster {
         cluster.kubeconfig = stdout.lines().first().expect("what comes before the last line").into();
         cluster.kubectl(&format!("create --filename {}", kinds.display()));
         Some(cluster)
+    }
+
+    /// What the API server wrote down of every call of an account of a namespace's, but for those of its own: a line of JSON each.
+    pub fn audit_log(&self) -> String {
+        let file = self.kubeconfig.with_file_name("log").join("audit");
+        fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
     }
 
     /// A program that talks to this cluster.

@@ -275,6 +275,11 @@ fn assert_shows_what_was_run(fleet: Option<Fleet>) {
     assert_eq!(number(&prometheus, "Slots taken"), 1.0 / 4.0);
     assert_eq!(number(&prometheus, "Tasks and slots"), 1.0);
     assert_eq!(of(&answer(&prometheus, "Tasks of each worker"), &[("worker_id", &ids[0])]), 1.0);
+    let oldest = answer(&prometheus, "Oldest task of each worker");
+    assert!(
+        of(&oldest, &[("worker_id", &ids[0])]) > 0.0 && of(&oldest, &[("worker_id", &ids[1])]) == 0.0,
+        "{oldest:?}"
+    );
     assert_eq!(of(&answer(&prometheus, "Connection of each worker"), &[("worker_id", &ids[1])]), 1.0);
     // Both counts are extrapolated alike but for the moment of their scrapes.
     let succeeded = number(&prometheus, "Succeeded");

@@ -138,8 +138,8 @@ fn the_least_values_render_what_they_always_did() {
     assert_eq!(
         rendering.the("Role")["rules"],
         json!([
-            {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "get", "list", "watch", "delete"]},
-            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "get", "list", "watch", "patch", "delete"]},
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
             {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
             {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]}
         ])
@@ -162,7 +162,7 @@ fn the_deployment_of_the_least_values_is_what_it_always_was() {
     let selector = json!({"app.kubernetes.io/name": "oz-agent-worker", "app.kubernetes.io/instance": "r"});
     assert_eq!(deployment["apiVersion"], "apps/v1");
     assert_eq!(deployment["spec"]["replicas"], 1);
-    assert_eq!(deployment["spec"]["strategy"], Value::Null);
+    assert_eq!(deployment["spec"]["strategy"], json!({"type": "Recreate"}));
     assert_eq!(deployment["spec"]["selector"], json!({"matchLabels": selector}));
     let pod = rendering.pod();
     assert_eq!(pod["metadata"]["labels"], selector);
@@ -369,11 +369,13 @@ fn the_kubernetes_backend() {
         ("ttlSecondsAfterFinished", "ttl_seconds_after_finished", json!(31_536_000)),
         ("workspaceSizeLimit", "workspace_size_limit", json!("10Gi")),
         ("unschedulableTimeout", "unschedulable_timeout", json!("0s")),
-        (
-            "podTemplate",
-            "pod_template",
-            json!({"spec": {"activeDeadlineSeconds": 31_536_000, "nodeSelector": {"a": "yes"}}}),
-        ),
+        ("imagePullGrace", "image_pull_grace", json!("2m")),
+        ("podStartTimeout", "pod_start_timeout", json!("1h")),
+        ("protectFromEviction", "protect_from_eviction", json!(true)),
+        ("allowedImages", "allowed_images", json!(["a/*", "b:1"])),
+        ("kubeconfig", "kubeconfig", json!("/etc/kubeconfig")),
+        ("context", "context", json!("other")),
+        ("podTemplate", "pod_template", json!({"activeDeadlineSeconds": 31_536_000, "nodeSelector": {"a": "yes"}})),
         ("preflightResources", "preflight_resources", json!({"requests": {"cpu": "100m"}})),
         ("setupCommand", "setup_command", json!("echo \"a: $B\"\ntrue")),
         ("teardownCommand", "teardown_command", json!("true")),
@@ -400,13 +402,24 @@ fn the_kubernetes_backend() {
                 expected("ttl_seconds_after_finished", Value::Null),
             ),
             (json!({"kubernetesBackend": {"unschedulableTimeout": 0}}), expected("unschedulable_timeout", json!("0"))),
-            // Today's Role stays where no Job is.
-            (
-                json!({"kubernetesBackend": {"namespace": "jobs"}}),
-                json!({"file/backend/kubernetes/namespace": "jobs", "Role/metadata/namespace": "jobs", "RoleBinding/metadata/namespace": "jobs"}),
-            ),
+            (json!({"kubernetesBackend": {"imagePullGrace": 0}}), expected("image_pull_grace", json!("0"))),
+            (json!({"kubernetesBackend": {"podStartTimeout": 0}}), expected("pod_start_timeout", json!("0"))),
         ],
     );
+}
+
+#[test]
+fn rights_are_where_the_jobs_are() {
+    // Today's Role stays where no Job is.
+    let rendering = rendered!({"kubernetesBackend": {"namespace": "jobs"}});
+    assert_eq!(rendering.file()["backend"]["kubernetes"]["namespace"], "jobs");
+    for kind in ["Role", "RoleBinding"] {
+        let of_kind = rendering.objects.iter().filter(|object| object["kind"] == kind);
+        let namespaces: Vec<&str> = of_kind.map(|object| text(&object["metadata"]["namespace"])).collect();
+        assert_eq!(namespaces, ["jobs", "ns"], "{kind}");
+    }
+    let rules = &rendering.the("Role")["rules"];
+    assert_eq!(rules[0]["verbs"], json!(["create", "get", "list", "watch", "patch", "delete"]));
 }
 
 #[test]
@@ -567,7 +580,10 @@ fn what_would_break_the_release_is_refused_by_name() {
     for (values, said) in [
         (json!({"worker": {"podLabels": {"app.kubernetes.io/name": "x"}}}), "worker.podLabels: app.kubernetes.io/name"),
         (json!({"worker": {"podAnnotations": {"checksum/config": "x"}}}), "worker.podAnnotations: checksum/config"),
-        (json!({"worker": {"replicas": 2, "extraEnv": variable("POD_NAME", "x")}}), "worker.extraEnv: POD_NAME"),
+        (
+            json!({"worker": {"replicas": 2, "backend": "direct", "extraEnv": variable("POD_NAME", "x")}}),
+            "worker.extraEnv: POD_NAME",
+        ),
         (json!({"worker": {"replicas": 2, "extraArgs": ["--worker-id=x"]}}), "worker.extraArgs: --worker-id"),
         (json!({"worker": {"extraArgs": ["--health-address", "a:1"]}}), "worker.extraArgs: --health-address"),
         (json!({"worker": {"extraArgs": ["--drain-timeout", "1h"]}}), "worker.drainTimeoutSeconds"),

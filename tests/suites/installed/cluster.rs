@@ -1,5 +1,6 @@
 //! The chart in a real Kubernetes, as docs/install-helm.md installs it: one cluster and, in the end, one release's whole life.
 
+mod jobs;
 mod policy;
 mod story;
 
@@ -15,7 +16,7 @@ use oz_worker_tests::{
 };
 use serde_json::{Value, json};
 
-use story::{CLIENTS, NAMESPACE, POD_BOUND, RELEASE, Story, finish, name};
+use story::{CLIENTS, NAMESPACE, POD_BOUND, RELEASE, Story, WITH_AN_AGENT, finish, in_its_own_pod, name};
 
 const KEY: &str = "wk-cluster-key";
 
@@ -39,22 +40,29 @@ fn a_release_lives_in_a_real_cluster() {
 type Chapter = (&'static str, fn(&mut Story));
 
 /// What happens, in this order.
-const CHAPTERS: [Chapter; 15] = [
+const CHAPTERS: [Chapter; 22] = [
     ("the API server takes what every value file makes", Story::value_files),
     ("the documented commands install a worker that becomes ready", Story::install),
+    ("tasks are Jobs: one succeeds and leaves nothing, one fails and is kept, one finds no node", Story::jobs_run),
+    ("helm test runs a task and leaves nothing", Story::helm_test),
+    ("the Service is scraped, and found by its annotations", Story::scrapes),
+    ("a Job outlives an upgrade, and its end is told once", Story::upgraded_meanwhile),
+    ("a Job outlives the worker's Pod, and its end is told once", Story::killed_meanwhile),
+    ("the Role grants what the worker asks for, and nothing else", Story::rights),
+    ("Jobs may be elsewhere, and a Role that is too small is told", Story::elsewhere),
+    ("the release moves to tasks in the worker's own Pod", Story::in_the_pod),
     ("the Pod may do no more than it must", Story::confinement),
     ("a task runs and succeeds", Story::task),
-    ("helm test passes", Story::helm_test),
-    ("the Service is scraped, and found by its annotations", Story::scrapes),
     ("an upgrade waits for the running task, whose end arrives", Story::upgrade),
     ("every other object is accepted", Story::everything),
     ("the policy lets through what it names, and nothing else", Story::policy),
     ("the disruption budget keeps the last worker", Story::budget),
     ("two workers have two names", Story::replicas),
     ("a rotated key reaches the worker without a restart", Story::rotation),
-    ("the default backend may do what it needs where its Jobs run, and says why no Pod starts", Story::rights),
     ("what is wrong is said where one looks", Story::mistakes),
+    ("the release moves back to Jobs", Story::back),
     ("uninstalled, nothing is left", Story::uninstall),
+    ("the command of the monitoring page installs a worker that runs tasks", Story::in_one_command),
 ];
 
 impl Story {
@@ -69,26 +77,20 @@ impl Story {
         assert!(taken.lines().count() > 400, "{taken}");
     }
 
-    fn install(&mut self) {
-        self.documented("kubectl create namespace", "");
-        // As strict as Kubernetes has it.
-        self.cluster.kubectl(&format!("label namespace {NAMESPACE} pod-security.kubernetes.io/enforce=restricted"));
-        self.documented("kubectl -n warp-oz create secret", &format!("{KEY}\n"));
-        self.cluster.wait(&format!("--for=create serviceaccount/default configmap/kube-root-ca.crt -n {NAMESPACE}"));
-        self.before = self.all_objects();
-        let helm = self.start("helm install");
+    /// From here on tasks run in the worker's own Pod, and nothing needs a right in the cluster.
+    fn in_the_pod(&mut self) {
+        self.enforce("restricted");
+        let (repository, tag) = WITH_AN_AGENT.split_once(':').unwrap();
+        self.change(&json!({"image": {"repository": repository, "tag": tag}, "worker": in_its_own_pod()}));
+        let helm = self.start("helm upgrade");
         let dial = self.dial();
-        let told = finish(helm).unwrap();
-        assert!(told.contains("The worker my-worker is about to connect"), "{told}");
-        assert_eq!((dial.worker_id.as_str(), dial.key.as_str()), ("my-worker", KEY));
+        finish(helm).unwrap();
+        assert_eq!(self.sessions.remove(0).expect_close(), Some(1000));
         self.sessions = vec![dial.session];
-
+        self.settled();
         let pod = self.pod();
-        assert_eq!(pod["status"]["containerStatuses"][0]["ready"], true, "{pod:#}");
-        assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
         assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 1843);
-        let warnings = self.cluster.get(&format!("events -n {NAMESPACE} --field-selector type=Warning"));
-        assert_eq!(warnings["items"], json!([]), "no probe has failed, nothing else either");
+        self.cluster.try_kubectl(&format!("get role {RELEASE} -n {NAMESPACE}")).unwrap_err();
     }
 
     fn confinement(&mut self) {
@@ -113,17 +115,12 @@ impl Story {
         session.expect("task_completed");
     }
 
-    fn helm_test(&mut self) {
-        let told = self.documented("helm test", "");
-        assert!(told.contains("Phase:          Succeeded"), "{told}");
-        assert_eq!(self.cluster.get(&format!("pods -n {NAMESPACE}"))["items"].as_array().unwrap().len(), 1);
-    }
-
     fn scrapes(&mut self) {
         let service = self.cluster.get(&format!("service {RELEASE}-metrics -n {NAMESPACE}"));
         let scrape = scrape(&service);
         assert_eq!(scrape.value("oz_worker_connected", &[]), 1.0);
         assert_eq!(scrape.value("oz_worker_tasks_completed_total", &[("result", "succeeded")]), 1.0);
+        assert_eq!(scrape.value("oz_worker_tasks_completed_total", &[("result", "failed")]), 2.0);
 
         // The annotations are a promise: who finds the Service by them scrapes each Pod behind it at this port and path. (The
         // Prometheus that Debian builds cannot ask Kubernetes, so the test does.)
@@ -328,35 +325,6 @@ impl Story {
         assert_eq!(self.pod()["status"]["containerStatuses"][0]["restartCount"], 0);
     }
 
-    fn rights(&mut self) {
-        let [_, jobs_run_here] = CLIENTS;
-        let more = format!("--set worker.backend=kubernetes --set kubernetesBackend.namespace={jobs_run_here}");
-        let chart = "./charts/oz-agent-worker -f values.yaml --set podDisruptionBudget.create=false";
-        self.helm(&format!("install by-default {chart} {more}")).unwrap();
-        let account = format!("system:serviceaccount:{NAMESPACE}:by-default-oz-agent-worker");
-        for (may, what, namespace) in [
-            (true, "create jobs.batch", jobs_run_here),
-            (true, "delete jobs.batch", jobs_run_here),
-            (true, "watch pods", jobs_run_here),
-            (true, "get pods --subresource=log", jobs_run_here),
-            (true, "list events", jobs_run_here),
-            (false, "create pods", jobs_run_here),
-            (false, "get pods --subresource=exec", jobs_run_here),
-            (false, "get secrets", jobs_run_here),
-            (false, "create jobs.batch", NAMESPACE),
-            (false, "list pods", NAMESPACE),
-        ] {
-            let asked = self.cluster.try_kubectl(&format!("auth can-i {what} -n {namespace} --as={account}"));
-            assert_eq!(asked.is_ok(), may, "{what} in {namespace}: {asked:?}");
-        }
-        let pod = self.pod_of("by-default");
-        let mounts = pod["spec"]["containers"][0]["volumeMounts"].to_string();
-        assert!(mounts.contains("/var/run/secrets/kubernetes.io"), "{mounts}");
-        let reason = "backend kubernetes: ";
-        self.cluster.log_line(&format!("{} -n {NAMESPACE}", name(&pod)), reason);
-        self.helm("uninstall by-default --wait").unwrap();
-    }
-
     fn mistakes(&mut self) {
         // Refused before anything happens.
         let error = self.helm("upgrade oz-agent-worker ./charts/oz-agent-worker --reuse-values --set worker.replica=2");
@@ -395,8 +363,22 @@ impl Story {
         }
     }
 
+    fn back(&mut self) {
+        self.enforce("baseline");
+        // The strategy with it, which Kubernetes had filled in.
+        self.change(&json!({"worker": {"backend": "kubernetes"}}));
+        let helm = self.start("helm upgrade");
+        let dial = self.dial();
+        finish(helm).unwrap();
+        assert_eq!(self.sessions.remove(0).expect_close(), Some(1000));
+        self.sessions = vec![dial.session];
+        let deployment = self.cluster.get(&format!("deployment {RELEASE} -n {NAMESPACE}"));
+        assert_eq!(deployment["spec"]["strategy"], json!({"type": "Recreate"}));
+    }
+
     fn uninstall(&mut self) {
         self.documented("helm uninstall", "");
+        self.documented("kubectl -n warp-oz delete jobs", "");
         assert_eq!(self.sessions.remove(0).expect_close(), Some(1000));
         // What the API server removes by itself a moment later.
         let left = || self.all_objects().into_iter().filter(|object| !self.before.contains(object));
@@ -406,6 +388,18 @@ impl Story {
             deleted.unwrap_or_else(|error| panic!("{object} is left: {error}"));
         }
         assert_eq!(self.all_objects(), self.before);
+    }
+
+    fn in_one_command(&mut self) {
+        let command = story::documented_command("helm install oz-agent-worker ./charts/oz-agent-worker --namespace");
+        let helm = self.shell(&format!("{command} --set warp.webSocketURL={}", self.server.url())).spawn().unwrap();
+        let dial = self.dial();
+        finish(helm).unwrap();
+        self.sessions = vec![dial.session];
+        self.job("T7", WITH_AN_AGENT);
+        let service = self.cluster.get(&format!("service {RELEASE}-metrics -n {NAMESPACE}"));
+        assert_eq!(scrape(&service).value("oz_worker_tasks_completed_total", &[("result", "succeeded")]), 1.0);
+        self.documented("helm uninstall", "");
     }
 }
 

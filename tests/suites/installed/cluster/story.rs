@@ -27,8 +27,14 @@ use tempfile::TempDir;
 /// How long a Pod may take until its worker dials.
 pub const POD_BOUND: Duration = Duration::from_secs(120);
 
-/// The worker's image, with what the direct backend needs.
-const IMAGE: &str = "with-an-agent:1";
+/// The worker's image, as the documentation has it.
+const WORKER: &str = "warpdotdev/oz-agent-worker:VERSION";
+
+/// The same with what the direct backend needs; also what a Job's task runs in.
+pub const WITH_AN_AGENT: &str = "with-an-agent:1";
+
+/// The image of `tests/Dockerfile`.
+const TRIES: &str = "oz-agent-worker-test:1";
 
 /// Of the documentation: where the release is, and what it is called.
 pub const NAMESPACE: &str = "warp-oz";
@@ -71,7 +77,7 @@ impl Story {
     pub fn begins() -> Option<Self> {
         let helm = Peer::Helm.programs()?.first()?;
         let folder = tempfile::tempdir().unwrap();
-        let cluster = Cluster::up(&[image_with_an_agent(folder.path())?])?;
+        let cluster = Cluster::up(&[images(folder.path())?])?;
         // What the documented commands take for granted: programs on the path, and the chart where one stands.
         fs::create_dir(folder.path().join("bin")).unwrap();
         symlink(cluster.program, folder.path().join("bin/kubectl")).unwrap();
@@ -79,6 +85,7 @@ impl Story {
         symlink(chart::repository().join("charts"), folder.path().join("charts")).unwrap();
         // Where the value files want to be.
         cluster.kubectl(&format!("create namespace {}", chart::RELEASE.1));
+        cluster.wait(&format!("--for=create serviceaccount/default -n {}", chart::RELEASE.1));
         cluster.kubectl("create namespace jobs");
         for namespace in CLIENTS {
             cluster.kubectl(&format!("create namespace {namespace}"));
@@ -87,12 +94,14 @@ impl Story {
             cluster.kubectl(&format!("-n {namespace} {pod}"));
         }
         let server = Server::listen(&format!("{HOST}:0")).unwrap();
-        let (repository, tag) = IMAGE.split_once(':').unwrap();
-        let values = documented_values(&json!({
-            "image": {"repository": repository, "tag": tag},
+        let mut values = documented_values(0);
+        let ours = json!({
             "warp": {"webSocketURL": server.url()},
-            "worker": {"backend": "direct", "logFormat": "json"},
-        }));
+            "worker": {"logFormat": "json"},
+            "kubernetesBackend": {"defaultImage": WITH_AN_AGENT, "unschedulableTimeout": "5s"},
+            "test": {"taskImage": TRIES},
+        });
+        chart::merge(&mut values, &ours);
         Some(Self { cluster, server, folder, values, before: Vec::new(), sessions: Vec::new() })
     }
 
@@ -188,8 +197,8 @@ impl Story {
     }
 }
 
-/// An archive of [`IMAGE`] in this folder. `None` when it cannot be had.
-fn image_with_an_agent(folder: &Path) -> Option<PathBuf> {
+/// An archive of the images in this folder. `None` when they cannot be had.
+fn images(folder: &Path) -> Option<PathBuf> {
     let engine = Engine::start()?;
     let (worker, debian) = (engine.worker()?, engine.debian()?);
     let context = folder.join("image");
@@ -200,28 +209,36 @@ fn image_with_an_agent(folder: &Path) -> Option<PathBuf> {
          FROM {worker}\n\
          COPY --from=debian /bin/busybox /bin/\n\
          COPY oz /usr/local/bin/\n\
+         COPY oz /agent/entrypoint.sh\n\
          USER 0\n\
          RUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n\
          USER 10001:10001\n"
     );
-    engine.build(IMAGE, &dockerfile, &context);
+    engine.build(WITH_AN_AGENT, &dockerfile, &context);
+    engine.docker(["tag", worker, WORKER]);
+    // As the documentation builds it, but for where images come from.
+    let flags = format!("{} --build-arg BASE_IMAGE={debian}", engine.build_flags()?);
+    engine.shell(&format!("docker build {flags} -f tests/Dockerfile -t {TRIES} ."), chart::repository());
     let archive = folder.join("image.tar");
-    engine.save(&[IMAGE], &archive);
+    engine.save(&[WORKER, WITH_AN_AGENT, TRIES], &archive);
     Some(archive)
 }
 
 /// The first command of docs/install-helm.md that begins like this.
-fn documented_command(beginning: &str) -> String {
+pub fn documented_command(beginning: &str) -> String {
     let page = chart::read("docs/install-helm.md");
     let found = page.lines().map(str::trim).find(|line| line.starts_with(beginning));
     found.unwrap_or_else(|| panic!("docs/install-helm.md has no command {beginning:?}")).to_owned()
 }
 
-/// The first values of docs/install-helm.md, and these over them.
-fn documented_values(more: &Value) -> Value {
-    let mut values = chart::yaml(&blocks_of("docs/install-helm.md", "yaml")[0]);
-    chart::merge(&mut values, more);
-    values
+/// The values in this block of docs/install-helm.md.
+fn documented_values(block: usize) -> Value {
+    chart::yaml(&blocks_of("docs/install-helm.md", "yaml")[block])
+}
+
+/// What docs/install-helm.md says of `worker` where tasks run in its Pod.
+pub fn in_its_own_pod() -> Value {
+    documented_values(1)["worker"].take()
 }
 
 /// Waits for a command that was started.
