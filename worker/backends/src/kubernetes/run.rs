@@ -14,7 +14,7 @@ use oz_worker_text::line::quoted;
 use serde_json::Value;
 use tracing::warn;
 
-use super::begin::{delete_options, events};
+use super::begin::{delete_options, events, pods};
 use super::cluster::{ApiError, Call, Tries, tail};
 use super::followers::Sighting;
 use super::job::{self, Frame};
@@ -37,10 +37,15 @@ const OUTPUT_LINES: u32 = 10_000;
 const MOST_OUTPUT: [usize; 2] = [1 << 20, 64 << 20];
 /// How long a deletion may hold up the end of a task that gave up.
 const DELETE_LIMIT: Duration = Duration::from_secs(5);
+/// How often a deletion that failed is tried again.
+const DELETE_AGAIN: Duration = Duration::from_secs(30);
+/// How long an API server may work on a creation whose answer nobody waits for (`--request-timeout`), and a little.
+const LATE_CREATION: Duration = Duration::from_secs(65);
 /// How long a finished Job that stands in the way may take to be gone.
 const GONE_LIMIT: Duration = Duration::from_secs(60);
 
 /// A Job that was created, or taken for one that was.
+#[derive(Clone)]
 struct Created {
     name: String,
     uid: String,
@@ -133,6 +138,14 @@ impl<R: Host> Shared<R> {
                 verdict.events(asked.unwrap_or_default());
                 return None;
             }
+            Next::Look(uid) => {
+                match pods(&self.cluster, &uid).await {
+                    Ok(pods) => verdict.looked(runtime.now(), pods),
+                    // Nothing is given up for what may be over by now.
+                    Err(error) => return Some(unwatched(&error.to_string())),
+                }
+                return None;
+            }
             Next::Wait(until) => until,
         };
         let late = async {
@@ -150,10 +163,7 @@ impl<R: Host> Shared<R> {
             Some(Sighting::JobGone(last)) => verdict.job_gone(now, last),
             Some(Sighting::Pod(pod)) => verdict.pod(now, pod),
             Some(Sighting::PodGone(uid, last)) => verdict.pod_gone(now, &uid, last),
-            Some(Sighting::Blind(why)) => {
-                let outcome = failed(FailureReason::JobWatch, format!("the Job cannot be watched: {why}"));
-                return Some(Ending { outcome, warning: None, gives_up: false });
-            }
+            Some(Sighting::Blind(why)) => return Some(unwatched(&why)),
         }
         None
     }
@@ -211,7 +221,7 @@ impl<R: Host> Shared<R> {
 
     /// Creates a Job once, however often the cluster must be asked: under its plain name, or with a mark where a namesake
     /// has that.
-    async fn make(&self, names: [(String, Value); 2], ids: &[String; 2]) -> Result<Created, String> {
+    async fn make(self: &Arc<Self>, names: [(String, Value); 2], ids: &[String; 2]) -> Result<Created, String> {
         let [task_id, execution_id] = ids;
         let identity = Identity::new(&self.common.worker_id, task_id, Some(execution_id));
         for (name, description) in names {
@@ -248,7 +258,12 @@ impl<R: Host> Shared<R> {
                 is_open |= error.is_open();
                 match tries.next(runtime.now(), &error) {
                     Some(at) => runtime.sleep_until(at).await,
-                    None => return Err(format!("the Job cannot be created: {error}")),
+                    None => {
+                        if is_open {
+                            self.clear_later(name, ids.clone());
+                        }
+                        return Err(format!("the Job cannot be created: {error}"));
+                    }
                 }
             }
         }
@@ -256,7 +271,7 @@ impl<R: Host> Shared<R> {
     }
 
     /// Removes a finished Job of this very execution, and waits until it is gone.
-    async fn clear(&self, name: &str, uid: &str) -> Result<(), String> {
+    async fn clear(self: &Arc<Self>, name: &str, uid: &str) -> Result<(), String> {
         let runtime = self.cluster.runtime();
         let until = runtime.now().plus(GONE_LIMIT);
         self.delete(&Created { name: name.to_owned(), uid: uid.to_owned() }).await;
@@ -273,19 +288,60 @@ impl<R: Host> Shared<R> {
         }
     }
 
-    /// Deletes a Job with its Pod; whatever else has its name by now stays.
-    async fn delete(&self, Created { name, uid }: &Created) -> Vec<Failure> {
+    /// Deletes a Job with its Pod. What cannot be deleted in time is told, and is deleted later.
+    async fn delete(self: &Arc<Self>, created: &Created) -> Vec<Failure> {
+        let Err(error) = self.cluster.ask::<Value>(&self.deletion(created)).await else { return Vec::new() };
+        if is_gone(&error) {
+            return Vec::new();
+        }
+        self.delete_later(created.clone());
+        vec![Failure::new(FailureReason::Cleanup, format!("cannot delete the Job {}: {error}", created.name))]
+    }
+
+    fn delete_later(self: &Arc<Self>, created: Created) {
+        let own = Arc::clone(self);
+        self.cluster.runtime().spawn(async move {
+            let runtime = own.cluster.runtime();
+            loop {
+                runtime.sleep_until(runtime.now().plus(DELETE_AGAIN)).await;
+                match own.cluster.once::<Value>(&own.deletion(&created)).await {
+                    Err(error) if !is_gone(&error) => {}
+                    _ => break,
+                }
+            }
+        });
+    }
+
+    /// Removes a Job of this execution that may be there, or may still come: it is told that it could not be created.
+    fn clear_later(self: &Arc<Self>, name: String, ids: [String; 2]) {
+        let own = Arc::clone(self);
+        self.cluster.runtime().spawn(async move {
+            let [task_id, execution_id] = &ids;
+            let identity = Identity::new(&own.common.worker_id, task_id, Some(execution_id));
+            let runtime = own.cluster.runtime();
+            runtime.sleep_until(runtime.now().plus(LATE_CREATION)).await;
+            loop {
+                match own.cluster.once::<Job>(&Call::get(format!("{}/{name}", own.cluster.jobs()))).await {
+                    Ok(there) if identity.standing(&there.metadata.labels) == Standing::Ours => {
+                        own.delete(&Created { name, uid: there.metadata.uid }).await;
+                        break;
+                    }
+                    Ok(_) => break,
+                    Err(error) if is_gone(&error) => break,
+                    Err(_) => runtime.sleep_until(runtime.now().plus(DELETE_AGAIN)).await,
+                }
+            }
+        });
+    }
+
+    /// What deletes a Job with its Pod; whatever else has its name by now stays.
+    fn deletion(&self, Created { name, uid }: &Created) -> Call {
         let mut options = delete_options();
         if let Some(options) = options.as_object_mut() {
             options.insert("preconditions".into(), serde_json::json!({"uid": uid}));
             options.insert("gracePeriodSeconds".into(), self.common.cancel_grace_period.as_secs().into());
         }
-        let call = Call::delete(format!("{}/{name}", self.cluster.jobs()), options);
-        match self.cluster.ask::<Value>(&call).await {
-            // Gone, or another's by now.
-            Ok(_) | Err(ApiError::Status { status: 404 | 409, .. }) => Vec::new(),
-            Err(error) => vec![Failure::new(FailureReason::Cleanup, format!("cannot delete the Job {name}: {error}"))],
-        }
+        Call::delete(format!("{}/{name}", self.cluster.jobs()), options)
     }
 
     /// Logs the end of what the task's container wrote, without secrets.
@@ -315,4 +371,15 @@ impl<R: Host> Shared<R> {
             Err(error) => warn!(task_id = spec.task_id, "cannot show what the container wrote: {error}"),
         }
     }
+}
+
+/// Whether what was to be deleted is gone, or its name is another's by now.
+const fn is_gone(error: &ApiError) -> bool {
+    matches!(error, ApiError::Status { status: 404 | 409, .. })
+}
+
+/// The end of a task of which nothing can be seen any more. Its Job goes on.
+fn unwatched(why: &str) -> Ending {
+    let outcome = failed(FailureReason::JobWatch, format!("the Job cannot be watched: {why}"));
+    Ending { outcome, warning: None, gives_up: false }
 }
