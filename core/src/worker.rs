@@ -207,6 +207,7 @@ impl Worker {
                 });
                 self.notice(Notice::CancelFailed { task_id: task_id.into(), problem });
             }
+            Input::Found { task_id, execution_id, age } => self.on_found(now, task_id, execution_id, age),
             Input::Durable(number) => {
                 while let Some(step) = self.journal.release(number) {
                     self.take(now, step);
@@ -224,6 +225,7 @@ impl Worker {
     fn on_proven(&mut self, serial: u64) {
         for end in self.outbox.proven(serial) {
             self.persist(|| Record::Told { task_id: end.task_id.clone(), execution_id: end.execution_id.clone() });
+            self.settled(end.task_id.clone(), end.execution_id.clone());
             self.outbox.remember(end);
         }
     }
@@ -299,10 +301,16 @@ impl Worker {
     /// Drops what an older execution of a task has still to say: the server has moved on, and its end must not end the new
     /// run.
     fn forget_older(&mut self, task_id: &str) {
-        if self.outbox.end_of(task_id).is_some() {
+        if let Some(end) = self.outbox.end_of(task_id) {
+            let execution_id = end.execution_id.clone();
             self.outbox.forget(task_id);
             self.persist(|| Record::Forgotten { task_id: task_id.into() });
+            self.settled(task_id.into(), execution_id);
         }
+    }
+
+    fn settled(&mut self, task_id: String, execution_id: Option<String>) {
+        self.outputs.push_back(Output::Settled { task_id, execution_id });
     }
 
     /// Why no further task can be taken, when that is so.

@@ -1396,6 +1396,64 @@ fn what_can_be_taken_up_holds_a_slot_and_ends_once() {
     assert!(driver.metrics().contains(&completed), "what it ran before counts too");
 }
 
+fn found(driver: &mut Driver, execution_id: &str) {
+    driver.handle(Input::Found { task_id: "T", execution_id: Some(execution_id), age: Duration::from_secs(60) });
+}
+
+#[test]
+fn what_is_found_later_is_claimed_holds_a_slot_and_can_be_cancelled() {
+    let mut driver = Driver::connected(Config { after_kill: AfterKill::Resumes, ..config() });
+    found(&mut driver, "e1");
+    let run = match &driver.outputs[..] {
+        [.., Output::ResumeTask { run, task_id, .. }, Output::Notice(_)] if task_id == "T" => *run,
+        outputs => panic!("{outputs:?}"),
+    };
+    assert_eq!((driver.sent().len(), driver.worker.active_tasks()), (1, 1));
+    found(&mut driver, "e1");
+    assert_eq!((driver.sent().len(), driver.worker.active_tasks()), (0, 1));
+    driver.cancel("T");
+    assert_eq!(driver.count(|output| matches!(output, Output::StopTask { .. })), 1);
+    driver.end("T", run, Outcome::Stopped);
+    assert_eq!((driver.sent().len(), driver.worker.active_tasks()), (1, 0));
+}
+
+fn settled(driver: &Driver) -> Vec<Option<&str>> {
+    let outputs = driver.outputs.iter();
+    let settled = outputs.filter_map(|output| match output {
+        Output::Settled { execution_id, .. } => Some(execution_id.as_deref()),
+        _ => None,
+    });
+    settled.collect()
+}
+
+#[test]
+fn an_end_is_settled_once_it_is_proven_or_given_up() {
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.end("T", run, Outcome::Completed);
+    assert_eq!(settled(&driver), []);
+    driver.pong();
+    assert_eq!(settled(&driver), [Some("e1")]);
+
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.end("T", run, Outcome::Completed);
+    driver.assign("T", "e2");
+    assert_eq!(settled(&driver), [Some("e1")]);
+    // An execution that the server has moved on from is found while the next one runs.
+    found(&mut driver, "e0");
+    assert_eq!((settled(&driver), driver.worker.active_tasks()), (vec![Some("e1"), Some("e0")], 1));
+}
+
+#[test]
+fn a_worker_that_leaves_takes_up_nothing() {
+    let mut driver = Driver::connected(config());
+    driver.start("T");
+    driver.handle(Input::Stop("SIGTERM"));
+    driver.handle(Input::Found { task_id: "U", execution_id: None, age: Duration::ZERO });
+    assert_eq!(driver.count(|output| matches!(output, Output::ResumeTask { .. })), 0);
+}
+
 #[test]
 fn what_was_dispatched_is_still_found_by_a_cancellation() {
     let dispatched = Record::Dispatched { task_id: "T".into(), execution_id: Some("e1".into()) };

@@ -20,7 +20,7 @@ use futures_lite::FutureExt;
 use futures_lite::future::poll_fn;
 use oz_worker_backends::Backend;
 use oz_worker_backends::command::Handed;
-use oz_worker_backends::contract::{Latch, Report, Resumed, Stop, Task, TaskEvent};
+use oz_worker_backends::contract::{Earlier, Latch, Report, Resumed, Stop, Task, TaskEvent};
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::time::Instant;
 use oz_worker_core::{Failure, Input, Notice, Output, RunId, Worker};
@@ -45,6 +45,10 @@ enum Event {
     Ended { task_id: String, run: RunId, cleanup: Vec<Failure> },
     /// A dispatched task was cancelled, or could not be.
     Cancelled { task_id: String, result: Result<(), String> },
+    /// A task of an earlier worker's was taken up.
+    Found(Earlier),
+    /// The backend let go what it had kept of an end that is told.
+    Settled,
 }
 
 /// What backends say of tasks that go on. It is heard before anything else that happens, and nothing has to happen for it:
@@ -90,6 +94,8 @@ pub struct RunLoop<R: Host> {
     told: Arc<Told>,
     /// How many dispatched tasks are being cancelled.
     cancelling: usize,
+    /// Of how many ends that are told the backend lets go what it kept.
+    settling: usize,
     /// When the first signal came that asks the worker to stop.
     stopping_since: Option<Instant>,
     /// Whether SIGTERM or SIGINT came.
@@ -126,6 +132,7 @@ impl<R: Host> RunLoop<R> {
             events: (sender, Box::pin(receiver)),
             told: Arc::default(),
             cancelling: 0,
+            settling: 0,
             stopping_since: None,
             was_urged: false,
             starting: Vec::new(),
@@ -137,6 +144,8 @@ impl<R: Host> RunLoop<R> {
     pub async fn run(mut self, mut worker: Worker) {
         let mut now = self.runtime.now();
         let mut happened = None;
+        let (backend, found) = (Arc::clone(&self.backend), self.events.0.clone());
+        self.runtime.spawn(async move { backend.find(|earlier| drop(found.try_send(Event::Found(earlier)))).await });
         loop {
             while let Some(output) = worker.poll_output() {
                 if matches!(output, Output::Exit) {
@@ -192,6 +201,11 @@ impl<R: Host> RunLoop<R> {
                     worker.handle(now, Input::CancelFailed { task_id: &task_id, problem });
                 }
             }
+            Event::Found(earlier) => {
+                let (task_id, execution_id) = (earlier.task_id.as_str(), earlier.execution_id.as_deref());
+                worker.handle(now, Input::Found { task_id, execution_id, age: earlier.age() });
+            }
+            Event::Settled => self.settling -= 1,
         }
     }
 
@@ -223,6 +237,7 @@ impl<R: Host> RunLoop<R> {
                 let trace_id = self.recorder.note(&notice);
                 notices::log(notice, trace_id.as_deref());
             }
+            Output::Settled { task_id, execution_id } => self.settle(&task_id, execution_id.as_deref()),
             Output::ResumeTask { run, task_id, execution_id } => self.resume_task(run, task_id, execution_id),
             // Nothing is recorded yet: the worker was not told to.
             Output::Persist { .. } | Output::Exit => {}
@@ -281,6 +296,16 @@ impl<R: Host> RunLoop<R> {
         }
     }
 
+    fn settle(&mut self, task_id: &str, execution_id: Option<&str>) {
+        let Some(settling) = self.backend.settle(task_id, execution_id) else { return };
+        let events = self.events.0.clone();
+        self.settling += 1;
+        self.runtime.spawn(async move {
+            let _ = AssertUnwindSafe(settling).catch_unwind().await;
+            let _ = events.try_send(Event::Settled);
+        });
+    }
+
     fn cancel_dispatched(&mut self, task_id: String, execution_id: Option<String>) {
         let (backend, events) = (Arc::clone(&self.backend), self.events.0.clone());
         let trace = self.recorder.cancelling(&task_id);
@@ -333,7 +358,8 @@ impl<R: Host> RunLoop<R> {
         due
     }
 
-    /// Kills every task that still runs and waits until nothing of it is left, and until cancel commands are done.
+    /// Kills every task that still runs and waits until nothing of it is left, and until cancel commands are done and ends
+    /// are settled.
     async fn leave(mut self) {
         self.leaving.set();
         let runtime = self.runtime.clone();
@@ -342,7 +368,7 @@ impl<R: Host> RunLoop<R> {
             latest = latest.max(since.plus(CANCEL_LIMIT));
         }
         let cleaning = async {
-            while !self.tasks.is_empty() || self.cancelling > 0 {
+            while !self.tasks.is_empty() || self.cancelling > 0 || self.settling > 0 {
                 match self.events.1.recv().await {
                     Ok(Event::Ended { task_id, .. }) => drop(self.tasks.remove(&task_id)),
                     Ok(Event::Cancelled { task_id, result }) => {
@@ -351,7 +377,8 @@ impl<R: Host> RunLoop<R> {
                             notices::log(Notice::CancelFailed { task_id, problem }, None);
                         }
                     }
-                    Ok(Event::Told) => {}
+                    Ok(Event::Settled) => self.settling -= 1,
+                    Ok(Event::Told | Event::Found(_)) => {}
                     // Somebody of us holds the other end.
                     Err(_) => break,
                 }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_lite::FutureExt;
 use oz_worker_backends::contract::{Common, Earlier};
@@ -216,9 +216,9 @@ async fn work<R: Host>(runtime: R, settings: Settings, target: Target, recorder:
 
 /// What an earlier worker would have recorded of a task that its backend still knows, and how long ago.
 fn claimed(earlier: Earlier) -> (Duration, Record) {
-    let Earlier { task_id, execution_id, started } = earlier;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    (now.saturating_sub(started), Record::Claimed { task_id, execution_id })
+    let age = earlier.age();
+    let Earlier { task_id, execution_id, .. } = earlier;
+    (age, Record::Claimed { task_id, execution_id })
 }
 
 /// Says for as long as the worker lives that tasks run.

@@ -92,6 +92,8 @@ pub enum Input<'a> {
     CleanupFailed { task_id: &'a str, failure: Failure },
     /// The cancel command of a dispatched task failed, for this reason in words.
     CancelFailed { task_id: &'a str, problem: String },
+    /// The backend took up a task that an earlier process started, `age` ago, and whose worker is gone.
+    Found { task_id: &'a str, execution_id: Option<&'a str>, age: Duration },
     /// The records up to this number are safe.
     Durable(u64),
     /// Somebody asks the worker to stop, with the signal of this name.
@@ -130,6 +132,12 @@ pub enum Output {
     },
     /// Run the cancel command for a task that was dispatched.
     CancelDispatched {
+        task_id: String,
+        execution_id: Option<String>,
+    },
+    /// How this execution ended is not told any more: the server is known to have heard it, or has moved on. What was
+    /// kept of it so that a later worker could tell may go.
+    Settled {
         task_id: String,
         execution_id: Option<String>,
     },

@@ -1,4 +1,4 @@
-//! A worker that goes on where an earlier one was killed.
+//! A worker that goes on where an earlier one was killed, or is gone.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use super::Worker;
 use super::io::{AfterKill, Config, Output, RunId};
+use super::phase::Phase;
 use super::task::{StopCause, Task};
 use crate::message::{KILLED, WorkerMessage};
 use crate::metrics::{FailurePhase, FailureReason, MetricEvent, TaskResult};
@@ -62,26 +63,46 @@ impl Worker {
         }
         for task in past.unended {
             if self.config.after_kill == AfterKill::Resumes && !task.is_dispatching {
-                self.resume(now, task);
+                let Unended { task_id, execution_id, age, is_cancelled, .. } = task;
+                let run = self.resume(now, &task_id, execution_id, age);
+                if is_cancelled {
+                    self.ask_to_stop(&task_id, run, StopCause::User);
+                }
             } else {
                 self.interrupted(task);
             }
         }
     }
 
+    /// A task of an earlier worker's was found after the start.
+    pub(super) fn on_found(&mut self, now: Instant, task_id: &str, execution_id: Option<&str>, age: Duration) {
+        // Who leaves takes up nothing: the next worker finds it.
+        if self.phase != Phase::Running {
+            return;
+        }
+        if let Some(task) = self.tasks.get(task_id) {
+            // The server has assigned a later one.
+            if task.execution_id.as_deref() != execution_id {
+                self.settled(task_id.into(), execution_id.map(Into::into));
+            }
+            return;
+        }
+        self.persist(|| Record::Claimed { task_id: task_id.into(), execution_id: execution_id.map(Into::into) });
+        self.post_claim(now, task_id, execution_id);
+        self.resume(now, task_id, execution_id.map(Into::into), age);
+    }
+
     /// Hands a task to the backend that may still be there. It holds a slot until the backend says what became of it.
-    fn resume(&mut self, now: Instant, Unended { task_id, execution_id, age, is_cancelled, .. }: Unended) {
+    fn resume(&mut self, now: Instant, task_id: &str, execution_id: Option<String>, age: Duration) -> RunId {
         self.runs += 1;
         let run = RunId(self.runs);
-        self.tasks.insert(task_id.clone(), Task::resumed(now, run, execution_id.clone(), age));
+        self.tasks.insert(task_id.into(), Task::resumed(now, run, execution_id.clone(), age));
         self.readiness.claimed(now, run);
         self.metric(MetricEvent::TaskResumed);
-        let (task, execution) = (task_id.clone(), execution_id.clone());
+        let (task, execution) = (task_id.into(), execution_id.clone());
         self.outputs.push_back(Output::ResumeTask { run, task_id: task, execution_id: execution });
-        self.notice(Notice::Resumed { task_id: task_id.clone(), execution_id, active: self.tasks.len() });
-        if is_cancelled {
-            self.ask_to_stop(&task_id, run, StopCause::User);
-        }
+        self.notice(Notice::Resumed { task_id: task_id.into(), execution_id, active: self.tasks.len() });
+        run
     }
 
     /// Ends a task of which nothing can be taken up.

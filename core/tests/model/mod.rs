@@ -94,7 +94,7 @@ impl World {
         let config = config(setup, journal);
         Self {
             reference: (!journal).then(|| Reference::new(&config)),
-            watch: Watch::new(setup.limit.into(), journal),
+            watch: Watch::new(&config, journal),
             worker: Worker::new(config, setup.seed),
             setup: *setup,
             now: Instant::default(),

@@ -594,7 +594,8 @@ impl Reference {
                 Output::Notice(Notice::ConnectionStays) => Act::Stays,
                 Output::Notice(Notice::NotReady { .. }) => Act::Ready(false),
                 Output::Notice(Notice::Ready) => Act::Ready(true),
-                Output::Notice(_) => continue,
+                // Its law is in `watch`.
+                Output::Settled { .. } | Output::Notice(_) => continue,
                 Output::ResumeTask { .. } | Output::Persist { .. } => {
                     panic!("broken law: records only what it is asked to")
                 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use oz_worker_core::metrics::{MetricEvent, TaskResult};
 use oz_worker_core::record::Record;
 use oz_worker_core::time::Instant;
-use oz_worker_core::{Frame, Input, Notice, Output, RunId, Worker};
+use oz_worker_core::{AfterKill, Config, Frame, Input, Notice, Output, RunId, Worker};
 
 use super::law;
 
@@ -22,6 +22,8 @@ enum Link {
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub struct Watch {
     limit: usize,
+    /// Whether a worker that leaves lets go what has started and nobody stops: the next one takes it up.
+    lets_go: bool,
     link: Link,
     signalled: bool,
     unwritten: bool,
@@ -29,7 +31,8 @@ pub struct Watch {
     runs: Vec<(String, RunId)>,
     active: BTreeMap<String, RunId>,
     stopping: BTreeSet<RunId>,
-    /// The runs that have finished, and those that were cleaned up after too.
+    /// The runs that have started, those that have finished, and those that were cleaned up after too.
+    started: BTreeSet<RunId>,
     finished: BTreeSet<RunId>,
     ended: BTreeSet<RunId>,
     /// The records, how many of them are safe, and whether there are any: an end may wait for its record then.
@@ -53,15 +56,17 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub fn new(limit: usize, journal: bool) -> Self {
+    pub fn new(config: &Config, journal: bool) -> Self {
         Self {
-            limit,
+            limit: config.max_concurrent_tasks as usize,
+            lets_go: !config.stops_tasks_on_shutdown && config.after_kill == AfterKill::Resumes,
             link: Link::Down,
             signalled: false,
             unwritten: false,
             runs: Vec::new(),
             active: BTreeMap::new(),
             stopping: BTreeSet::new(),
+            started: BTreeSet::new(),
             finished: BTreeSet::new(),
             ended: BTreeSet::new(),
             records: Vec::new(),
@@ -92,6 +97,7 @@ impl Watch {
                 }
                 self.answered |= self.pings.last().is_some_and(|(sent, _)| sent == payload);
             }
+            (Input::TaskStarted { run, .. }, _) => drop(self.started.insert(*run)),
             (Input::TaskFinished { run, .. }, _) => drop(self.finished.insert(*run)),
             (Input::TaskEnded { run, .. }, _) => {
                 self.finished.insert(*run);
@@ -144,6 +150,9 @@ impl Watch {
                 self.records.push(record.clone());
             }
             Output::ResumeTask { task_id, .. } => law!("takes up nothing that it started itself", false, "{task_id}"),
+            Output::Settled { task_id, .. } => {
+                law!("what holds a slot is not settled", !self.active.contains_key(task_id), "{task_id}");
+            }
             Output::Notice(Notice::Ended { task_id, result, .. }) => self.told(task_id, *result),
             Output::Notice(_) => {}
             Output::Exit => self.link = Link::Gone,
@@ -187,6 +196,9 @@ impl Watch {
     }
 
     pub fn after(&mut self, worker: &Worker, now: Instant) {
+        if self.lets_go && self.signalled && worker.active_tasks() < self.active.len() {
+            self.let_go();
+        }
         let waits = self.active.values().any(|run| self.ended.contains(run)) && !self.journal;
         let active = worker.active_tasks();
         // What waits for the record of its claim holds a slot and has not been started.
@@ -198,6 +210,19 @@ impl Watch {
         let next = worker.poll_timeout();
         law!("the next timer lies in the future", next.is_none_or(|next| next > now), "{next:?} at {now:?}");
         law!("there is a timer until the exit", next.is_none() == (self.link == Link::Gone));
+    }
+
+    /// The worker leaves alone what runs: nothing is owed for it, and it is counted by whoever takes it up.
+    fn let_go(&mut self) {
+        let (started, finished, stopping) = (&self.started, &self.finished, &self.stopping);
+        let goes_on = |run: &RunId| started.contains(run) && !finished.contains(run) && !stopping.contains(run);
+        let gone: Vec<String> =
+            self.active.iter().filter(|(_, run)| goes_on(run)).map(|(task_id, _)| task_id.clone()).collect();
+        for task_id in gone {
+            self.active.remove(&task_id);
+            self.owing.remove(&task_id);
+            self.claimed -= 1;
+        }
     }
 
     /// The connection is over.

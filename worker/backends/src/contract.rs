@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_lock::OnceCell;
 use futures_lite::FutureExt;
@@ -143,6 +143,13 @@ pub struct Earlier {
     pub execution_id: Option<String>,
     /// When it was started, as the time since 1970.
     pub started: Duration,
+}
+
+impl Earlier {
+    /// How long ago it was started, by this machine's clock.
+    pub fn age(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(self.started)
+    }
 }
 
 /// What becomes of a task before its backend is done with it.

@@ -9,6 +9,7 @@ pub mod command;
 pub mod contract;
 pub mod direct;
 pub mod docker;
+mod earlier;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod helper;
@@ -18,6 +19,8 @@ mod machine;
 pub mod output;
 mod program;
 mod query;
+pub mod redaction;
+pub mod reference;
 mod untyped;
 
 use std::ffi::OsStr;
@@ -181,7 +184,28 @@ impl<R: Host> Backend<R> {
     pub fn earlier(&self) -> Vec<Earlier> {
         match self {
             Self::Docker(docker) => docker.earlier(),
-            Self::Kubernetes(_) | Self::Direct(_) | Self::Command(_) => Vec::new(),
+            Self::Kubernetes(kubernetes) => kubernetes.earlier(),
+            Self::Direct(_) | Self::Command(_) => Vec::new(),
+        }
+    }
+
+    /// Looks for tasks whose worker is gone by now, until there are no tasks any more, and tells of each that it has taken up:
+    /// it is to be [resumed](Self::resume).
+    pub async fn find(&self, found: impl Fn(Earlier) + Send) {
+        if let Self::Kubernetes(kubernetes) = self {
+            kubernetes.find(found).await;
+        }
+    }
+
+    /// Lets go what was kept of a task for later workers: how it ended is not told any more. None: there is nothing.
+    pub fn settle(
+        &self,
+        task_id: &str,
+        execution_id: Option<&str>,
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
+        match self {
+            Self::Kubernetes(kubernetes) => kubernetes.settle(task_id, execution_id),
+            Self::Docker(_) | Self::Direct(_) | Self::Command(_) => None,
         }
     }
 
@@ -189,7 +213,8 @@ impl<R: Host> Backend<R> {
     pub async fn resume(&self, resumed: Resumed) -> Vec<Failure> {
         match self {
             Self::Docker(docker) => docker.resume(resumed).await,
-            Self::Kubernetes(_) | Self::Direct(_) | Self::Command(_) => {
+            Self::Kubernetes(kubernetes) => kubernetes.resume(resumed).await,
+            Self::Direct(_) | Self::Command(_) => {
                 nothing_left(&resumed.report);
                 Vec::new()
             }

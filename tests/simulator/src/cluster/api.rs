@@ -7,10 +7,10 @@ use futures_lite::future::poll_once;
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use serde_json::{Value, json};
 
-use super::Cluster;
 use super::laws::Truth;
 use super::plan::Plan;
 use super::store::Kind;
+use super::{Cluster, EXECUTION_ID, INSTANCE, TASK_ID};
 use crate::engine::http::Request;
 use crate::network::Stream;
 
@@ -18,9 +18,6 @@ use crate::network::Stream;
 const TAKES: [Duration; 2] = [Duration::from_micros(10), Duration::from_millis(200)];
 /// How long it works on a request: what takes longer is not done. (`--request-timeout` of kube-apiserver.)
 const LONGEST: Duration = Duration::from_secs(60);
-/// Whose Jobs a worker may touch: those that have the names of task and execution.
-const TASK_ID: &str = "oz-agent-worker/task-id";
-const EXECUTION_ID: &str = "oz-agent-worker/execution-id";
 /// How a preflight's name begins.
 const PREFLIGHT: &str = "oz-preflight-";
 /// How long after its end was told what is under way may still start.
@@ -268,6 +265,13 @@ impl Cluster {
         let Some(uid) = job["metadata"]["uid"].as_str() else { return missing(name) };
         if self.state().lives.get(uid).is_some_and(|life| life.is_foreign) {
             self.watch.violate(format!("a worker changes Job {name}, which is somebody else's"));
+        }
+        if !patch["metadata"]["uid"].is_null() && patch["metadata"]["uid"] != uid {
+            return status(409, "Conflict", "the UID in the precondition does not match the UID in record");
+        }
+        if !patch["metadata"]["annotations"][INSTANCE].is_null() {
+            self.journal.note(|| format!("cluster: {} is taken up", self.name_of(uid)));
+            self.note(uid, |truth| truth.is_orphan = false);
         }
         self.update(uid, Kind::Job, |job| {
             for (name, value) in patch["metadata"]["annotations"].as_object().into_iter().flatten() {

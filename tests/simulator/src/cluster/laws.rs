@@ -1,7 +1,7 @@
 //! What must hold on a cluster: a result is the true end of the task, by the table of the verdicts; one Job a task; what has
 //! ended never starts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -94,9 +94,12 @@ impl Truths {
         });
     }
 
-    /// The worker is gone.
-    pub fn orphan(&self) {
-        self.all.lock().unwrap().values_mut().for_each(|truth| (truth.is_orphan, truth.is_disturbed) = (true, true));
+    /// The worker is gone. Ends that it may not have told are told again: of those executions.
+    pub fn orphan(&self, untold: &BTreeSet<String>) {
+        for (execution, truth) in self.all.lock().unwrap().iter_mut() {
+            (truth.is_orphan, truth.is_disturbed) = (true, true);
+            truth.told.take_if(|_| untold.contains(execution));
+        }
     }
 }
 
@@ -149,7 +152,10 @@ impl Judge for Truths {
             let told = if reason.is_empty() { "success" } else { reason };
             let is_true = truth.is_end(now, reason, exit_code);
             let seen = format!("{truth:?}");
-            truth.told = Some((now, told.to_owned()));
+            let before = truth.told.replace((now, told.to_owned()));
+            if let Some((_, before)) = before.filter(|_| !truth.is_orphan) {
+                return Some(format!("{execution} is told to have ended by {told}, and was by {before}"));
+            }
             (!is_true).then(|| format!("{execution} is told to have ended by {told} {exit_code}, but {seen}"))
         })
     }

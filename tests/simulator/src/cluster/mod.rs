@@ -14,7 +14,7 @@ mod scheduler;
 mod store;
 mod watches;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -40,6 +40,12 @@ pub const PORT: u16 = 6443;
 pub const KUBECONFIG: &str = r#"{"clusters": [{"name": "c", "cluster": {"server": "http://10.0.0.1:6443"}}],
 "users": [{"name": "u", "user": {"token": "t"}}],
 "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}], "current-context": "x"}"#;
+
+/// What a worker notes on its Jobs: which execution they are of, who follows them, and that their end was told.
+const TASK_ID: &str = "oz-agent-worker/task-id";
+const EXECUTION_ID: &str = "oz-agent-worker/execution-id";
+const INSTANCE: &str = "oz-agent-worker/instance";
+const TOLD: &str = "oz-agent-worker/told";
 
 /// How long a controller takes to notice something.
 const LAG: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(800)];
@@ -153,13 +159,20 @@ impl Cluster {
 
     /// A worker was killed, or has left.
     pub fn lost(&self) {
-        self.truths.orphan();
         let mut state = self.state();
+        let mut untold = BTreeSet::new();
+        for (_, job) in state.store.all(Kind::Job) {
+            let annotations = &job["metadata"]["annotations"];
+            if annotations[TOLD].is_null() {
+                untold.extend(annotations[EXECUTION_ID].as_str().map(str::to_owned));
+            }
+        }
+        self.truths.orphan(&untold);
         state.lists = Lists::default();
         state.deaths += 1;
     }
 
-    /// Whether no more than this is there that is a worker's: nothing, or Jobs that failed, were left running, or are to be kept.
+    /// The Jobs that should not be there: not those that failed or are to be kept, once that is told.
     pub fn left(&self, cleanup: bool) -> Vec<String> {
         let state = self.state();
         let mut left = Vec::new();
@@ -170,6 +183,7 @@ impl Cluster {
             let told = truth.told.map(|(_, reason)| reason);
             let is_kept = match told.as_deref() {
                 Some("success") => !cleanup,
+                None => false,
                 Some(
                     "cancelled" | "job_create" | "unschedulable" | "image_pull" | "container_create" | "volume_mount",
                 ) => false,

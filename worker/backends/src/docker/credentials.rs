@@ -9,7 +9,7 @@ use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL};
 use oz_worker_core::secret::Secret;
 use serde::{Deserialize, Serialize};
 
-use super::reference::HUB_KEY;
+use crate::reference::HUB_KEY;
 
 /// What a helper prints for a registry that it knows nothing of (docker-credential-helpers, `credentials.NewErrCredentialsNotFound`).
 const NOT_FOUND: &str = "credentials not found";
@@ -205,7 +205,7 @@ pub fn header(credentials: &Credentials, registry: &str) -> Secret {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::docker::reference::Reference;
+    use crate::reference::Reference;
 
     fn file(json: &str) -> AuthFile {
         AuthFile::parse(json.as_bytes()).unwrap()

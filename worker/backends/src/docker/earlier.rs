@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oz_worker_runtime::{Files, Host, Lane, Machine, Owner};
+use oz_worker_runtime::{Host, Owner};
 use tracing::warn;
 
 use super::calls::{Listed, list, remove, unless_missing};
@@ -14,24 +14,23 @@ use super::labels::{self, EXECUTION_ID, Holder, INSTANCE, TASK_ID, WORKER_ID};
 use super::state::Seen;
 use super::{removal, wait};
 use crate::contract::Earlier;
+use crate::earlier::{Left, is_dead, newest};
 use crate::query::escaped;
 
 /// When it is looked for what an engine made late: as long as one may stand still, and once more.
 const LATER: [Duration; 2] = [Duration::from_secs(180), Duration::from_secs(600)];
 
-/// A task that an earlier worker started, and its container.
-pub struct Left {
-    pub task: Earlier,
-    pub container: String,
-}
-
-/// Finds what dead workers with this id left, and takes it. Nothing of a live worker, of another one, or of anybody else is
+/// Finds what dead workers with this id left, and takes it: tasks and their containers. Nothing of a live worker, of another one, or of anybody else is
 /// touched.
 ///
 /// # Errors
 /// What the engine says.
-pub async fn take_up<R: Host>(engine: &Engine<R>, owner: &Owner, worker_id: &str) -> Result<Vec<Left>, EngineError> {
-    let mut tasks: Vec<Left> = Vec::new();
+pub async fn take_up<R: Host>(
+    engine: &Engine<R>,
+    owner: &Owner,
+    worker_id: &str,
+) -> Result<Vec<Left<String>>, EngineError> {
+    let mut tasks = Vec::new();
     let mut rest = Vec::new();
     for listed in of_dead_workers(engine, owner, worker_id).await? {
         let task_id = listed.label(TASK_ID);
@@ -45,20 +44,17 @@ pub async fn take_up<R: Host>(engine: &Engine<R>, owner: &Owner, worker_id: &str
             execution_id: (!execution_id.is_empty()).then(|| execution_id.to_owned()),
             started: Duration::from_secs(u64::try_from(listed.created).unwrap_or(0)),
         };
-        tasks.push(Left { task, container: listed.id });
+        tasks.push(Left { task, thing: listed.id });
     }
-    // The last execution of a task is the one that the server asks for.
-    tasks.sort_by_key(|left| std::cmp::Reverse((left.task.started, left.container.clone())));
-    let mut taken: Vec<Left> = Vec::new();
+    let (tasks, others) = newest(tasks);
+    for Left { task, thing: container } in others {
+        warn!(task_id = task.task_id, "removing the container of an earlier execution, which a crashed worker left");
+        rest.push(container);
+    }
+    let mut taken = Vec::new();
     for left in tasks {
-        let task_id = &left.task.task_id;
-        if taken.iter().any(|other| other.task.task_id == *task_id) {
-            warn!(task_id, "removing the container of an earlier execution, which a crashed worker left");
-            rest.push(left.container);
-            continue;
-        }
-        let name = escaped(&labels::taken_up(owner.mark(), &left.container));
-        match engine.tell(&Call::post(format!("/containers/{}/rename?name={name}", left.container))).await {
+        let name = escaped(&labels::taken_up(owner.mark(), &left.thing));
+        match engine.tell(&Call::post(format!("/containers/{}/rename?name={name}", left.thing))).await {
             Ok(()) => taken.push(left),
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(error),
@@ -67,7 +63,6 @@ pub async fn take_up<R: Host>(engine: &Engine<R>, owner: &Owner, worker_id: &str
     for id in rest {
         unless_missing(engine.tell(&remove(&id)).await)?;
     }
-    taken.reverse();
     Ok(taken)
 }
 
@@ -99,14 +94,9 @@ async fn of_dead_workers<R: Host>(
             Holder::Maker => listed.label(INSTANCE),
         };
         let keeps_volume = listed.label(TASK_ID).is_empty() && labels::whole_volume(listed.names()).is_some();
-        if !mark.is_empty() && !keeps_volume && is_dead(engine, owner, mark).await {
+        if !mark.is_empty() && !keeps_volume && is_dead(engine.runtime(), owner, mark).await {
             found.push(listed);
         }
     }
     Ok(found)
-}
-
-async fn is_dead<R: Host>(engine: &Engine<R>, owner: &Owner, mark: &str) -> bool {
-    let (owner, mark) = (owner.clone(), mark.to_owned());
-    engine.runtime().on(Lane::Start, move |machine| machine.files().is_stale(&owner, &mark)).await
 }

@@ -12,13 +12,13 @@ use serde::Deserialize;
 use tracing::warn;
 
 use super::engine::{Call, within};
-use super::redaction::redact;
 use super::state::Seen;
 use super::tail::Tail;
 use super::wait::{self, ContainerEnd};
 use super::{Shared, removal, state};
 use crate::contract::{Report, Stop, failed};
 use crate::output::{TaskLog, forward};
+use crate::redaction::redact;
 
 /// How long it may take to see whether a container has ended already.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);

@@ -17,10 +17,10 @@ use super::engine::{Call, Engine, LONG_SILENCE, PATIENCE};
 use super::error::EngineError;
 use super::keyring::Keyring;
 use super::pull::{LONGEST_LINE, PullProgress};
-use super::reference::{Reference, is_digest};
 use super::registry::{self, PullFault};
 use super::settings::PullWhen;
 use crate::query::escaped;
+use crate::reference::{Reference, is_digest};
 
 /// How often a pull is tried that fails by what passes.
 const TRIES: u32 = 3;

@@ -1,7 +1,7 @@
 //! Backend `docker`: a container per task on a Docker Engine.
 //!
-//! What can be decided without an engine is a function over what was read: [`endpoint`], [`mod@reference`], [`credentials`],
-//! [`registry`], [`pull`], [`container`], [`state`], [`tail`], [`redaction`]. The rest calls the engine through `engine`.
+//! What can be decided without an engine is a function over what was read: [`endpoint`], [`credentials`], [`registry`],
+//! [`pull`], [`container`], [`state`], [`tail`]. The rest calls the engine through `engine`.
 
 mod calls;
 pub mod container;
@@ -17,8 +17,6 @@ mod keyring;
 pub mod labels;
 mod line;
 pub mod pull;
-pub mod redaction;
-pub mod reference;
 pub mod registry;
 mod removal;
 mod run;
@@ -41,9 +39,9 @@ use serde::Deserialize;
 use tracing::{info, warn};
 
 use crate::contract::{Common, Earlier, Resumed, Task};
+use crate::earlier::Left;
 use crate::machine;
 use crate::program::find_program;
-use earlier::Left;
 use endpoint::{Endpoint, Place};
 use engine::{Call, Engine, within};
 use error::EngineError;
@@ -70,7 +68,7 @@ struct Shared<R: Host> {
     images: Arc<Images<R>>,
     sidecars: Arc<Sidecars<R>>,
     /// The tasks that earlier workers started, from the oldest on.
-    earlier: Vec<Left>,
+    earlier: Vec<Left<String>>,
     /// A clone of it is held by whoever removes something beside everything else; none any more once the worker leaves.
     working: Mutex<Option<Sender<()>>>,
     /// Closed when nobody does.
@@ -114,8 +112,9 @@ impl<R: Host> Shared<R> {
     }
 
     fn earlier_container(&self, task_id: &str, execution_id: Option<&str>) -> Option<String> {
-        let is_it = |left: &&Left| left.task.task_id == task_id && left.task.execution_id.as_deref() == execution_id;
-        self.earlier.iter().find(is_it).map(|left| left.container.clone())
+        let is_it =
+            |left: &&Left<String>| left.task.task_id == task_id && left.task.execution_id.as_deref() == execution_id;
+        self.earlier.iter().find(is_it).map(|left| left.thing.clone())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::reference::is_digest;
+use crate::reference::is_digest;
 
 /// The longest line that is read. Real ones have a few hundred bytes.
 pub const LONGEST_LINE: usize = 16 << 10;

@@ -3,7 +3,7 @@
 //! An engine answers 500 for nearly everything, or fails inside the stream, and every version words it in its own way. The
 //! texts in the tests were recorded from Engine 20.10, Engine 29 (containerd image store) and Podman 4.3.
 
-use super::reference::Reference;
+use crate::reference::Reference;
 
 /// What a failed pull means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,12 +20,12 @@ use super::engine::Call;
 use super::error::EngineError;
 use super::images::ImageError;
 use super::labels;
-use super::reference::Reference;
 use super::removal;
 use super::sidecars::Prepared;
 use super::state::Seen;
 use super::wait;
 use crate::contract::{Resumed, Stop, Task, failed};
+use crate::reference::Reference;
 
 /// How long whoever is asked to stop waits for a container that is being made.
 const CREATE_PATIENCE: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::error::EngineError;
 use super::images::ImageError;
-use super::reference::ReferenceError;
+use crate::reference::ReferenceError;
 
 #[derive(Debug)]
 pub enum SidecarError {

@@ -22,10 +22,10 @@ use super::engine::{Call, Engine, LONG_SILENCE};
 use super::error::EngineError;
 use super::images::{Fetched, Image, ImageError, Images};
 use super::labels::{self, Owned, SIDECAR, VOLUME};
-use super::reference::Reference;
 use super::removal;
 use super::sidecar_error::SidecarError;
 use crate::query::escaped;
+use crate::reference::Reference;
 
 /// How many names are tried for a volume: more tasks than that do not have a copy of one image each.
 const MOST_NAMES: u32 = 256;

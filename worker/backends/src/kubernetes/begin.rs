@@ -13,9 +13,10 @@ use tracing::warn;
 
 use super::cluster::{ApiError, Call, Cluster};
 use super::credentials::Credentials;
+use super::instance::OwnPod;
 use super::kubeconfig::{Access, Kubeconfig, SERVICE_ACCOUNT, in_cluster};
 use super::names::hash;
-use super::objects::{ContainerStatus, Event, Job, Pod};
+use super::objects::{ContainerStatus, Event, Items, Job, Pod};
 use super::preflight;
 use super::pulls;
 use super::settings::KubernetesSettings;
@@ -47,12 +48,6 @@ const NEEDED: [(&str, &str, &str); 7] = [
 /// What it can do without, and what is then missing.
 const WANTED: [(&str, &str, &str); 2] = [("list", "", "events"), ("get", "", "pods/log")];
 
-#[derive(Deserialize)]
-struct Items<T> {
-    #[serde(default = "Vec::new")]
-    items: Vec<T>,
-}
-
 /// The events of an object.
 pub async fn events<R: Host>(cluster: &Cluster<R>, uid: &str) -> Result<Vec<Event>, ApiError> {
     let selector = escaped(&format!("involvedObject.uid={uid}"));
@@ -67,16 +62,28 @@ pub async fn pods<R: Host>(cluster: &Cluster<R>, job: &str) -> Result<Vec<Pod>, 
     cluster.ask(&Call::get(path)).await.map(|Items { items }| items)
 }
 
-/// How the cluster is reached, found as kubectl finds it. It was not called yet.
+/// How the cluster is reached, found as kubectl finds it, and in which of its Pods this is. It was not called yet.
 ///
 /// # Errors
 /// What stands in the way, in one line.
-pub async fn reach<R: Host>(settings: &KubernetesSettings, common: &Common<R>) -> Result<Cluster<R>, String> {
+pub async fn reach<R: Host>(
+    settings: &KubernetesSettings,
+    common: &Common<R>,
+) -> Result<(Cluster<R>, Option<OwnPod>), String> {
     let (given, env) = (settings.kubeconfig.clone(), common.host_env.clone());
     let has_context = settings.context.is_some();
     let find = move |machine: &R::Machine| find(machine.files(), given, has_context, &env);
+    let mut own = None;
     let access = match common.runtime.on(Lane::Start, find).await? {
-        Place::Pod(access) => *access,
+        Place::Pod(access, pod) => {
+            if pod.is_none() {
+                warn!(
+                    "the service account's token names no Pod: what this worker leaves is taken up on this node only"
+                );
+            }
+            own = pod;
+            *access
+        }
         // Here and not there: those threads have little stack.
         Place::Files(files) => {
             let mut merged = Kubeconfig::default();
@@ -92,13 +99,13 @@ pub async fn reach<R: Host>(settings: &KubernetesSettings, common: &Common<R>) -
     let prefix = access.server.path_and_query().path().trim_end_matches('/').to_owned();
     let credentials = Credentials::new(common.runtime.clone(), common.host_env.clone(), access);
     let credentials = credentials.map_err(|error| error.to_string())?;
-    Ok(Cluster::new(common.runtime.clone(), credentials, prefix, settings.namespace.clone()))
+    Ok((Cluster::new(common.runtime.clone(), credentials, prefix, settings.namespace.clone()), own))
 }
 
 /// Where it says how the cluster is reached.
 enum Place {
-    /// This is a Pod of it.
-    Pod(Box<Access>),
+    /// This is a Pod of it; which one, if that is known.
+    Pod(Box<Access>, Option<OwnPod>),
     /// In kubeconfigs: their paths, and what they hold.
     Files(Vec<(PathBuf, Vec<u8>)>),
 }
@@ -121,7 +128,8 @@ fn find(files: &impl Files, given: Option<PathBuf>, has_context: bool, env: &Env
         && let Some(access) = in_cluster(&text)
         && files.named(&Path::new(SERVICE_ACCOUNT).join("token")).is_ok()
     {
-        return Ok(Place::Pod(Box::new(access)));
+        let token = files.read(&Path::new(SERVICE_ACCOUNT).join("token"), LARGEST_FILE).ok().flatten();
+        return Ok(Place::Pod(Box::new(access), token.as_deref().and_then(OwnPod::of_token)));
     }
     let paths: Vec<PathBuf> = match env.get("KUBECONFIG").filter(|list| !list.is_empty()) {
         Some(list) => std::env::split_paths(list).filter(|path| !path.as_os_str().is_empty()).collect(),
@@ -141,11 +149,11 @@ fn find(files: &impl Files, given: Option<PathBuf>, has_context: bool, env: &Env
     Ok(Place::Files(found))
 }
 
-/// Asks the API server whether we may do what we need.
+/// Asks the API server whether we may do what we need, and says whether Jobs may be patched too.
 ///
 /// # Errors
 /// The first thing that is needed and not allowed, or why it cannot be asked.
-pub async fn check_access<R: Host>(cluster: &Cluster<R>, namespace: &str) -> Result<(), String> {
+pub async fn check_access<R: Host>(cluster: &Cluster<R>, namespace: &str) -> Result<bool, String> {
     for (verb, group, resource) in NEEDED {
         if !may(cluster, namespace, verb, group, resource).await? {
             return Err(format!(
@@ -158,7 +166,19 @@ pub async fn check_access<R: Host>(cluster: &Cluster<R>, namespace: &str) -> Res
             warn!("the worker may not {verb} {resource} in namespace {namespace}: failures will be told with less");
         }
     }
-    Ok(())
+    let can_patch = may(cluster, namespace, "patch", "batch", "jobs").await?;
+    if !can_patch {
+        warn!("{}", no_patch(namespace));
+    }
+    Ok(can_patch)
+}
+
+/// What is said where the Role is of a time before Jobs were taken up.
+pub fn no_patch(namespace: &str) -> String {
+    format!(
+        "the worker may not patch jobs in namespace {namespace}: of Jobs that an earlier worker left, those that ended more \
+         than 5 minutes ago are not told, and two workers of one id must not run at once; give its Role that verb"
+    )
 }
 
 async fn may<R: Host>(

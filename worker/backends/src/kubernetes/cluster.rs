@@ -27,6 +27,8 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The largest answer that is read whole.
 const LARGEST_ANSWER: usize = 16 << 20;
+/// What a patch of some fields is called.
+const MERGE_PATCH: &str = "application/merge-patch+json";
 /// The longest text of the server's that is repeated, in characters.
 const LONGEST_TEXT: usize = 600;
 
@@ -73,6 +75,15 @@ impl ApiError {
         matches!(self, Self::Status { status: 404, .. })
     }
 
+    pub const fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Status { status: 403, .. })
+    }
+
+    /// Whether the object is another by now, or was changed since it was read.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Status { status: 409, .. }) && !self.is_taken()
+    }
+
     pub fn is_taken(&self) -> bool {
         matches!(self, Self::Status { status: 409, reason, .. } if reason == "AlreadyExists")
     }
@@ -99,6 +110,11 @@ impl Call {
 
     pub fn post(path: impl Into<String>, body: Value) -> Self {
         Self { method: Method::POST, path: path.into(), body: Some(body) }
+    }
+
+    /// Changes the fields that `changes` has (RFC 7396).
+    pub fn patch(path: impl Into<String>, changes: Value) -> Self {
+        Self { method: Method::PATCH, path: path.into(), body: Some(changes) }
     }
 
     pub fn delete(path: impl Into<String>, options: Value) -> Self {
@@ -133,6 +149,10 @@ impl<R: Host> Cluster<R> {
 
     pub fn jobs(&self) -> String {
         format!("/apis/batch/v1/namespaces/{}/jobs", escaped(&self.namespace))
+    }
+
+    pub fn job(&self, name: &str) -> String {
+        format!("{}/{name}", self.jobs())
     }
 
     pub fn core(&self, resource: &str) -> String {
@@ -176,7 +196,8 @@ impl<R: Host> Cluster<R> {
             let headers = request.headers_mut();
             headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
             if call.body.is_some() {
-                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                let kind = if call.method == Method::PATCH { MERGE_PATCH } else { "application/json" };
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
             }
             if let Some(value) = pass.authorization.as_ref().and_then(secret_value) {
                 headers.insert(header::AUTHORIZATION, value);

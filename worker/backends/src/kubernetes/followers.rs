@@ -6,7 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 
+use super::names::OWN;
 use super::objects::{Job, Pod};
+use crate::contract::Latch;
 
 /// What was seen of a Job.
 #[derive(Debug, Clone)]
@@ -20,8 +22,12 @@ pub enum Sighting {
 }
 
 /// The Jobs of a worker, by UID.
-#[derive(Debug, Default)]
-pub struct Followers(Mutex<BTreeMap<String, Entry>>);
+#[derive(Default)]
+pub struct Followers {
+    all: Mutex<BTreeMap<String, Entry>>,
+    /// Set once all Jobs were listed, and once all Pods were.
+    listed: [Latch; 2],
+}
 
 #[derive(Debug, Default)]
 struct Entry {
@@ -67,15 +73,20 @@ impl Followers {
         self.all().get(uid).is_some_and(|entry| entry.is_done)
     }
 
+    /// The Jobs that nobody follows or has followed, of this kind.
+    pub fn unfollowed(&self, is_it: impl Fn(&Job) -> bool) -> Vec<Job> {
+        self.all().values().filter_map(|entry| entry.job.as_ref()).filter(|job| is_it(job)).cloned().collect()
+    }
+
     pub fn job_seen(&self, mut job: Job) {
-        job.metadata.annotations.clear();
+        job.metadata.annotations.retain(|name, _| name.starts_with(OWN));
         let mut all = self.all();
         let entry = all.entry(job.metadata.uid.clone()).or_default();
         entry.is_seen = true;
         if let Some(follower) = &entry.follower {
             let _ = follower.unbounded_send(Sighting::Job(job));
         } else if !entry.is_done {
-            entry.job = Some(job);
+            entry.job = Some(job).filter(|job| !job.is_told());
         }
     }
 
@@ -119,6 +130,18 @@ impl Followers {
                 let _ = follower.unbounded_send(Sighting::JobGone(None));
             }
         }
+        self.listed[0].set();
+    }
+
+    pub fn pods_listed(&self) {
+        self.listed[1].set();
+    }
+
+    /// Ends when everything that there was has been seen.
+    pub async fn listed(&self) {
+        for listed in &self.listed {
+            listed.wait().await;
+        }
     }
 
     /// Tells everybody that nothing can be seen any more.
@@ -129,7 +152,7 @@ impl Followers {
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -51,7 +51,8 @@ pub fn description(
     let settings = frame.settings;
     let annotations = json!({
         TASK_ID: identity.task_id(),
-        EXECUTION_ID: identity.execution_id(),
+        // None of its own is no execution, though the names are made as if it were the task's id.
+        EXECUTION_ID: spec.execution_id.as_deref().unwrap_or_default(),
         INSTANCE: frame.instance,
     });
     let mut on_job = operators_annotations(settings);

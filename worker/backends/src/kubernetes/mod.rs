@@ -1,20 +1,26 @@
 //! Backend `kubernetes`: a Job per task.
 //!
 //! What can be decided without a cluster is a function over what was read: [`names`], [`template`], [`job`], [`preflight`],
-//! [`scripts`], [`objects`], [`pulls`], [`kubeconfig`]; how a task ended and what a watch means are state machines, [`verdict`]
+//! [`scripts`], [`objects`], [`pulls`], [`kubeconfig`], `instance`; how a task ended and what a watch means are state machines, [`verdict`]
 //! and [`watch`]. The rest calls the API server through `cluster`.
 
+mod adoption;
 mod begin;
 mod cluster;
+mod creation;
 mod credentials;
 mod followers;
+mod held;
+mod instance;
 pub mod job;
 pub mod kubeconfig;
 pub mod names;
 pub mod objects;
+mod output;
 pub mod preflight;
 pub mod pulls;
 mod quantity;
+mod removal;
 mod run;
 pub mod scripts;
 mod settings;
@@ -24,23 +30,33 @@ pub mod watch;
 mod watcher;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
+use futures_lite::FutureExt;
 use oz_worker_core::Failure;
 use oz_worker_runtime::Host;
 use tracing::info;
 
-use crate::contract::{Common, Latch, Task};
+use crate::contract::{Common, Earlier, Latch, Resumed, Task};
 use crate::machine;
 pub use crate::untyped::Untyped;
 use cluster::Cluster;
 use followers::Followers;
+use held::Held;
+use instance::OwnPod;
 use names::{WORKER_HASH, hash};
 use objects::{Job, Pod};
 pub use settings::{KubernetesSettings, PullPolicy, UnknownPullPolicy};
 use watcher::Watcher;
 
+/// How long it may take at start until all Jobs and Pods have been seen.
+const LIST_LIMIT: Duration = Duration::from_secs(120);
+
 pub struct KubernetesBackend<R: Host> {
     shared: Arc<Shared<R>>,
+    /// The tasks that were taken up at start.
+    earlier: Vec<Earlier>,
     /// Set when there are no tasks any more.
     over: Latch,
 }
@@ -51,6 +67,14 @@ struct Shared<R: Host> {
     settings: KubernetesSettings,
     cluster: Arc<Cluster<R>>,
     followers: Arc<Followers>,
+    /// This process, as the annotation of its Jobs has it, and the Pod that it runs in.
+    instance: String,
+    pod: Option<OwnPod>,
+    held: Held,
+    /// Whether Jobs can be marked.
+    can_patch: AtomicBool,
+    /// Whether it was said that the Pods of workers cannot be seen.
+    is_blind_to_workers: AtomicBool,
 }
 
 /// A Job that is followed; no longer once this is dropped.
@@ -73,8 +97,9 @@ impl<R: Host> KubernetesBackend<R> {
     pub async fn prepare(settings: KubernetesSettings, common: Arc<Common<R>>) -> Result<Self, String> {
         let told = |problem: String| format!("backend kubernetes: {problem}");
         machine::adopt(&common.runtime, &common.owner).await;
-        let cluster = Arc::new(begin::reach(&settings, &common).await.map_err(told)?);
-        begin::check_access(&cluster, &settings.namespace).await.map_err(told)?;
+        let (cluster, pod) = begin::reach(&settings, &common).await.map_err(told)?;
+        let cluster = Arc::new(cluster);
+        let can_patch = begin::check_access(&cluster, &settings.namespace).await.map_err(told)?;
         begin::check_start(&cluster, &settings, &common.worker_id).await.map_err(told)?;
         info!(namespace = settings.namespace, "the cluster starts Pods");
 
@@ -88,7 +113,54 @@ impl<R: Host> KubernetesBackend<R> {
         let (jobs, pods) = (Arc::clone(&watcher), watcher);
         common.runtime.spawn(async move { jobs.watch::<Job>(jobs.cluster.jobs()).await });
         common.runtime.spawn(async move { pods.watch::<Pod>(pods.cluster.core("pods")).await });
-        Ok(Self { shared: Arc::new(Shared { common, settings, cluster, followers }), over })
+        let late = async {
+            common.runtime.sleep_until(common.runtime.now().plus(LIST_LIMIT)).await;
+            false
+        };
+        let listed = async {
+            followers.listed().await;
+            true
+        };
+        if !listed.or(late).await {
+            over.set();
+            return Err(told("Jobs and Pods cannot be listed".to_owned()));
+        }
+        let instance = instance::written(pod.as_ref(), common.owner.mark());
+        let shared = Arc::new(Shared {
+            common,
+            settings,
+            cluster,
+            followers,
+            instance,
+            pod,
+            held: Held::default(),
+            can_patch: can_patch.into(),
+            is_blind_to_workers: false.into(),
+        });
+        let earlier = shared.take_up().await;
+        Ok(Self { shared, earlier, over })
+    }
+
+    /// The tasks that were taken up at start, from the oldest on.
+    pub(crate) fn earlier(&self) -> Vec<Earlier> {
+        self.earlier.clone()
+    }
+
+    /// Takes up what is left by workers that go later, until there are no tasks any more.
+    pub(crate) async fn find(&self, found: impl Fn(Earlier) + Send) {
+        self.shared.find(found).or(self.over.wait()).await;
+    }
+
+    pub(crate) fn settle(
+        &self,
+        task_id: &str,
+        execution_id: Option<&str>,
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
+        self.shared.settle(task_id, execution_id)
+    }
+
+    pub(crate) async fn resume(&self, resumed: Resumed) -> Vec<Failure> {
+        self.shared.resume(resumed).await
     }
 
     pub(crate) async fn run(&self, task: Task) -> Vec<Failure> {

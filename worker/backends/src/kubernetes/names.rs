@@ -24,6 +24,10 @@ pub const TASK_ID: &str = "oz-agent-worker/task-id";
 pub const EXECUTION_ID: &str = "oz-agent-worker/execution-id";
 /// The process that follows the Job.
 pub const INSTANCE: &str = "oz-agent-worker/instance";
+/// There once the server is known to have heard how the Job's task ended.
+pub const TOLD: &str = "oz-agent-worker/told";
+/// What all of these begin with.
+pub const OWN: &str = "oz-agent-worker/";
 
 /// Whose a Job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,15 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny};
 
+use super::names::TOLD;
+
+/// A list, as far as it goes.
+#[derive(Deserialize)]
+pub struct Items<T> {
+    #[serde(default = "Vec::new")]
+    pub items: Vec<T>,
+}
+
 /// Who an object is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -180,6 +189,20 @@ impl Job {
     /// The condition of this kind, when it holds.
     pub fn condition(&self, kind: &str) -> Option<&Condition> {
         holding(&self.status.conditions, kind)
+    }
+
+    /// The annotation of this name; empty when there is none.
+    pub fn annotation(&self, name: &str) -> &str {
+        self.metadata.annotations.get(name).map(String::as_str).unwrap_or_default()
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.condition("Complete").or_else(|| self.condition("Failed")).is_some()
+    }
+
+    /// Whether the server is known to have heard how its task ended.
+    pub fn is_told(&self) -> bool {
+        !self.annotation(TOLD).is_empty()
     }
 
     pub fn is_suspended(&self) -> bool {

@@ -73,6 +73,11 @@ pub fn escaped(text: &str) -> String {
     escaped
 }
 
+/// What [`escaped`] was given.
+pub fn plain(escaped: &str) -> String {
+    escaped.replace("$$", "$")
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::disallowed_methods)]
 mod tests {
@@ -101,6 +106,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_escaped_arrives_as_it_was(text in r"[$()ab]{0,12}") {
+            prop_assert_eq!(plain(&escaped(&text)), text.clone());
             prop_assert_eq!(expanded(&escaped(&text)), text);
         }
 

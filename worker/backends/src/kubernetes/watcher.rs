@@ -66,7 +66,7 @@ impl Told for Pod {
                 }
             }
             Happening::Gone { uid, job, last } => followers.pod_gone(&job, &uid, last),
-            Happening::Listed => {}
+            Happening::Listed => followers.pods_listed(),
         }
     }
 }

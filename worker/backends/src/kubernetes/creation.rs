@@ -1,0 +1,172 @@
+//! Creating the Job of a task: once, however often the cluster must be asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use futures_lite::FutureExt;
+use oz_worker_core::Outcome;
+use oz_worker_core::agent::TaskSpec;
+use oz_worker_core::metrics::FailureReason;
+use oz_worker_runtime::Host;
+use oz_worker_text::line::quoted;
+use serde_json::Value;
+
+use super::Shared;
+use super::cluster::{Call, Tries};
+use super::held::Created;
+use super::job::{self, Frame};
+use super::names::{INSTANCE, Identity, Standing};
+use super::objects::Job;
+use crate::contract::{Stop, failed};
+use crate::reference::Reference;
+
+/// How long a finished Job that stands in the way may take to be gone.
+const GONE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Whose Job is created.
+struct Of {
+    task_id: String,
+    execution_id: Option<String>,
+}
+
+impl<R: Host> Shared<R> {
+    /// Creates the Job of a task. It goes on beside the task: what is there after the task was stopped is deleted.
+    pub(super) async fn create(self: &Arc<Self>, spec: &TaskSpec, stop: &Stop) -> Result<Created, Outcome> {
+        if stop.is_asked() {
+            return Err(Outcome::Stopped);
+        }
+        self.check_image(&spec.image)?;
+        let identity = Identity::new(&self.common.worker_id, &spec.task_id, spec.execution_id.as_deref());
+        let frame = Frame { settings: &self.settings, instance: &self.instance, cleanup: self.common.cleanup };
+        let describe = |name: String| {
+            let described = job::description(frame, &identity, &name, spec);
+            described.map_err(|flaw| failed(FailureReason::SidecarPrep, flaw.to_string())).map(|job| (name, job))
+        };
+        let names = [describe(identity.job_name())?, describe(identity.distinct_job_name())?];
+        let of = Of { task_id: spec.task_id.clone(), execution_id: spec.execution_id.clone() };
+        let (done, created) = oneshot::channel();
+        let (own, stop_too) = (Arc::clone(self), stop.clone());
+        self.cluster.runtime().spawn(async move {
+            let mut open = None;
+            let created = own.make(names, &of, &mut open).await;
+            let left = open.filter(|_| created.is_err());
+            if let Err(Ok(created)) = done.send(created)
+                && !stop_too.is_abandoned()
+            {
+                own.delete_surely(&created).await;
+            }
+            if let Some(name) = left {
+                // It may be there all the same.
+                let identity = Identity::new(&own.common.worker_id, &of.task_id, of.execution_id.as_deref());
+                own.clear_later(&name, identity).await;
+            }
+        });
+        let created = async {
+            match created.await {
+                Ok(created) => created.map_err(|problem| failed(FailureReason::JobCreate, problem)),
+                Err(_) => Err(failed(FailureReason::JobCreate, "the worker gave up".into())),
+            }
+        };
+        let stopped = async {
+            stop.asked().await;
+            Err(Outcome::Stopped)
+        };
+        created.or(stopped).await
+    }
+
+    fn check_image(&self, image: &str) -> Result<(), Outcome> {
+        let allowed = &self.settings.allowed_images;
+        if allowed.is_empty() {
+            return Ok(());
+        }
+        let fits = |reference: Reference| allowed.iter().any(|pattern| reference.fits(pattern));
+        if Reference::parse(image).is_ok_and(fits) {
+            return Ok(());
+        }
+        let message = format!("cannot use image {}: allowed_images does not have it", quoted(image));
+        Err(failed(FailureReason::ImagePull, message))
+    }
+
+    /// Creates a Job once, however often the cluster must be asked: under its plain name, or with a mark where a namesake
+    /// has that. `open` is afterwards the name of a Job that may be there, since an answer was lost.
+    async fn make(&self, names: [(String, Value); 2], of: &Of, open: &mut Option<String>) -> Result<Created, String> {
+        let identity = Identity::new(&self.common.worker_id, &of.task_id, of.execution_id.as_deref());
+        for (name, description) in names {
+            let call = Call::post(self.cluster.jobs(), description);
+            let runtime = self.cluster.runtime();
+            let mut tries = Tries::new(runtime.now());
+            *open = None;
+            loop {
+                let error = match self.cluster.once::<Job>(&call).await {
+                    Ok(job) => return Ok(Created::of(&job)),
+                    Err(error) => error,
+                };
+                if error.is_taken() {
+                    let path = self.cluster.job(&name);
+                    let there: Job = match self.cluster.ask(&Call::get(path)).await {
+                        Ok(there) => there,
+                        // It is gone meanwhile.
+                        Err(error) if error.is_missing() => continue,
+                        Err(error) => return Err(format!("the Job {name} cannot be looked at: {error}")),
+                    };
+                    match identity.standing(&there.metadata.labels) {
+                        Standing::Ours if self.is_over(&there, of, open.is_some()) => self.clear(&there).await?,
+                        Standing::Ours => match self.claim(&there).await {
+                            Ok(Some(created)) => return Ok(created),
+                            // Changed meanwhile: whatever is there now is looked at anew.
+                            Ok(None) => {}
+                            Err(error) => return Err(format!("the Job {name} cannot be taken up: {error}")),
+                        },
+                        Standing::Namesake => break,
+                        Standing::Foreign => return Err(format!("there is a Job {name}, and it is not ours")),
+                    }
+                    continue;
+                }
+                if error.is_open() {
+                    *open = Some(name.clone());
+                }
+                match tries.next(runtime.now(), &error) {
+                    Some(at) => runtime.sleep_until(at).await,
+                    None => return Err(format!("the Job cannot be created: {error}")),
+                }
+            }
+        }
+        Err("other tasks' Jobs have both names that this one could have".into())
+    }
+
+    /// Whether a Job of this very execution is done with, and the task to run once more; otherwise it is this run's. `is_open`:
+    /// we may have created it just now, and the answer was lost.
+    fn is_over(&self, there: &Job, of: &Of, is_open: bool) -> bool {
+        // Its end may be told before the cluster says that it has finished.
+        let is_finished = there.is_finished() || self.followers.is_done(&there.metadata.uid);
+        let instance = there.annotation(INSTANCE);
+        // What another worker left, and could not tell. An execution without an id may be another one.
+        let is_untold = of.execution_id.is_some()
+            && !there.is_told()
+            && !instance.is_empty()
+            && instance != self.instance
+            && !self.followers.is_done(&there.metadata.uid);
+        is_finished && !is_open && !is_untold
+    }
+
+    /// Removes a finished Job of this very execution, and waits until it is gone.
+    async fn clear(&self, finished: &Job) -> Result<(), String> {
+        let created = Created::of(finished);
+        let (name, uid) = (&created.name, &created.uid);
+        let runtime = self.cluster.runtime();
+        let until = runtime.now().plus(GONE_LIMIT);
+        self.delete(&created).await;
+        loop {
+            let path = self.cluster.job(name);
+            match self.cluster.ask::<Job>(&Call::get(path)).await {
+                Err(error) if error.is_missing() => return Ok(()),
+                Ok(there) if there.metadata.uid != *uid => return Ok(()),
+                _ if runtime.now() >= until => {
+                    return Err(format!("an earlier Job {name} is in the way and does not go"));
+                }
+                _ => runtime.sleep_until(runtime.now().plus(Duration::from_millis(500))).await,
+            }
+        }
+    }
+}

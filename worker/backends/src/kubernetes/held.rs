@@ -1,0 +1,75 @@
+//! Which Jobs this worker has: what identifies one, and what is kept of those that were taken up or whose end is not proven.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::objects::Job;
+use crate::contract::Report;
+
+/// A Job that was created, or taken for one that was, or taken up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    pub name: String,
+    pub uid: String,
+    /// Which process followed it before this one did.
+    pub before: Option<String>,
+}
+
+impl Created {
+    pub fn of(job: &Job) -> Self {
+        Self { name: job.metadata.name.clone(), uid: job.metadata.uid.clone(), before: None }
+    }
+}
+
+/// An execution of a task.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key(String, Option<String>);
+
+impl Key {
+    pub fn new(task_id: &str, execution_id: Option<&str>) -> Self {
+        Self(task_id.to_owned(), execution_id.map(str::to_owned))
+    }
+}
+
+/// A Job whose task has ended, and what becomes of it once the server has heard that.
+pub struct Ended {
+    pub created: Created,
+    /// Whether it is deleted then; otherwise it is marked.
+    pub goes: bool,
+    /// Who hears when that fails.
+    pub report: Option<Report>,
+}
+
+/// What is kept of Jobs that nobody follows at the moment.
+#[derive(Default)]
+pub struct Held {
+    /// Those that were taken up and are to be resumed.
+    taken: Mutex<BTreeMap<Key, Created>>,
+    ended: Mutex<BTreeMap<Key, Ended>>,
+}
+
+impl Held {
+    pub fn take_up(&self, key: Key, created: Created) {
+        lock(&self.taken).insert(key, created);
+    }
+
+    pub fn is_taken_up(&self, uid: &str) -> bool {
+        lock(&self.taken).values().any(|created| created.uid == uid)
+    }
+
+    pub fn resumed(&self, key: &Key) -> Option<Created> {
+        lock(&self.taken).remove(key)
+    }
+
+    pub fn end(&self, key: Key, ended: Ended) {
+        lock(&self.ended).insert(key, ended);
+    }
+
+    pub fn settled(&self, key: &Key) -> Option<Ended> {
+        lock(&self.ended).remove(key)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,96 @@
+//! What a task's container wrote, into the log after a failure: its end, without secrets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_lite::FutureExt;
+use oz_worker_core::agent::TaskSpec;
+use oz_worker_runtime::Host;
+use serde_json::Value;
+use tracing::warn;
+
+use super::Shared;
+use super::cluster::{ApiError, Call, refused, tail};
+use super::held::Created;
+use super::scripts::plain;
+use super::template::TASK;
+use crate::output::{TaskLog, forward};
+use crate::redaction::redact;
+
+/// How long the output may take, how many lines of it are asked for, and how many bytes are kept and read.
+const OUTPUT_LIMIT: Duration = Duration::from_secs(10);
+const OUTPUT_LINES: u32 = 10_000;
+const MOST_OUTPUT: [usize; 2] = [1 << 20, 64 << 20];
+
+impl<R: Host> Shared<R> {
+    /// Logs the end of what the container of a task wrote; `spec` is what the task was started with, if that is known.
+    pub(super) async fn log_output(
+        &self,
+        pod: &str,
+        created: &Created,
+        spec: Option<&TaskSpec>,
+        task_id: &str,
+        log: &Arc<dyn TaskLog>,
+    ) {
+        let read = self.cluster.within(OUTPUT_LIMIT, async {
+            let text = self.read_output(pod).await?;
+            if let Some(spec) = spec {
+                return Ok(redact(text, spec.env.iter().map(|(name, value)| (name, value.expose()))));
+            }
+            let job: Value = self.cluster.once(&Call::get(self.cluster.job(&created.name))).await?;
+            Ok(redact_by(text, &job))
+        });
+        match read.await {
+            Ok(text) => {
+                let text = futures_lite::io::Cursor::new(text);
+                let runtime = self.cluster.runtime();
+                let written = forward(runtime, Some(text), Arc::clone(log));
+                let written = async {
+                    let _ = written.await;
+                };
+                written.or(runtime.sleep_until(runtime.now().plus(OUTPUT_LIMIT))).await;
+            }
+            // It was removed with its output, or the Role does not show it.
+            Err(ApiError::Status { status: 403 | 404, .. }) => {}
+            Err(error) => warn!(task_id, "cannot show what the container wrote: {error}"),
+        }
+    }
+
+    async fn read_output(&self, pod: &str) -> Result<Vec<u8>, ApiError> {
+        let path = self.cluster.core(&format!("pods/{pod}/log"));
+        let call = Call::get(format!("{path}?container={TASK}&tailLines={OUTPUT_LINES}"));
+        let mut opened = self.cluster.open(&call).await?;
+        let [most, all] = MOST_OUTPUT;
+        let text = tail(&mut opened, most, all).await?;
+        refused(&opened, &text)?;
+        Ok(text)
+    }
+}
+
+/// The same without the values of the variables that a Job gives its task.
+fn redact_by(text: Vec<u8>, job: &Value) -> Vec<u8> {
+    let containers = job.pointer("/spec/template/spec/containers").and_then(Value::as_array);
+    let is_task = |container: &&Value| container.get("name").and_then(Value::as_str) == Some(TASK);
+    let task = containers.into_iter().flatten().find(is_task);
+    let variables = task.and_then(|task| task.get("env")?.as_array());
+    let field = |variable: &Value, name: &str| variable.get(name).and_then(Value::as_str).map(plain);
+    let variables: Vec<(String, String)> =
+        variables.into_iter().flatten().filter_map(|one| Some((field(one, "name")?, field(one, "value")?))).collect();
+    redact(text, variables.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_worker_gave_its_task_is_kept_secret_too() {
+        let env = json!([{"name": "KEY", "value": "can$$$$ary"}, {"name": "FROM", "valueFrom": {}}]);
+        let containers = json!([{"name": "other"}, {"name": "task", "env": env}]);
+        let job = json!({"spec": {"template": {"spec": {"containers": containers}}}});
+        assert_eq!(redact_by(b"key: can$$ary".to_vec(), &job), b"key: ***");
+        assert_eq!(redact_by(b"key".to_vec(), &json!({})), b"key");
+    }
+}
