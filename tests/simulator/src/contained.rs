@@ -1,4 +1,5 @@
-//! A worker with the backend `docker`, from its start: it has an engine to reach, and what an earlier one left to take up.
+//! A worker whose tasks run elsewhere, from its start: it has an engine or a cluster to reach, and what an earlier one left to
+//! take up.
 
 use std::time::Duration;
 
@@ -7,13 +8,13 @@ use futures_lite::FutureExt;
 use futures_lite::future::poll_fn;
 use oz_worker::run::RunLoop;
 use oz_worker_backends::contract::{Common, Earlier};
-use oz_worker_backends::docker::DockerSettings;
 use oz_worker_backends::{Backend, BackendSettings};
 use oz_worker_core::Worker;
 use oz_worker_core::record::Record;
 use oz_worker_runtime::{Environment, Owner, Runtime, StopSignals};
 use oz_worker_telemetry::Recorder;
 
+use crate::disk::KUBECONFIG_PATH;
 use crate::engine::EPOCH;
 use crate::machine::Simulated;
 use crate::scene::{Scene, config, link};
@@ -25,7 +26,7 @@ const RESTART: Duration = Duration::from_secs(5);
 pub async fn run(scene: Scene, recorder: Recorder, prepared: Sender<()>) {
     let Scene { executor, machine, operator, server, watch, .. } = scene.clone();
     let mut signals = machine.stop_signals().unwrap();
-    let backend = async { Some(begin(&machine, "w1", operator.cleanup, operator.grace).await) };
+    let backend = async { Some(begin(&machine, operator.settings(), "w1", operator.cleanup, operator.grace).await) };
     let asked = async {
         poll_fn(|cx| signals.poll_next(cx)).await;
         None
@@ -57,13 +58,20 @@ fn execution(earlier: &Earlier) -> String {
     earlier.execution_id.clone().unwrap_or_default()
 }
 
-/// The backend of a worker on `machine`, started again and again until the engine is there.
-pub async fn begin(machine: &Simulated, worker_id: &str, cleanup: bool, grace: Duration) -> Backend<Simulated> {
+/// The backend of a worker on `machine`, started again and again until the engine or the cluster is there.
+pub async fn begin(
+    machine: &Simulated,
+    settings: BackendSettings,
+    worker_id: &str,
+    cleanup: bool,
+    grace: Duration,
+) -> Backend<Simulated> {
     loop {
         let owner = Owner::of_process(worker_id, 0, b"simulated", machine.next_process(), 1);
         machine.disk.lives(&owner);
         let mut host_env = Environment::default();
         host_env.set("DOCKER_HOST", "unix:///engine.sock");
+        host_env.set("KUBECONFIG", KUBECONFIG_PATH);
         let common = Common {
             runtime: machine.clone(),
             owner,
@@ -74,7 +82,7 @@ pub async fn begin(machine: &Simulated, worker_id: &str, cleanup: bool, grace: D
             environment: Environment::default(),
             host_env,
         };
-        match BackendSettings::Docker(DockerSettings::default()).prepare(common).await {
+        match settings.clone().prepare(common).await {
             Ok(backend) => return backend,
             Err(problem) => machine.note(|| format!("{worker_id} cannot start: {problem}")),
         }

@@ -22,7 +22,8 @@ pub fn drop_all(seed: u64, workers: usize, outage: Duration) -> Vec<Duration> {
     let executor = Executor::new(seed);
     let journal = Journal::new(&executor);
     let (network, accepted) = Network::new(&executor, &journal);
-    let operator = Operator { dispatches: true, contains: false, proxy: false, ..Operator::draw(&executor) };
+    let operator =
+        Operator { dispatches: true, contains: false, orchestrates: None, proxy: false, ..Operator::draw(&executor) };
     for number in 1..=workers {
         let watch = Watch::new(&journal, 0);
         let clock = Clock { start: Duration::ZERO, drift: executor.random(|random| random.i32(-500..=500)) };

@@ -145,6 +145,11 @@ impl Ledger {
                     executions.iter_mut().filter(|other| other.id == id).for_each(|own| own.state = State::Active);
                     Ok(())
                 }
+                // Its worker was killed, and another has taken it up.
+                State::Ended if subject.killed && subject.end.is_none() => {
+                    subject.state = State::Active;
+                    Ok(())
+                }
                 State::Active | State::Ended => Ok(()),
             },
             "task_rejected" => {

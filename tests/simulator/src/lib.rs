@@ -18,6 +18,7 @@
 // A simulator that is wrong may panic: it runs in tests only.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+pub mod cluster;
 mod contained;
 pub mod disk;
 pub mod engine;
@@ -59,7 +60,7 @@ pub struct Options {
     pub blocking: bool,
     /// The worker's machine is suspended.
     pub suspend: bool,
-    /// The engine breaks off, stands still, is restarted, pruned; workers on it are killed.
+    /// The engine or the cluster breaks off, stands still, is restarted, loses what it has; workers on it are killed.
     pub engine: bool,
 }
 
@@ -131,6 +132,11 @@ impl fmt::Display for Pace {
 pub fn fresh_seed() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     now.as_secs() << 20
+}
+
+/// The backend of the worker in this seed's run.
+pub fn backend(seed: u64) -> &'static str {
+    Operator::draw(&Executor::new(seed)).backend()
 }
 
 /// One run: a worker, a server, and whatever the seed has in store.

@@ -14,6 +14,7 @@ use futures_core::Stream as _;
 use oz_worker_core::time::Instant;
 use oz_worker_runtime::{Address, Command, Host, Lane, Owner, Runtime, StopSignals};
 
+use crate::cluster;
 use crate::disk::Disk;
 use crate::executor::{self, Executor, Machine};
 use crate::journal::Journal;
@@ -33,7 +34,7 @@ pub struct Simulated {
     pub clock: Clock,
     /// The way to the server.
     pub network: Network,
-    /// The way to the engine.
+    /// The way to the engine, or the cluster.
     pub engine: Network,
     pub watch: Watch,
     pub processes: Processes,
@@ -138,6 +139,7 @@ impl Runtime for Simulated {
 
     async fn connect(&self, address: &Address) -> io::Result<Stream> {
         match address {
+            Address::Tcp(address) if address.port() == cluster::PORT => self.engine.connect(ADDRESS).await,
             Address::Tcp(address) => self.network.connect(address.ip()).await,
             Address::Unix(_) => self.engine.connect(ADDRESS).await,
         }

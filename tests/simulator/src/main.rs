@@ -18,6 +18,9 @@ struct Args {
     /// how many seeds
     #[argh(option, default = "10_000")]
     count: u64,
+    /// of those seeds only the ones whose worker has this backend
+    #[argh(option)]
+    backend: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -31,6 +34,9 @@ fn main() -> ExitCode {
     let from = args.from.unwrap_or_else(oz_worker_simulator::fresh_seed);
     let (started, mut simulated, mut runs) = (Instant::now(), Duration::ZERO, 0);
     for (done, seed) in (1..=args.count).zip(from..) {
+        if args.backend.as_ref().is_some_and(|backend| oz_worker_simulator::backend(seed) != backend) {
+            continue;
+        }
         let report = simulate(seed, Options::default());
         simulated += report.simulated;
         runs += report.runs;

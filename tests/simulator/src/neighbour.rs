@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use oz_worker_backends::Backend;
 use oz_worker_backends::contract::{Latch, Report, Resumed, Stop, Task, TaskEvent};
+use oz_worker_backends::docker::DockerSettings;
 use oz_worker_backends::output::TaskLog;
+use oz_worker_backends::{Backend, BackendSettings};
 use oz_worker_core::Outcome;
 use oz_worker_core::agent::{InstanceShape, Sidecar, TaskSpec};
 use oz_worker_telemetry::{Recorder, TaskTrace};
@@ -17,7 +18,7 @@ use crate::executor::{Executor, Machine};
 use crate::journal::Journal;
 use crate::machine::{Clock, Simulated};
 use crate::scene::Scene;
-use crate::watch::Watch;
+use crate::watch::{Judge, Watch};
 
 pub const MACHINE: Machine = Machine(2);
 /// From SIGTERM to SIGKILL.
@@ -66,7 +67,10 @@ impl Neighbour {
         self.state().begun = true;
         let own = self.clone();
         self.executor.spawn(MACHINE, async move {
-            let backend = Arc::new(contained::begin(&own.machine, OTHER, true, GRACE).await);
+            let backend = Arc::new(
+                contained::begin(&own.machine, BackendSettings::Docker(DockerSettings::default()), OTHER, true, GRACE)
+                    .await,
+            );
             own.state().backend = Some(Arc::clone(&backend));
             for earlier in backend.earlier() {
                 let (task_id, execution_id) = (earlier.task_id, earlier.execution_id);

@@ -9,17 +9,21 @@ use async_channel::Receiver;
 use oz_worker::link::{Link, Target};
 use oz_worker::run::RunLoop;
 use oz_worker::settings::secret::ApiKey;
-use oz_worker_backends::Backend;
 use oz_worker_backends::command::{CommandBackend, CommandSettings};
 use oz_worker_backends::contract::Common;
 use oz_worker_backends::direct::{DirectBackend, DirectSettings, Job, Workspaces};
+use oz_worker_backends::docker::DockerSettings;
+use oz_worker_backends::kubernetes::{KubernetesSettings, Untyped};
+use oz_worker_backends::{Backend, BackendSettings};
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::{AfterKill, Config, Worker};
 use oz_worker_runtime::{Environment, Owner, Runtime};
 use oz_worker_telemetry::{Identity, Recorder, Telemetry};
 use prometheus::Registry;
 use prometheus::proto::MetricType;
+use serde_json::json;
 
+use crate::cluster::{self, Cluster};
 use crate::contained;
 use crate::engine::{Engine, OURS};
 use crate::executor::{Executor, Machine};
@@ -49,6 +53,8 @@ pub struct Operator {
     pub dispatches: bool,
     /// Whether the backend is `docker`.
     pub contains: bool,
+    /// What of the backend `kubernetes` is configured, if it is that.
+    pub orchestrates: Option<Orchestration>,
     /// Whether there are setup and teardown commands (direct), or a cancel command (command).
     pub scripts: bool,
     /// Whether workspaces are removed.
@@ -61,17 +67,47 @@ pub struct Operator {
     pub drift: i32,
 }
 
+/// What an operator decided about the backend `kubernetes`.
+#[derive(Debug, Clone, Copy)]
+pub struct Orchestration {
+    /// In seconds.
+    pub deadline: Option<u32>,
+    /// In seconds.
+    pub ttl: u32,
+    /// Zero: for ever.
+    pub unschedulable_timeout: Duration,
+    /// Whether something else runs in every Pod: beside the task, and around it.
+    pub injects: bool,
+}
+
+impl Orchestration {
+    fn draw(random: &mut fastrand::Rng) -> Self {
+        let deadline = (random.u32(..100) < 30).then(|| random.u32(1..3600));
+        let timeouts = [0, 5, 30, 30, 300].map(Duration::from_secs);
+        Self {
+            deadline,
+            ttl: random.choice([600, 86_400]).unwrap_or_default(),
+            unschedulable_timeout: random.choice(timeouts).unwrap_or_default(),
+            injects: random.u32(..100) < 30,
+        }
+    }
+}
+
 impl Operator {
     /// Decisions drawn from the seed.
     pub fn draw(executor: &Executor) -> Self {
         let seconds = |from, to| executor.duration(Duration::from_secs(from), Duration::from_secs(to));
-        let contains = executor.chance(35);
+        // Drawn apart: other backends' seeds stay what they are.
+        let mut apart = executor.random(|random| random.clone().fork());
+        let orchestrates = (apart.u32(..100) < 25).then(|| Orchestration::draw(&mut apart));
+        let contains = executor.chance(35) && orchestrates.is_none();
         Self {
             limit: executor.random(|random| random.u32(0..5)),
             drain: if executor.chance(50) { Duration::ZERO } else { seconds(1, 600) },
             grace: executor.duration(Duration::from_millis(100), Duration::from_secs(30)),
-            dispatches: !contains && executor.chance(45),
+            dispatches: !contains && executor.chance(45) && orchestrates.is_none(),
             contains,
+            orchestrates,
             scripts: executor.chance(50),
             cleanup: executor.chance(80),
             shares_directory: executor.chance(20),
@@ -82,10 +118,32 @@ impl Operator {
 
     pub const fn backend(&self) -> &'static str {
         match (self.contains, self.dispatches) {
+            _ if self.orchestrates.is_some() => "kubernetes",
             (true, _) => "docker",
             (_, true) => "command",
             _ => "direct",
         }
+    }
+
+    /// The settings of a backend whose tasks run elsewhere.
+    pub fn settings(&self) -> BackendSettings {
+        let Some(Orchestration { deadline, ttl, unschedulable_timeout, injects }) = self.orchestrates else {
+            return BackendSettings::Docker(DockerSettings::default());
+        };
+        let template = json!({
+            "initContainers": [{"name": "proxy", "image": "mesh:1", "restartPolicy": "Always"}],
+            "containers": [{"name": "mesh", "image": "mesh:1"}],
+        });
+        BackendSettings::Kubernetes(Box::new(KubernetesSettings {
+            namespace: cluster::NAMESPACE.into(),
+            active_deadline_seconds: deadline,
+            ttl_seconds_after_finished: ttl,
+            unschedulable_timeout,
+            pod_template: injects.then_some(Untyped(template)),
+            setup_command: self.scripts.then(|| "setup".into()),
+            teardown_command: self.scripts.then(|| "teardown".into()),
+            ..KubernetesSettings::default()
+        }))
     }
 
     /// How long the worker may take to leave once it was asked to, whatever the server does and however its tasks behave:
@@ -107,6 +165,8 @@ pub struct Scene {
     pub server: Server,
     /// Where containers run, for a worker that wants one.
     pub engine: Option<Engine>,
+    /// Where Jobs run, for a worker that wants that.
+    pub cluster: Option<Cluster>,
     pub machine: Simulated,
     pub operator: Operator,
     /// Closed when the worker has left.
@@ -139,9 +199,14 @@ impl Scene {
         if let Some(engine) = &engine {
             machine.engine = engine.ways[0].clone();
         }
+        let cluster = operator.orchestrates.map(|_| Cluster::new(executor, &journal, &watch));
+        if let Some(cluster) = &cluster {
+            machine.engine = cluster.way.clone();
+        }
         let left = async_channel::bounded(1).1;
         let (executor, life) = (executor.clone(), Arc::default());
-        let mut scene = Self { executor, journal, watch, network, server, engine, machine, operator, left, life };
+        let mut scene =
+            Self { executor, journal, watch, network, server, engine, cluster, machine, operator, left, life };
         scene.start();
         scene
     }
@@ -161,7 +226,7 @@ impl Scene {
         let life = Life { registry, telemetry: Some(telemetry), ready: Some(ready) };
         *self.life.lock().unwrap() = life;
         self.left = left;
-        let runs: Pin<Box<dyn Future<Output = ()> + Send>> = if self.engine.is_some() {
+        let runs: Pin<Box<dyn Future<Output = ()> + Send>> = if self.runs_elsewhere() {
             Box::pin(contained::run(self.clone(), recorder, prepared))
         } else {
             prepared.close();
@@ -186,6 +251,14 @@ impl Scene {
         if let Some(engine) = &self.engine {
             engine.lost(OURS);
         }
+        if let Some(cluster) = &self.cluster {
+            cluster.lost();
+        }
+    }
+
+    /// Whether tasks run on an engine or a cluster.
+    pub const fn runs_elsewhere(&self) -> bool {
+        self.engine.is_some() || self.cluster.is_some()
     }
 
     /// Ends when the worker's backend is ready.
@@ -269,9 +342,9 @@ pub(crate) fn config(operator: &Operator) -> Config {
         max_concurrent_tasks: operator.limit,
         drain_timeout: operator.drain,
         stop_timeout: operator.grace + Duration::from_secs(10),
-        stops_tasks_on_shutdown: true,
+        stops_tasks_on_shutdown: operator.orchestrates.is_none(),
         after_kill: match operator.backend() {
-            "docker" => AfterKill::Resumes,
+            "docker" | "kubernetes" => AfterKill::Resumes,
             "command" => AfterKill::IsCancelled,
             _ => AfterKill::Fails,
         },

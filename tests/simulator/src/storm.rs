@@ -27,7 +27,7 @@ pub async fn drive(scene: Scene, options: Options) {
     storm.break_things(options).await;
     if storm.scene.executor.chance(25) {
         storm.stop(true).await;
-        if storm.scene.engine.is_none() || !options.engine {
+        if !storm.scene.runs_elsewhere() || !options.engine {
             return;
         }
         // What it could not remove the next one does.
@@ -57,7 +57,7 @@ struct Storm {
 
 impl Storm {
     async fn break_things(&mut self, options: Options) {
-        let Scene { executor, network, server, machine, engine, .. } = self.scene.clone();
+        let Scene { executor, network, server, machine, engine, cluster, .. } = self.scene.clone();
         let drawn = |wanted: bool| wanted && executor.chance(80);
         network.set_faulty(drawn(options.network));
         let addresses = executor.random(|random| random.u16(1..=6));
@@ -69,12 +69,18 @@ impl Storm {
         if let Some(engine) = &engine {
             engine.set_faulty(drawn(options.engine));
         }
+        if let Some(cluster) = &cluster {
+            cluster.set_faulty(drawn(options.engine), drawn(options.engine));
+        }
         let steps = executor.random(|random| random.u32(5..=60));
         for _ in 0..steps {
             executor.sleep(executor.duration(Duration::from_micros(10), Duration::from_secs(600))).await;
             self.act(options);
             if engine.is_some() {
                 self.act_on_engine(options).await;
+            }
+            if cluster.is_some() {
+                self.act_on_cluster(options).await;
             }
             if executor.chance(20) {
                 self.scene.check_metrics();
@@ -123,6 +129,16 @@ impl Storm {
             35..42 if options.engine => neighbour.kill(),
             42..52 => neighbour.assign(),
             52..57 => neighbour.stop(false),
+            _ => {}
+        }
+    }
+
+    /// One thing that happens to the cluster or to the worker on it.
+    async fn act_on_cluster(&mut self, options: Options) {
+        let Some(cluster) = self.scene.cluster.clone().filter(|_| options.engine) else { return };
+        match self.scene.executor.random(|random| random.u32(..100)) {
+            0..50 => cluster.befall(),
+            50..55 => self.restart().await,
             _ => {}
         }
     }
@@ -225,8 +241,8 @@ impl Storm {
         let Scene { executor, machine, .. } = &self.scene;
         let seconds = |longest| executor.duration(Duration::from_secs(1), Duration::from_secs(longest));
         let (lane, length) = match executor.random(|random| random.u32(..3)) {
-            // Who asks an engine needs that lane at its own start.
-            0 if self.scene.engine.is_none() => (Lane::Start, seconds(3 * 3600)),
+            // Who asks an engine or a cluster needs that lane at its own start.
+            0 if !self.scene.runs_elsewhere() => (Lane::Start, seconds(3 * 3600)),
             1 => (Lane::Finish, seconds(60)),
             _ => (Lane::Remove, seconds(30 * 24 * 3600)),
         };
@@ -256,6 +272,9 @@ impl Storm {
         machine.lanes.set_faulty(false);
         if let Some(engine) = &self.scene.engine {
             engine.heal();
+        }
+        if let Some(cluster) = &self.scene.cluster {
+            cluster.heal();
         }
     }
 
@@ -353,6 +372,16 @@ impl Storm {
                 if executor.now() > until {
                     let left = engine.left(OURS, operator.cleanup);
                     return watch.violate(format!("{left:?} are left on the engine of tasks that have ended"));
+                }
+                executor.sleep(Duration::from_secs(5)).await;
+            }
+        }
+        if let Some(cluster) = &self.scene.cluster {
+            // Deletions are under way for two minutes at most.
+            while !cluster.left(operator.cleanup).is_empty() {
+                if executor.now() > until {
+                    let left = cluster.left(operator.cleanup);
+                    return watch.violate(format!("{left:?} are left on the cluster of tasks that have ended"));
                 }
                 executor.sleep(Duration::from_secs(5)).await;
             }

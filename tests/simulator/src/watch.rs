@@ -11,7 +11,6 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::engine::Truths;
 use crate::journal::Journal;
 use crate::machine::LATE;
 use crate::process::Kind;
@@ -35,6 +34,12 @@ const OF_MESSAGES: [&str; 6] = [
     "cannot cancel a task",
     "answered an assignment",
 ];
+
+/// Knows what really became of each execution.
+pub trait Judge: Send + Sync {
+    /// What is wrong with an end that a worker tells: `reason` is that of a failure, `cancelled`, or empty of a success.
+    fn judge(&self, execution: &str, reason: &str, exit_code: i64) -> Option<String>;
+}
 
 /// Collects what is wrong. A clone is another handle to the same.
 #[derive(Clone)]
@@ -86,8 +91,8 @@ struct Facts {
     taken_up: u32,
     /// How many executions ran under workers that were killed.
     past_runs: usize,
-    /// What became of containers, when tasks run in some.
-    truths: Option<Truths>,
+    /// Who knows what became of tasks that run elsewhere.
+    truths: Option<Arc<dyn Judge>>,
     /// Who waits for a line that begins so.
     awaited: Vec<(String, Sender<()>)>,
 }
@@ -134,9 +139,9 @@ impl Watch {
         facts.past_runs + facts.started.len()
     }
 
-    /// Tasks run in containers, and this is what becomes of those.
-    pub fn judge_by(&self, truths: Truths) {
-        self.facts().truths = Some(truths);
+    /// Tasks run elsewhere, and this knows what becomes of them.
+    pub fn judge_by(&self, truths: impl Judge + 'static) {
+        self.facts().truths = Some(Arc::new(truths));
     }
 
     /// Whether the worker was asked to stop.
@@ -359,8 +364,10 @@ impl Facts {
             }
             "task succeeded" | "task cancelled" | "task dispatched" => {
                 self.count(&ended(message.trim_start_matches("task ")));
-                if message == "task succeeded" {
-                    wrong.extend(self.judge(task, "", 0));
+                match message {
+                    "task succeeded" => wrong.extend(self.judge(task, "", 0)),
+                    "task cancelled" => wrong.extend(self.judge(task, "cancelled", 0)),
+                    _ => {}
                 }
                 wrong.extend(self.end(task));
                 if self.succeeded.remove(task) && message != "task succeeded" {
@@ -418,7 +425,7 @@ impl Facts {
         wrong
     }
 
-    /// Law: the end that is told is that of the container.
+    /// Law: the end that is told is that of the container, or of the Pod.
     fn judge(&self, task: &str, reason: &str, exit_code: i64) -> Option<String> {
         self.truths.as_ref()?.judge(self.claimed.get(task)?, reason, exit_code)
     }

@@ -208,6 +208,7 @@ fn on_seeds_direct<F: Future<Output = ()> + Send + 'static>(drive: fn(Scene) -> 
             limit: 4,
             dispatches: false,
             contains: false,
+            orchestrates: None,
             drain: Duration::ZERO,
             ..Operator::draw(executor)
         };
@@ -282,7 +283,17 @@ fn a_dispatch_that_even_sigkill_does_not_end_frees_its_slot() {
         }
     }
     let stage = |executor: &_| {
-        Scene::new(executor, Operator { limit: 1, dispatches: true, drain: Duration::ZERO, ..Operator::draw(executor) })
+        Scene::new(
+            executor,
+            Operator {
+                limit: 1,
+                dispatches: true,
+                contains: false,
+                orchestrates: None,
+                drain: Duration::ZERO,
+                ..Operator::draw(executor)
+            },
+        )
     };
     for seed in 0..20 {
         let report = run(seed, 1000 * HOUR, stage, drive);

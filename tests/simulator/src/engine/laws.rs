@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use crate::watch::Judge;
+
 /// What really became of each execution. A clone is another handle to the same.
 #[derive(Clone, Default)]
 pub struct Truths(Arc<Mutex<BTreeMap<String, Truth>>>);
@@ -30,15 +32,17 @@ impl Truths {
     fn of(&self, execution: &str) -> Truth {
         self.0.lock().unwrap().get(execution).copied().unwrap_or_default()
     }
+}
 
-    /// What is wrong with an end that a worker tells: `reason` is that of a failure, and empty of a success.
-    pub fn judge(&self, execution: &str, reason: &str, exit_code: i64) -> Option<String> {
+impl Judge for Truths {
+    fn judge(&self, execution: &str, reason: &str, exit_code: i64) -> Option<String> {
         let Truth { starts, end, is_gone } = self.of(execution);
         let is_true = match reason {
             "" => end.is_some_and(|(code, _)| code == 0),
             "container_exit" => end == Some((exit_code, false)),
             "container_oom" => end == Some((exit_code, true)),
             "container_wait" => is_gone,
+            "cancelled" => true,
             "image_pull" | "sidecar_prep" | "container_create" | "container_start" => starts == 0,
             _ => false,
         };

@@ -5,7 +5,7 @@
 mod calls;
 mod containers;
 mod doings;
-mod http;
+pub(crate) mod http;
 mod images;
 mod laws;
 mod streams;

@@ -55,6 +55,13 @@ pub async fn events<R: Host>(cluster: &Cluster<R>, uid: &str) -> Result<Vec<Even
     cluster.once(&Call::get(path)).await.map(|Items { items }| items)
 }
 
+/// The Pods of a Job.
+pub async fn pods<R: Host>(cluster: &Cluster<R>, job: &str) -> Result<Vec<Pod>, ApiError> {
+    let selector = escaped(&format!("controller-uid={job}"));
+    let path = format!("{}?labelSelector={selector}", cluster.core("pods"));
+    cluster.ask(&Call::get(path)).await.map(|Items { items }| items)
+}
+
 /// How the cluster is reached, found as kubectl finds it, and in which of its Pods this is. It was not called yet.
 ///
 /// # Errors

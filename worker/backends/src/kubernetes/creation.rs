@@ -48,11 +48,18 @@ impl<R: Host> Shared<R> {
         let (done, created) = oneshot::channel();
         let (own, stop_too) = (Arc::clone(self), stop.clone());
         self.cluster.runtime().spawn(async move {
-            let created = own.make(names, &of).await;
+            let mut open = None;
+            let created = own.make(names, &of, &mut open).await;
+            let left = open.filter(|_| created.is_err());
             if let Err(Ok(created)) = done.send(created)
                 && !stop_too.is_abandoned()
             {
-                own.delete(&created).await;
+                own.delete_surely(&created).await;
+            }
+            if let Some(name) = left {
+                // It may be there all the same.
+                let identity = Identity::new(&own.common.worker_id, &of.task_id, of.execution_id.as_deref());
+                own.clear_later(&name, identity).await;
             }
         });
         let created = async {
@@ -82,13 +89,14 @@ impl<R: Host> Shared<R> {
     }
 
     /// Creates a Job once, however often the cluster must be asked: under its plain name, or with a mark where a namesake
-    /// has that.
-    async fn make(&self, names: [(String, Value); 2], of: &Of) -> Result<Created, String> {
+    /// has that. `open` is afterwards the name of a Job that may be there, since an answer was lost.
+    async fn make(&self, names: [(String, Value); 2], of: &Of, open: &mut Option<String>) -> Result<Created, String> {
         let identity = Identity::new(&self.common.worker_id, &of.task_id, of.execution_id.as_deref());
         for (name, description) in names {
             let call = Call::post(self.cluster.jobs(), description);
             let runtime = self.cluster.runtime();
-            let (mut tries, mut is_open) = (Tries::new(runtime.now()), false);
+            let mut tries = Tries::new(runtime.now());
+            *open = None;
             loop {
                 let error = match self.cluster.once::<Job>(&call).await {
                     Ok(job) => return Ok(Created::of(&job)),
@@ -103,7 +111,7 @@ impl<R: Host> Shared<R> {
                         Err(error) => return Err(format!("the Job {name} cannot be looked at: {error}")),
                     };
                     match identity.standing(&there.metadata.labels) {
-                        Standing::Ours if self.is_over(&there, of, is_open) => self.clear(&there).await?,
+                        Standing::Ours if self.is_over(&there, of, open.is_some()) => self.clear(&there).await?,
                         Standing::Ours => match self.claim(&there).await {
                             Ok(Some(created)) => return Ok(created),
                             // Changed meanwhile: whatever is there now is looked at anew.
@@ -115,7 +123,9 @@ impl<R: Host> Shared<R> {
                     }
                     continue;
                 }
-                is_open |= error.is_open();
+                if error.is_open() {
+                    *open = Some(name.clone());
+                }
                 match tries.next(runtime.now(), &error) {
                     Some(at) => runtime.sleep_until(at).await,
                     None => return Err(format!("the Job cannot be created: {error}")),

@@ -13,7 +13,7 @@ use oz_worker_runtime::Host;
 use oz_worker_telemetry::{TaskStep, TaskTrace};
 use tracing::warn;
 
-use super::begin::events;
+use super::begin::{events, pods};
 use super::followers::Sighting;
 use super::held::{Created, Ended, Key};
 use super::names::INSTANCE;
@@ -101,7 +101,7 @@ impl<R: Host> Shared<R> {
         let Some(Ending { outcome, warning, gives_up }) = ending else {
             report.finished(Outcome::Stopped);
             // The worker leaves, and its Jobs run on.
-            return if stop.is_abandoned() { Vec::new() } else { self.delete(&created).await };
+            return if stop.is_abandoned() { Vec::new() } else { self.delete_surely(&created).await };
         };
         if let Some(warning) = warning {
             warn!(task_id, "{warning}");
@@ -114,7 +114,7 @@ impl<R: Host> Shared<R> {
             let own = Arc::clone(self);
             let (done, deleted) = oneshot::channel();
             self.cluster.runtime().spawn(async move {
-                let failures = own.delete(&created).await;
+                let failures = own.delete_surely(&created).await;
                 let _ = done.send(failures);
             });
             let deleted = async {
@@ -162,6 +162,14 @@ impl<R: Host> Shared<R> {
                 verdict.events(asked.unwrap_or_default());
                 return None;
             }
+            Next::Look(uid) => {
+                match pods(&self.cluster, &uid).await {
+                    Ok(pods) => verdict.looked(runtime.now(), pods),
+                    // Nothing is given up for what may be over by now.
+                    Err(error) => return Some(unwatched(&error.to_string())),
+                }
+                return None;
+            }
             Next::Wait(until) => until,
         };
         let late = async {
@@ -186,10 +194,7 @@ impl<R: Host> Shared<R> {
             Some(Sighting::JobGone(last)) => verdict.job_gone(now, last),
             Some(Sighting::Pod(pod)) => verdict.pod(now, pod),
             Some(Sighting::PodGone(uid, last)) => verdict.pod_gone(now, &uid, last),
-            Some(Sighting::Blind(why)) => {
-                let outcome = failed(FailureReason::JobWatch, format!("the Job cannot be watched: {why}"));
-                return Some(Ending { outcome, warning: None, gives_up: false });
-            }
+            Some(Sighting::Blind(why)) => return Some(unwatched(&why)),
         }
         None
     }
@@ -198,4 +203,10 @@ impl<R: Host> Shared<R> {
     fn is_anothers(&self, created: &Created, instance: &str) -> bool {
         !instance.is_empty() && instance != self.instance && created.before.as_deref() != Some(instance)
     }
+}
+
+/// The end of a task of which nothing can be seen any more. Its Job goes on.
+fn unwatched(why: &str) -> Ending {
+    let outcome = failed(FailureReason::JobWatch, format!("the Job cannot be watched: {why}"));
+    Ending { outcome, warning: None, gives_up: false }
 }

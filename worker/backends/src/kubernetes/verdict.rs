@@ -77,6 +77,8 @@ pub struct Verdict {
     undecided: Option<Instant>,
     events: Vec<Event>,
     asked: BTreeSet<Occasion>,
+    /// Whether the Pods were read since anything was seen: a watch may be behind, and nobody knows.
+    is_fresh: bool,
 }
 
 /// What to do next.
@@ -85,6 +87,8 @@ pub enum Next {
     End(Ending),
     /// Ask for the events of the object with this UID, tell them, and look again.
     Ask(String),
+    /// Read the Pods of the Job with this UID, tell them, and look again.
+    Look(String),
     /// Look again when something was seen, and at this moment at the latest.
     Wait(Option<Instant>),
 }
@@ -114,6 +118,7 @@ impl Verdict {
             undecided: None,
             events: Vec::new(),
             asked: BTreeSet::new(),
+            is_fresh: false,
         }
     }
 
@@ -123,12 +128,14 @@ impl Verdict {
             self.wanted = now;
         }
         self.job = Seen { last: Some(job), gone: None };
+        self.is_fresh = false;
     }
 
     /// The Job is gone. Its last state, if it is known.
     pub fn job_gone(&mut self, now: Instant, job: Option<Job>) {
         self.job.last = job.or(self.job.last.take());
         self.job.gone.get_or_insert(now);
+        self.is_fresh = false;
     }
 
     /// A Pod of the Job was seen.
@@ -138,7 +145,16 @@ impl Verdict {
         } else if self.pod.last.as_ref().is_some_and(|last| last.metadata.uid != pod.metadata.uid) {
             return;
         }
+        self.is_fresh = false;
         self.note(now, pod);
+    }
+
+    /// The Pods were read, as far as they could be.
+    pub fn looked(&mut self, now: Instant, pods: Vec<Pod>) {
+        for pod in pods {
+            self.pod(now, pod);
+        }
+        self.is_fresh = true;
     }
 
     /// A Pod of the Job is gone. Its last state, if it is known.
@@ -149,6 +165,7 @@ impl Verdict {
         if let Some(pod) = pod {
             self.note(now, pod);
         }
+        self.is_fresh = false;
         self.pod.gone.get_or_insert(now);
     }
 
@@ -230,6 +247,9 @@ impl Verdict {
 
     /// A failure without an exit code, with what the cluster says about it last. Asks for that first.
     fn fail(&mut self, reason: FailureReason, message: &str, gives_up: bool) -> Next {
+        if gives_up && let Some(look) = self.look_first() {
+            return look;
+        }
         if let Some(ask) = self.ask(Occasion::Ending) {
             return ask;
         }
@@ -240,6 +260,12 @@ impl Verdict {
         let events = if last.is_empty() { String::new() } else { format!("; last events: {}", last.join(" | ")) };
         let message = format!("{}: {}{events}", self.place(), beginning(message, LONGEST_TEXT));
         Next::End(Ending { outcome: Outcome::Failed(Failure::new(reason, message)), warning: None, gives_up })
+    }
+
+    /// To be asked for before an end that only hangs on what was not seen.
+    fn look_first(&self) -> Option<Next> {
+        let uid = self.job.last.as_ref().map(|job| job.metadata.uid.clone())?;
+        (!self.is_fresh && self.job.gone.is_none()).then_some(Next::Look(uid))
     }
 
     fn ask(&mut self, occasion: Occasion) -> Option<Next> {

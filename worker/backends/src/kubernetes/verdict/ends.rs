@@ -116,6 +116,10 @@ impl Verdict {
         if pod.status.reason == "DeadlineExceeded" || self.deadline().is_some() {
             return Some(self.deadline_passed());
         }
+        if self.is_leaving() && pod.status.reason.is_empty() {
+            // So a kubelet ends one that somebody deleted before it ran.
+            return None;
+        }
         let message = said(&pod.status.reason, &pod.status.message);
         Some(self.fail(FailureReason::JobFailed, &message, false))
     }
@@ -173,7 +177,9 @@ impl Verdict {
         }
         match failed {
             None => Some(completed(None)),
-            Some(message) => Some(self.fail(FailureReason::JobFailed, &message, false)),
+            Some(message) => {
+                Some(self.look_first().unwrap_or_else(|| self.fail(FailureReason::JobFailed, &message, false)))
+            }
         }
     }
 

@@ -102,10 +102,11 @@ fn played(steps: &[(u64, Step)], events: &[Event]) -> (u64, Option<Ending>) {
     let mut verdict = Verdict::new(LIMITS, seconds(0));
     verdict.job(seconds(0), parsed(job(&json!([]))));
     let mut steps = steps.iter().peekable();
-    let mut asked = 0;
+    let (mut asked, mut looks, mut sights) = (0, 0, 0);
     for second in 0..3600 {
         let now = seconds(second);
         while let Some((_, step)) = steps.next_if(|(at, _)| *at == second) {
+            sights += 1;
             match step.clone() {
                 Step::Pod(pod) => verdict.pod(now, parsed(pod)),
                 PodGone(pod) => verdict.pod_gone(now, "u1", pod.map(parsed)),
@@ -120,6 +121,11 @@ fn played(steps: &[(u64, Step)], events: &[Event]) -> (u64, Option<Ending>) {
                     asked += 1;
                     assert!(asked <= 3, "asked too often");
                     verdict.events(events.to_vec());
+                }
+                Next::Look(_) => {
+                    looks += 1;
+                    assert!(looks <= 1 + sights, "reads twice what nobody changed");
+                    verdict.looked(now, Vec::new());
                 }
                 Next::Wait(until) => {
                     assert!(until.is_none_or(|until| until > now), "waits for what is past");
@@ -359,6 +365,42 @@ fn the_jobs_own_word_counts_where_the_pod_says_nothing() {
     // The Pod's last state comes later.
     let steps = [(5, failed()), (7, Step::Pod(pod("Failed", exited(3, "Error"), json!({}))))];
     assert_fails(&steps, &[], 7, FailureReason::ContainerExit, 3, "");
+}
+
+#[test]
+fn nothing_is_given_up_for_what_was_seen_last_when_it_is_over_by_now() {
+    let limits = Limits { pod_start_timeout: Duration::from_secs(60), ..LIMITS };
+    for stuck in [
+        pod("Pending", waiting("ErrImagePull", "not found"), json!({})),
+        pod("Pending", waiting("ErrImagePull", "connection refused"), json!({})),
+        pod("Pending", waiting("CreateContainerConfigError", "secret \"s\" not found"), json!({})),
+        pod("Pending", waiting("ContainerCreating", ""), json!({})),
+        unscheduled("0/1 nodes are available"),
+    ] {
+        let mut verdict = Verdict::new(limits, seconds(0));
+        verdict.job(seconds(0), parsed(job(&json!([]))));
+        verdict.pod(seconds(1), parsed(stuck.clone()));
+        let next = |verdict: &mut Verdict, at| loop {
+            match verdict.look(seconds(at)) {
+                Next::Ask(_) => verdict.events(Vec::new()),
+                next => break next,
+            }
+        };
+        let mut at = 1;
+        while matches!(next(&mut verdict, at), Next::Wait(_)) {
+            at += 1;
+        }
+        assert_eq!(next(&mut verdict, at), Next::Look("j1".into()), "{stuck}");
+        // The watch was behind.
+        verdict.looked(seconds(at), vec![parsed(pod("Running", json!({"running": {}}), json!({})))]);
+        assert!(matches!(next(&mut verdict, at), Next::Wait(_)), "{stuck}");
+    }
+}
+
+#[test]
+fn a_pod_that_was_deleted_before_it_ran_was_not_refused() {
+    let steps = [(5, Step::Pod(deleted(pod("Failed", Value::Null, json!({}))))), (6, PodGone(None)), (6, JobGone)];
+    assert_fails(&steps, &[], 6, FailureReason::JobWatch, 0, "deleted the Job");
 }
 
 fn any_step() -> impl Strategy<Value = Step> {

@@ -1,0 +1,162 @@
+//! What must hold on a cluster: a result is the true end of the task, by the table of the verdicts; one Job a task; what has
+//! ended never starts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::plan::Trouble;
+use crate::journal::Journal;
+use crate::watch::Judge;
+
+/// A moment that an object shows is one of whole seconds: two within this may be told in either order.
+const SAME_MOMENT: Duration = Duration::from_secs(1);
+
+/// How long a deletion may take when something fails, before its task's end is told all the same.
+const DELETION: Duration = Duration::from_secs(8);
+/// How long after the last fault what was asked for amid faults may still be tried again.
+const AFTERMATH: Duration = Duration::from_secs(200);
+
+/// What really became of each execution. A clone is another handle to the same.
+#[derive(Clone)]
+pub struct Truths {
+    journal: Journal,
+    all: Arc<Mutex<BTreeMap<String, Truth>>>,
+    /// Until when whatever is asked may fail.
+    stormy_until: Arc<Mutex<Duration>>,
+}
+
+/// What really became of one execution.
+#[derive(Debug, Default, Clone)]
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
+pub struct Truth {
+    /// How many Jobs were made for it, and how often its task was started.
+    pub jobs: u32,
+    pub starts: u32,
+    /// When its task was started last.
+    pub started: Option<Duration>,
+    /// When the task's container ended, with which code, and whether for lack of memory.
+    pub end: Option<(Duration, i32, bool)>,
+    /// The code of an init container that failed.
+    pub init: Option<i32>,
+    /// When the cluster took its Pod away.
+    pub disrupted: Option<Duration>,
+    /// Whether the cluster said that it would take its Pod away, and did not.
+    pub is_threatened: bool,
+    /// Whether somebody who is no worker deleted its Job or Pod.
+    pub is_removed: bool,
+    /// When its Job had taken longer than it may.
+    pub deadline: Option<Duration>,
+    /// Whether its Job says that it failed.
+    pub has_failed: bool,
+    /// What was in the way of its Pod last.
+    pub trouble: Option<Trouble>,
+    /// Whether there was no Pod, or no node for it, at any time.
+    pub is_unplaced: bool,
+    /// Whether a request about it failed, or a watch did.
+    pub is_disturbed: bool,
+    /// Whether the worker that made its Job was killed, or left.
+    pub is_orphan: bool,
+    /// Whether somebody else's Job has the name that its own would have.
+    pub is_name_taken: bool,
+    /// When its end was told, and by which reason.
+    pub told: Option<(Duration, String)>,
+    /// How many requests there were about it.
+    pub requests: u32,
+}
+
+impl Truths {
+    pub fn new(journal: &Journal) -> Self {
+        Self { journal: journal.clone(), all: Arc::default(), stormy_until: Arc::default() }
+    }
+
+    pub fn note<T>(&self, execution: &str, what: impl FnOnce(&mut Truth) -> T) -> T {
+        let is_disturbed = *self.stormy_until.lock().unwrap() > self.journal.now();
+        let new = || Truth { is_disturbed, ..Truth::default() };
+        what(self.all.lock().unwrap().entry(execution.to_owned()).or_insert_with(new))
+    }
+
+    pub fn of(&self, execution: &str) -> Truth {
+        self.all.lock().unwrap().get(execution).cloned().unwrap_or_default()
+    }
+
+    /// Whether whatever is asked may fail from now on. It disturbs everything whose end is not told.
+    pub fn disturb(&self, is_stormy: bool) {
+        let mut until = self.stormy_until.lock().unwrap();
+        *until = match (is_stormy, until.is_zero()) {
+            (true, _) => Duration::MAX,
+            (false, true) => Duration::ZERO,
+            (false, false) => self.journal.now() + AFTERMATH,
+        };
+        drop(until);
+        self.all.lock().unwrap().values_mut().filter(|truth| truth.told.is_none()).for_each(|truth| {
+            truth.is_disturbed = true;
+        });
+    }
+
+    /// The worker is gone. Ends that it may not have told are told again: of those executions.
+    pub fn orphan(&self, untold: &BTreeSet<String>) {
+        for (execution, truth) in self.all.lock().unwrap().iter_mut() {
+            (truth.is_orphan, truth.is_disturbed) = (true, true);
+            truth.told.take_if(|_| untold.contains(execution));
+        }
+    }
+}
+
+impl Truth {
+    /// Whether this is its end: `reason` is that of a failure, and empty of a success.
+    fn is_end(&self, now: Duration, reason: &str, exit_code: i64) -> bool {
+        // What is given up may start until its deletion arrives.
+        let was_idle = self.started.is_none_or(|started| self.is_disturbed && started + DELETION > now);
+        let ended_by = |code: i64, oom| {
+            self.end.is_some_and(|(at, own, is_oom)| {
+                let is_first = |other: Option<Duration>| other.is_none_or(|other| at <= other + SAME_MOMENT);
+                i64::from(own) == code && is_oom == oom && is_first(self.disrupted) && is_first(self.deadline)
+            })
+        };
+        let came_first = |moment: Option<Duration>| {
+            moment.is_some_and(|moment| self.end.is_none_or(|(at, code, _)| code != 0 && moment <= at + SAME_MOMENT))
+        };
+        let waits_for = |reasons: &[&str]| reasons.contains(&reason);
+        match reason {
+            "" => self.end.is_some_and(|(_, code, _)| code == 0),
+            "cancelled" => true,
+            // 143 stands for what nobody saw the end of.
+            "container_exit" => {
+                let is_unseen = self.is_removed || (self.disrupted.is_some() && self.is_disturbed);
+                ended_by(exit_code, false) || (exit_code == 143 && is_unseen && self.starts > 0)
+            }
+            "container_oom" => ended_by(exit_code, true),
+            "init_container" => self.init.map(i64::from) == Some(exit_code),
+            "evicted" => {
+                came_first(self.disrupted) || (self.is_threatened && (self.is_removed || self.deadline.is_some()))
+            }
+            "active_deadline" => came_first(self.deadline),
+            "unschedulable" => was_idle && self.is_unplaced,
+            // What Jobs say of themselves stands for what cannot be seen of their Pods.
+            "job_failed" => {
+                self.trouble == Some(Trouble::Refused) || (self.has_failed && (self.is_disturbed || self.is_removed))
+            }
+            // Of one whose answer was lost nobody knows; it is deleted later.
+            "job_create" => self.is_name_taken || self.is_disturbed,
+            "job_watch" => self.is_removed || self.is_disturbed,
+            _ => was_idle && self.trouble.is_some_and(|trouble| waits_for(trouble.reasons())),
+        }
+    }
+}
+
+impl Judge for Truths {
+    fn judge(&self, execution: &str, reason: &str, exit_code: i64) -> Option<String> {
+        let now = self.journal.now();
+        self.note(execution, |truth| {
+            let told = if reason.is_empty() { "success" } else { reason };
+            let is_true = truth.is_end(now, reason, exit_code);
+            let seen = format!("{truth:?}");
+            let before = truth.told.replace((now, told.to_owned()));
+            if let Some((_, before)) = before.filter(|_| !truth.is_orphan) {
+                return Some(format!("{execution} is told to have ended by {told}, and was by {before}"));
+            }
+            (!is_true).then(|| format!("{execution} is told to have ended by {told} {exit_code}, but {seen}"))
+        })
+    }
+}
