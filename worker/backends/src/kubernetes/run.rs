@@ -10,7 +10,7 @@ use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome};
 use oz_worker_runtime::Host;
-use oz_worker_telemetry::TaskTrace;
+use oz_worker_telemetry::{TaskStep, TaskTrace};
 use tracing::warn;
 
 use super::begin::events;
@@ -42,7 +42,7 @@ struct Followed<'a> {
     execution_id: Option<&'a str>,
     /// What it was started with, if it was not taken up.
     spec: Option<&'a TaskSpec>,
-    trace: Option<&'a TaskTrace>,
+    trace: &'a TaskTrace,
     stop: &'a Stop,
     report: &'a Report,
     log: &'a Arc<dyn TaskLog>,
@@ -51,6 +51,7 @@ struct Followed<'a> {
 impl<R: Host> Shared<R> {
     pub(super) async fn run(self: &Arc<Self>, task: Task) -> Vec<Failure> {
         let Task { spec, trace, stop, report, log } = task;
+        trace.step(&TaskStep::Creating);
         let created = match self.create(&spec, &stop).await {
             Ok(created) => created,
             Err(outcome) => {
@@ -62,7 +63,7 @@ impl<R: Host> Shared<R> {
             task_id: &spec.task_id,
             execution_id: spec.execution_id.as_deref(),
             spec: Some(&spec),
-            trace: Some(&trace),
+            trace: &trace,
             stop: &stop,
             report: &report,
             log: &log,
@@ -72,13 +73,13 @@ impl<R: Host> Shared<R> {
 
     /// Takes up a task that an earlier worker started.
     pub(super) async fn resume(self: &Arc<Self>, resumed: Resumed) -> Vec<Failure> {
-        let Resumed { task_id, execution_id, stop, report, log } = resumed;
+        let Resumed { task_id, execution_id, trace, stop, report, log } = resumed;
         let execution_id = execution_id.as_deref();
         let Some(created) = self.held.resumed(&Key::new(&task_id, execution_id)) else {
             report.finished(failed(FailureReason::JobWatch, "the worker was killed, and the Job is gone".into()));
             return Vec::new();
         };
-        let (spec, trace, stop, report, log) = (None, None, &stop, &report, &log);
+        let (spec, trace, stop, report, log) = (None, &trace, &stop, &report, &log);
         let followed = Followed { task_id: &task_id, execution_id, spec, trace, stop, report, log };
         self.follow(created, followed).await
     }
@@ -91,18 +92,12 @@ impl<R: Host> Shared<R> {
         let looked_at = LookedAt { followers: Arc::clone(&self.followers), uid: created.uid.clone() };
         // The Job is there, and goes on whatever becomes of this worker.
         report.started();
-        let mut has_started = false;
         let ended = async {
             loop {
                 if let Some(end) = self.step(&created, &mut verdict, &mut sightings).await {
                     return Some(end);
                 }
-                if verdict.node().is_some()
-                    && !std::mem::replace(&mut has_started, true)
-                    && let Some(trace) = trace
-                {
-                    trace.backend_started();
-                }
+                trace.step(&verdict.step());
             }
         };
         let stopped = async {

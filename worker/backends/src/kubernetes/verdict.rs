@@ -8,6 +8,8 @@ mod starts;
 mod times;
 mod words;
 
+mod step;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
