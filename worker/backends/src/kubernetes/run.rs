@@ -17,6 +17,7 @@ use super::begin::{events, pods};
 use super::followers::Sighting;
 use super::held::{Created, Ended, Key};
 use super::names::INSTANCE;
+use super::objects::Job;
 use super::verdict::{Ending, Limits, Next, Verdict};
 use super::{LookedAt, Shared};
 use crate::contract::{Report, Resumed, Stop, Task, failed};
@@ -26,6 +27,14 @@ use crate::output::TaskLog;
 const EVENTS_LIMIT: Duration = Duration::from_secs(3);
 /// How long a deletion may hold up the end of a task that gave up.
 const DELETE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How following a Job ended.
+enum End {
+    /// The task ended.
+    Told(Ending),
+    /// Another worker has the Job, which was seen so last.
+    Anothers(Box<Job>),
+}
 
 /// A task whose Job is followed.
 struct Followed<'a> {
@@ -85,8 +94,8 @@ impl<R: Host> Shared<R> {
         report.started();
         let ended = async {
             loop {
-                if let Some(ending) = self.step(&created, &mut verdict, &mut sightings).await {
-                    return Some(ending);
+                if let Some(end) = self.step(&created, &mut verdict, &mut sightings).await {
+                    return Some(end);
                 }
                 trace.step(&verdict.step());
             }
@@ -95,13 +104,23 @@ impl<R: Host> Shared<R> {
             stop.asked().await;
             None
         };
-        let ending = Box::pin(ended).or(stopped).await;
+        let end = Box::pin(ended).or(stopped).await;
         // Before it is told: the next assignment of this execution must know that this Job is done with.
         drop(looked_at);
-        let Some(Ending { outcome, warning, gives_up }) = ending else {
-            report.finished(Outcome::Stopped);
-            // The worker leaves, and its Jobs run on.
-            return if stop.is_abandoned() { Vec::new() } else { self.delete_surely(&created).await };
+        let Ending { outcome, warning, gives_up } = match end {
+            Some(End::Told(ending)) => ending,
+            Some(End::Anothers(job)) => {
+                warn!(task_id, "another worker took up the Job {}, and tells how it ends", created.name);
+                // If that one goes too, it is there to be taken up again.
+                self.followers.let_go(*job, verdict.into_pod());
+                report.finished(Outcome::Dispatched);
+                return Vec::new();
+            }
+            None => {
+                report.finished(Outcome::Stopped);
+                // The worker leaves, and its Jobs run on.
+                return if stop.is_abandoned() { Vec::new() } else { self.delete_surely(&created).await };
+            }
         };
         if let Some(warning) = warning {
             warn!(task_id, "{warning}");
@@ -126,12 +145,10 @@ impl<R: Host> Shared<R> {
         }
         let has_output = matches!(&outcome, Outcome::Failed(failure)
             if matches!(failure.reason, FailureReason::ContainerExit | FailureReason::ContainerOom));
-        if outcome != Outcome::Dispatched {
-            // It stays until the server has heard: if this worker dies before, the next one tells it.
-            let goes = outcome == Outcome::Completed && self.common.cleanup;
-            let ended = Ended { created: created.clone(), goes, report: Some(report.clone()) };
-            self.held.end(Key::new(task_id, execution_id), ended);
-        }
+        // It stays until the server has heard: if this worker dies before, the next one tells it.
+        let goes = outcome == Outcome::Completed && self.common.cleanup;
+        let ended = Ended { created: created.clone(), goes, report: Some(report.clone()) };
+        self.held.end(Key::new(task_id, execution_id), ended);
         report.finished(outcome);
         if has_output && let Some(pod) = verdict.pod_name() {
             Box::pin(self.log_output(pod, &created, spec, task_id, log)).await;
@@ -153,10 +170,10 @@ impl<R: Host> Shared<R> {
         created: &Created,
         verdict: &mut Verdict,
         sightings: &mut UnboundedReceiver<Sighting>,
-    ) -> Option<Ending> {
+    ) -> Option<End> {
         let runtime = self.cluster.runtime();
         let until = match verdict.look(runtime.now()) {
-            Next::End(ending) => return Some(ending),
+            Next::End(ending) => return Some(End::Told(ending)),
             Next::Ask(uid) => {
                 let asked = self.cluster.within(EVENTS_LIMIT, events(&self.cluster, &uid)).await;
                 verdict.events(asked.unwrap_or_default());
@@ -184,8 +201,7 @@ impl<R: Host> Shared<R> {
         match sighting {
             None => {}
             Some(Sighting::Job(job)) if self.is_anothers(created, job.annotation(INSTANCE)) => {
-                let warning = format!("another worker took up the Job {}, and tells how it ends", created.name);
-                return Some(Ending { outcome: Outcome::Dispatched, warning: Some(warning), gives_up: false });
+                return Some(End::Anothers(Box::new(job)));
             }
             Some(Sighting::Job(mut job)) => {
                 job.metadata.annotations.clear();
@@ -194,7 +210,7 @@ impl<R: Host> Shared<R> {
             Some(Sighting::JobGone(last)) => verdict.job_gone(now, last),
             Some(Sighting::Pod(pod)) => verdict.pod(now, pod),
             Some(Sighting::PodGone(uid, last)) => verdict.pod_gone(now, &uid, last),
-            Some(Sighting::Blind(why)) => return Some(unwatched(&why)),
+            Some(Sighting::Blind(why)) => return Some(End::Told(unwatched(&why))),
         }
         None
     }

@@ -222,6 +222,11 @@ impl Verdict {
         self.pod.last.as_ref().filter(|_| self.pod.gone.is_none()).map(|pod| pod.metadata.name.as_str())
     }
 
+    /// The Pod as it was seen last, if it is there.
+    pub fn into_pod(self) -> Option<Pod> {
+        self.pod.last.filter(|_| self.pod.gone.is_none())
+    }
+
     /// What to do next, now that it is `now`.
     pub fn look(&mut self, now: Instant) -> Next {
         let mut wake = Wake::NEVER;
