@@ -154,10 +154,10 @@ fn describe_worker(meter: &Meter, identity: &Identity) {
 /// The gauge that changes by time alone.
 fn observe_oldest(meter: &Meter, oldest: Arc<Oldest>) {
     meter
-        .f64_observable_gauge("oz_worker_oldest_task_age_seconds")
-        .with_description("Time since the claim of the oldest task that holds a slot; 0 when none does")
+        .u64_observable_gauge("oz_worker_oldest_task_age_seconds")
+        .with_description("Seconds since the claim of the oldest task that holds a slot; 0 when none does")
         .with_unit("s")
-        .with_callback(move |observer| observer.observe(oldest.age(Instant::now()).as_secs_f64(), &[]))
+        .with_callback(move |observer| observer.observe(oldest.age(Instant::now()).as_secs(), &[]))
         .build();
 }
 

@@ -49,6 +49,8 @@ mod settings;
 mod signal;
 mod span_export;
 mod status;
+mod step;
+mod task_trace;
 mod telemetry;
 mod traces;
 
@@ -57,5 +59,6 @@ pub use crate::identity::Identity;
 pub use crate::pulse::Heartbeat;
 pub use crate::recorder::Recorder;
 pub use crate::settings::TelemetrySettings;
+pub use crate::step::TaskStep;
+pub use crate::task_trace::TaskTrace;
 pub use crate::telemetry::Telemetry;
-pub use crate::traces::TaskTrace;

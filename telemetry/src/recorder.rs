@@ -11,7 +11,8 @@ use crate::instruments::Instruments;
 use crate::oldest::Oldest;
 use crate::pulse::Heartbeat;
 use crate::status::Status;
-use crate::traces::{TaskTrace, Traces};
+use crate::task_trace::TaskTrace;
+use crate::traces::Traces;
 
 /// Takes down what happens. Cheap to clone, and cheap to tell: whoever exports does so on a thread of its own.
 #[derive(Debug, Clone, Default)]
@@ -65,11 +66,18 @@ impl Recorder {
 
     /// A task is claimed and about to be started.
     pub fn claimed(&self, spec: &TaskSpec) -> TaskTrace {
-        TaskTrace(self.traces.as_ref().map(|traces| traces.claimed(spec)))
+        let traced = self.traces.as_ref().map(|traces| (Arc::clone(traces), traces.claimed(spec)));
+        TaskTrace::new(traced, self.status.as_ref(), &spec.task_id)
+    }
+
+    /// A task of an earlier worker is taken up. Its span ended with that worker.
+    pub fn resumed(&self, task_id: &str) -> TaskTrace {
+        TaskTrace::new(None, self.status.as_ref(), task_id)
     }
 
     /// The cancel command of a task that was handed over is about to be run; [`TaskTrace::cancelled`] says how that went.
     pub fn cancelling(&self, task_id: &str) -> TaskTrace {
-        TaskTrace(self.traces.as_ref().map(|traces| traces.cancelling(task_id)))
+        let traced = self.traces.as_ref().map(|traces| (Arc::clone(traces), traces.cancelling(task_id)));
+        TaskTrace::new(traced, None, task_id)
     }
 }
