@@ -3,7 +3,7 @@
 use std::{process::ExitCode, sync::mpsc::channel};
 
 use argh::FromArgs;
-use oz_worker_tests::control_plane::{ControlPlane, attempt, http, print::Printer};
+use oz_worker_tests::control_plane::{ControlPlane, Event, attempt, http, print::Printer};
 
 /// A control plane for one machine. Workers connect to it with any API key; every frame is printed; tasks are assigned
 /// and cancelled over HTTP.
@@ -27,10 +27,10 @@ fn main() -> ExitCode {
     let flags: Flags = argh::from_env();
     let printer = Printer::for_stdout();
     let (news, events) = channel();
-    let observe = move |event: &_| {
+    let observe = move |event: &Event| {
         printer.print(event);
         // Without an attempt there is nobody who wants to know.
-        let _ = news.send(());
+        let _ = news.send(event.clone());
     };
     let plane = match ControlPlane::start(&flags.listen, observe) {
         Ok(plane) => plane,

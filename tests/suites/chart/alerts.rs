@@ -90,6 +90,21 @@ fn every_alert_says_how_bad_it_is_what_to_do_and_where_to_read_on() {
     assert_eq!(sections.len(), names("alert").len(), "a section of no alert");
 }
 
+#[test]
+fn every_reason_that_the_kubernetes_backend_gives_has_a_section_that_says_what_to_do() {
+    let metrics = chart::read("docs/metrics.md");
+    let reasons: BTreeSet<&str> = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .filter(|(_, of)| of.split(" | ").next().is_some_and(|backends| backends.contains("kubernetes")))
+        .map(|(reason, _)| reason)
+        .collect();
+    assert!(reasons.len() >= 15, "{reasons:?}");
+    let page = chart::read("docs/kubernetes.md");
+    let sections = page.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`'));
+    assert_eq!(sections.collect::<BTreeSet<_>>(), reasons);
+}
+
 /// Word for word, as they are asked of a real Prometheus in the suite of that name.
 #[test]
 fn the_queries_of_the_monitoring_page_are_recorded() {

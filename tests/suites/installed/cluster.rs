@@ -40,7 +40,7 @@ fn a_release_lives_in_a_real_cluster() {
 type Chapter = (&'static str, fn(&mut Story));
 
 /// What happens, in this order.
-const CHAPTERS: [Chapter; 22] = [
+const CHAPTERS: [Chapter; 23] = [
     ("the API server takes what every value file makes", Story::value_files),
     ("the documented commands install a worker that becomes ready", Story::install),
     ("tasks are Jobs: one succeeds and leaves nothing, one fails and is kept, one finds no node", Story::jobs_run),
@@ -48,6 +48,7 @@ const CHAPTERS: [Chapter; 22] = [
     ("the Service is scraped, and found by its annotations", Story::scrapes),
     ("a Job outlives an upgrade, and its end is told once", Story::upgraded_meanwhile),
     ("a Job outlives the worker's Pod, and its end is told once", Story::killed_meanwhile),
+    ("a node is lost, and the task on it is evicted", Story::node_lost),
     ("the Role grants what the worker asks for, and nothing else", Story::rights),
     ("Jobs may be elsewhere, and a Role that is too small is told", Story::elsewhere),
     ("the release moves to tasks in the worker's own Pod", Story::in_the_pod),
@@ -143,7 +144,7 @@ impl Story {
         session.expect("task_claimed");
         let was = self.pod()["metadata"]["annotations"]["checksum/config"].clone();
         // Its checksum is in the Pod: another one takes its place.
-        self.change(&json!({"worker": {"maxConcurrentTasks": 5}}));
+        self.change(&json!({"worker": {"maxConcurrentTasks": 6}}));
         let helm = self.start("helm upgrade");
         let dial = self.dial();
         finish(helm).unwrap();

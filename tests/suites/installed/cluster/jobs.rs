@@ -1,6 +1,9 @@
 //! The release with the default backend: each task is a Job, which outlives the worker's Pod.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use oz_worker_tests::{chart::text, connection::Connection, message::Assignment};
 use serde_json::{Value, json};
@@ -36,15 +39,18 @@ impl Story {
             |warning: &Value| text(&warning["message"]).starts_with("Readiness probe failed: HTTP probe failed");
         let warnings = warnings["items"].as_array().unwrap().iter().filter(|warning| !is_right(warning));
         assert_eq!(warnings.count(), 0, "no other probe has failed, nothing else either");
-        self.no_job_is_left();
+        self.no_job_is_left("");
     }
 
     pub fn jobs_run(&mut self) {
         let script = "set -e; echo work >file; test \"$(cat file)\" = work; test \"$PWD\" = /workspace
             test -z \"${WARP_API_KEY-}\"; test \"$OZ_WORKER_BACKEND\" = kubernetes";
+        let account = format!("system:serviceaccount:{NAMESPACE}:{RELEASE}");
+        let before = self.calls(&account).len();
         self.claimed(&Assignment::new("T1").run(script));
         self.ends("T1", "task_completed");
-        self.no_job_is_left();
+        self.no_job_is_left("");
+        assert_eq!(self.calls(&account).len() - before, 2, "a task that completes is created and deleted");
         self.claimed(&Assignment::new("T2").run("echo what went wrong; exit 7"));
         let failure = self.ends("T2", "task_failed");
         assert_eq!(
@@ -65,8 +71,7 @@ impl Story {
         let told = self.documented("helm test", "");
         assert_eq!(told.matches("Phase:          Succeeded").count(), told.matches("TEST SUITE:").count(), "{told}");
         assert!(told.contains("oz-agent-worker-task-test"), "{told}");
-        let jobs = self.cluster.get(&format!("jobs -n {NAMESPACE} -l oz-worker-id=my-worker-test"));
-        assert_eq!(jobs["items"], json!([]), "what the test ran is removed");
+        self.cluster.wait(&format!("--for=delete jobs -l oz-worker-id=my-worker-test -n {NAMESPACE}"));
         assert_eq!(self.pods_of(RELEASE).len(), 1);
     }
 
@@ -94,10 +99,49 @@ impl Story {
         self.taken_up(dial, "T5", 7, "task_failed");
     }
 
+    /// A node that only the API server knows, so that it can be lost without this one: what its kubelet would say is said for it.
+    pub fn node_lost(&mut self) {
+        let capacity = json!({"cpu": "2000", "memory": "1Ti", "pods": "9"});
+        let node = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": "lost", "labels": {"kubernetes.io/hostname": "lost"}},
+            "status": {"capacity": capacity, "allocatable": capacity, "conditions": [
+                {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "", "lastHeartbeatTime": null, "lastTransitionTime": null},
+            ]},
+        });
+        self.cluster.try_kubectl_reading("create -f -", &node.to_string()).unwrap();
+        let deadline = Instant::now() + POD_BOUND;
+        while !self.cluster.get("node lost")["spec"]["taints"].is_null() {
+            assert!(Instant::now() < deadline, "the node is not taken for one that is ready");
+        }
+        // Only that node has room for it.
+        self.claimed(&Assignment::new("T8").with("instance_shape", json!({"vcpus": 1500})));
+        let task = format!("pod -l oz-task-id=t8 -n {NAMESPACE}");
+        self.cluster.wait(&format!("--for=create {task}"));
+        self.cluster.wait(&format!("--for=jsonpath={{.spec.nodeName}}=lost {task}"));
+        let pods = self.cluster.get(&task);
+        let task = format!("{} -n {NAMESPACE}", name(&pods["items"][0]));
+        let running = json!({"status": {"phase": "Running", "containerStatuses": [{
+            "name": "task", "image": "", "imageID": "", "ready": true, "started": true, "restartCount": 0,
+            "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+        }]}});
+        self.cluster
+            .kubectl(&format!("patch pod {task} --subresource=status -p {}", running.to_string().replace(' ', "")));
+        // As who runs the cluster says it of a machine that is switched off.
+        self.cluster.kubectl("taint node lost node.kubernetes.io/out-of-service=nodeshutdown:NoExecute");
+        let failure = self.ends("T8", "task_failed");
+        assert_eq!((text(&failure["failure_reason"]), &failure["exit_code"]), ("evicted", &Value::Null), "{failure}");
+        assert!(text(&failure["message"]).contains("DeletionByTaintManager"), "{failure}");
+        self.claimed(&Assignment::new("T8-then"));
+        self.ends("T8-then", "task_completed");
+        self.cluster.kubectl("delete node lost");
+        self.cluster.kubectl(&format!("delete pod {task} --force --grace-period=0 --ignore-not-found"));
+    }
+
     pub fn rights(&mut self) {
         // The Job of an earlier execution is in the way: it is looked at.
         self.claimed(&Assignment::new("T2"));
         self.ends("T2", "task_completed");
+        self.no_job_is_left("-l oz-task-id=t2");
 
         let role = self.cluster.get(&format!("role {RELEASE} -n {NAMESPACE}"));
         let mut granted = BTreeSet::new();
@@ -113,12 +157,18 @@ impl Story {
         assert_eq!(self.used(&account), granted, "what the worker asked for, and what its Role grants");
     }
 
-    /// What an account asked the API server for, none of which it was refused.
-    fn used(&self, account: &str) -> BTreeSet<String> {
+    /// The calls of an account, as the API server wrote them down; a watch when it begins.
+    fn calls(&self, account: &str) -> Vec<Value> {
         let log = self.cluster.audit_log();
         let calls = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let is_begun_watch = |call: &Value| call["verb"] == "watch" && call["stage"] == "ResponseComplete";
+        calls.filter(|call| call["user"]["username"] == account && !is_begun_watch(call)).collect()
+    }
+
+    /// What an account asked the API server for, none of which it was refused.
+    fn used(&self, account: &str) -> BTreeSet<String> {
         let mut used = BTreeSet::new();
-        for call in calls.filter(|call| call["user"]["username"] == account) {
+        for call in self.calls(account) {
             assert_ne!(call["responseStatus"]["code"], 403, "{call}");
             let object = &call["objectRef"];
             let part = object["subresource"].as_str().map_or_else(String::new, |part| format!("/{part}"));
@@ -170,7 +220,7 @@ impl Story {
     pub fn job(&mut self, task_id: &str, image: &str) {
         self.claimed(&Assignment::new(task_id).with("docker_image", image.into()));
         self.ends(task_id, "task_completed");
-        self.no_job_is_left();
+        self.no_job_is_left("");
     }
 
     pub fn enforce(&self, standard: &str) {
@@ -213,10 +263,13 @@ impl Story {
         self.ends(&format!("{task_id}-then"), "task_completed");
     }
 
-    fn no_job_is_left(&self) {
+    /// A Job goes once the worker knows that the end of its task was heard: its Ping is answered meanwhile.
+    fn no_job_is_left(&mut self, of: &str) {
         let deadline = Instant::now() + POD_BOUND;
-        while self.cluster.get(&format!("jobs -n {NAMESPACE}"))["items"] != json!([]) {
+        while self.cluster.get(&format!("jobs -n {NAMESPACE} {of}"))["items"] != json!([]) {
             assert!(Instant::now() < deadline, "a Job is left");
+            let more = self.sessions[0].recv_within(Duration::from_millis(50));
+            assert!(more.is_none(), "{more:?}");
         }
     }
 }

@@ -98,7 +98,11 @@ impl Story {
         let ours = json!({
             "warp": {"webSocketURL": server.url()},
             "worker": {"logFormat": "json"},
-            "kubernetesBackend": {"defaultImage": WITH_AN_AGENT, "unschedulableTimeout": "5s"},
+            "kubernetesBackend": {
+                "defaultImage": WITH_AN_AGENT,
+                "unschedulableTimeout": "5s",
+                "podTemplate": {"terminationGracePeriodSeconds": 5},
+            },
             "test": {"taskImage": TRIES},
         });
         chart::merge(&mut values, &ours);

@@ -183,7 +183,7 @@ impl<R: Host> Shared<R> {
                 match pods(&self.cluster, &uid).await {
                     Ok(pods) => verdict.looked(runtime.now(), pods),
                     // Nothing is given up for what may be over by now.
-                    Err(error) => return Some(unwatched(&error.to_string())),
+                    Err(error) => return Some(End::Told(unwatched(&error.to_string()))),
                 }
                 return None;
             }
