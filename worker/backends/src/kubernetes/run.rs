@@ -167,8 +167,8 @@ impl<R: Host> Shared<R> {
                 verdict.events(asked.unwrap_or_default());
                 return None;
             }
-            Next::Look(uid) => {
-                match pods(&self.cluster, &uid).await {
+            Next::Look => {
+                match pods(&self.cluster, &created.uid).await {
                     Ok(pods) => verdict.looked(runtime.now(), pods),
                     // Nothing is given up for what may be over by now.
                     Err(error) => return Some(unwatched(&error.to_string())),

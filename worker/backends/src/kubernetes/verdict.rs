@@ -103,8 +103,8 @@ pub enum Next {
     End(Ending),
     /// Ask for the events of the object with this UID, tell them, and look again.
     Ask(String),
-    /// Read the Pods of the Job with this UID, tell them, and look again.
-    Look(String),
+    /// Read the Job's Pods, tell them, and look again.
+    Look,
     /// Look again when something was seen, and at this moment at the latest.
     Wait(Option<Instant>),
 }
@@ -587,12 +587,13 @@ impl Verdict {
     fn disrupted(&self) -> Option<(String, Option<String>)> {
         let pod = self.pod.last.as_ref()?;
         let is_failed = pod.status.phase == "Failed";
-        let is_leaving = is_failed || pod.metadata.deletion_timestamp.is_some() || self.pod.gone.is_some();
+        let is_eviction = is_failed && EVICTIONS.contains(&pod.status.reason.as_str());
+        // A Pod may also fail by itself while somebody means to take it away.
+        let is_leaving = is_eviction || pod.metadata.deletion_timestamp.is_some() || self.pod.gone.is_some();
         if let Some(condition) = pod.condition("DisruptionTarget").filter(|_| is_leaving) {
             let why = said(&condition.reason, &condition.message);
             return Some((why, condition.last_transition_time.clone()));
         }
-        let is_eviction = is_failed && EVICTIONS.contains(&pod.status.reason.as_str());
         is_eviction.then(|| (said(&pod.status.reason, &pod.status.message), None))
     }
 
@@ -612,6 +613,10 @@ impl Verdict {
     }
 
     fn deadline_passed(&mut self) -> Next {
+        // The task may have ended by itself before.
+        if let Some(look) = self.look_first() {
+            return look;
+        }
         self.fail(FailureReason::ActiveDeadline, "the task took longer than active_deadline_seconds", false)
     }
 
@@ -638,8 +643,7 @@ impl Verdict {
 
     /// To be asked for before an end that only hangs on what was not seen.
     fn look_first(&self) -> Option<Next> {
-        let uid = self.job.last.as_ref().map(|job| job.metadata.uid.clone())?;
-        (!self.is_fresh && self.job.gone.is_none()).then_some(Next::Look(uid))
+        (!self.is_fresh && self.job.gone.is_none()).then_some(Next::Look)
     }
 
     fn ask(&mut self, occasion: Occasion) -> Option<Next> {
