@@ -93,6 +93,8 @@ pub enum Notice {
     Resumed {
         task_id: String,
         execution_id: Option<String>,
+        /// The time since its claim.
+        age: Duration,
         /// The number of tasks that hold a slot now.
         active: usize,
     },

@@ -68,6 +68,7 @@ impl TelemetryBuilder {
         let is_told = metrics.endpoint.is_some() || health.is_some();
         let status = is_told.then(|| Arc::new(Status::new(identity)));
         let recorder = Recorder {
+            oldest: (!metrics.instruments.is_empty()).then_some(metrics.oldest),
             instruments: (!metrics.instruments.is_empty()).then(|| metrics.instruments.into()),
             status: status.clone(),
             traces: spans.as_ref().map(SpanExport::traces),

@@ -1,11 +1,15 @@
 //! The catalogue of `docs/metrics.md` as OpenTelemetry instruments, each series bound before the first event.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundCounter, BoundGauge, BoundHistogram, BoundUpDownCounter, Counter, Meter};
 use opentelemetry_sdk::metrics::{Aggregation, Instrument, InstrumentKind, Stream};
 use oz_worker_core::metrics::{FailurePhase, FailureReason, MetricEvent, ReconnectReason, RejectReason, TaskResult};
 
 use crate::identity::Identity;
+use crate::oldest::Oldest;
 
 /// Upper bounds of `oz_worker_task_duration_seconds`, in seconds: agents run for seconds to hours.
 const DURATION_BOUNDS: [f64; 16] =
@@ -34,8 +38,9 @@ pub(crate) struct Instruments {
 
 impl Instruments {
     /// Makes every instrument and every one of its series.
-    pub(crate) fn new(meter: &Meter, identity: &Identity) -> Self {
+    pub(crate) fn new(meter: &Meter, identity: &Identity, oldest: &Arc<Oldest>) -> Self {
         describe_worker(meter, identity);
+        observe_oldest(meter, Arc::clone(oldest));
         let connected = meter
             .u64_gauge("oz_worker_connected")
             .with_description("1 while the worker has an established connection to the server, else 0")
@@ -144,6 +149,16 @@ fn describe_worker(meter: &Meter, identity: &Identity) {
                 KeyValue::new("worker_id", identity.worker_id.clone()),
             ],
         );
+}
+
+/// The gauge that changes by time alone.
+fn observe_oldest(meter: &Meter, oldest: Arc<Oldest>) {
+    meter
+        .u64_observable_gauge("oz_worker_oldest_task_age_seconds")
+        .with_description("Seconds since the claim of the oldest task that holds a slot; 0 when none does")
+        .with_unit("s")
+        .with_callback(move |observer| observer.observe(oldest.age(Instant::now()).as_secs(), &[]))
+        .build();
 }
 
 fn by_label(

@@ -1,6 +1,7 @@
 //! What exports the metrics: instruments, and the SDK's readers behind them, one per exporter.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::metrics::MeterProvider;
@@ -14,6 +15,7 @@ use crate::console::MetricConsole;
 use crate::identity::Identity;
 use crate::instruments::{self, Buckets, Instruments};
 use crate::listen;
+use crate::oldest::Oldest;
 use crate::otlp::{self, Closing};
 use crate::problem::StartProblem;
 use crate::scrape::Scraper;
@@ -24,6 +26,7 @@ use crate::settings::{MetricSettings, ScrapeAddress};
 pub(crate) struct MetricExport {
     /// One set, or two when the collector's histogram is not everybody's.
     pub(crate) instruments: Vec<Instruments>,
+    pub(crate) oldest: Arc<Oldest>,
     pub(crate) providers: Vec<SdkMeterProvider>,
     pub(crate) endpoint: Option<(Vec<TcpListener>, Scraper)>,
 }
@@ -51,9 +54,10 @@ impl MetricExport {
             }
         }
         let sets = [(readers, Buckets::default())].into_iter().chain(apart.map(|apart| (apart, settings.buckets)));
+        let oldest = Arc::default();
         let (instruments, providers) =
-            sets.filter_map(|(readers, buckets)| readers.instruments(buckets, identity, resource)).unzip();
-        Self { instruments, providers, endpoint }
+            sets.filter_map(|(readers, buckets)| readers.instruments(buckets, identity, &oldest, resource)).unzip();
+        Self { instruments, oldest, providers, endpoint }
     }
 }
 
@@ -89,6 +93,7 @@ impl Readers {
         self,
         buckets: Buckets,
         identity: &Identity,
+        oldest: &Arc<Oldest>,
         resource: &Resource,
     ) -> Option<(Instruments, SdkMeterProvider)> {
         if self.count == 0 {
@@ -96,6 +101,6 @@ impl Readers {
         }
         let view = move |instrument: &Instrument| instruments::view(instrument, buckets);
         let provider = self.provider.with_resource(resource.clone()).with_view(view).build();
-        Some((Instruments::new(&provider.meter("oz-agent-worker"), identity), provider))
+        Some((Instruments::new(&provider.meter("oz-agent-worker"), identity, oldest), provider))
     }
 }

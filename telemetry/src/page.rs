@@ -183,10 +183,13 @@ impl Page<'_> {
             return f.write_str("<p class=\"none\">Nothing runs.</p>\n</section>\n");
         }
         f.write_str("<ul>\n")?;
-        for RunningTask { task_id, title, since, is_cancelled } in &self.state.running {
+        for RunningTask { task_id, title, since, is_cancelled, step } in &self.state.running {
             let age = self.now.saturating_duration_since(*since);
             let time = self.time(age, &span(age));
             task(f, task_id, title)?;
+            if !step.is_empty() {
+                write!(f, "<bdi class=\"why\">{}</bdi>", HtmlText(step))?;
+            }
             write!(f, "</div><div class=\"time\"><strong>{time}</strong>")?;
             if *is_cancelled {
                 f.write_str("<div class=\"state warn\">Being cancelled</div>")?;
@@ -283,6 +286,7 @@ mod tests {
 
     use super::*;
     use crate::identity::Identity;
+    use crate::step::TaskStep;
 
     fn page(max_concurrent_tasks: u32, notices: &[Notice]) -> String {
         let identity = Identity { max_concurrent_tasks, ..crate::resource::tests::identity() };
@@ -337,6 +341,16 @@ mod tests {
         assert!(lost.contains("<strong>Not connected</strong>") && lost.contains("<title>Not connected · w1</title>"));
         assert!(lost.contains("connection refused") && lost.contains("<dt>Reconnects</dt><dd>1</dd>"));
         assert!(page(4, &[]).contains("<strong>Connecting</strong>"));
+    }
+
+    #[test]
+    fn says_which_step_a_task_is_in() {
+        let status = Status::new(crate::resource::tests::identity());
+        let now = Instant::now();
+        status.note(now, &claimed("a", "", 1));
+        status.step("a", &TaskStep::Waiting { reason: Some("0/3 nodes & <none>".into()) });
+        let html = Page { status: &status, state: status.state(1), now, clock: SystemTime::UNIX_EPOCH }.to_string();
+        assert!(html.contains("<bdi class=\"why\">Waiting for a node: 0/3 nodes &amp; &lt;none&gt;</bdi>"), "{html}");
     }
 
     #[test]

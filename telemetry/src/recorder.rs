@@ -8,15 +8,18 @@ use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::MetricEvent;
 
 use crate::instruments::Instruments;
+use crate::oldest::Oldest;
 use crate::pulse::Heartbeat;
 use crate::status::Status;
-use crate::traces::{TaskTrace, Traces};
+use crate::task_trace::TaskTrace;
+use crate::traces::Traces;
 
 /// Takes down what happens. Cheap to clone, and cheap to tell: whoever exports does so on a thread of its own.
 #[derive(Debug, Clone, Default)]
 pub struct Recorder {
     /// One set, or two when the collector's histogram is not everybody's.
     pub(crate) instruments: Option<Arc<[Instruments]>>,
+    pub(crate) oldest: Option<Arc<Oldest>>,
     pub(crate) status: Option<Arc<Status>>,
     pub(crate) traces: Option<Arc<Traces>>,
 }
@@ -24,7 +27,7 @@ pub struct Recorder {
 impl Recorder {
     /// A recorder that takes nothing down.
     pub const fn disabled() -> Self {
-        Self { instruments: None, status: None, traces: None }
+        Self { instruments: None, oldest: None, status: None, traces: None }
     }
 
     /// Counts one event: a handful of atomic writes. Takes no lock that an exporter holds for longer than a copy, and
@@ -38,8 +41,12 @@ impl Recorder {
     /// Hears what a person is told, before the log does. Gives the id of the trace of the task that it is about, when tracing
     /// is on, so that the log can name it.
     pub fn note(&self, notice: &Notice) -> Option<String> {
+        let now = Instant::now();
+        if let Some(oldest) = &self.oldest {
+            oldest.note(now, notice);
+        }
         if let Some(status) = &self.status {
-            status.note(Instant::now(), notice);
+            status.note(now, notice);
         }
         self.traces.as_ref()?.note(notice)
     }
@@ -59,11 +66,18 @@ impl Recorder {
 
     /// A task is claimed and about to be started.
     pub fn claimed(&self, spec: &TaskSpec) -> TaskTrace {
-        TaskTrace(self.traces.as_ref().map(|traces| traces.claimed(spec)))
+        let traced = self.traces.as_ref().map(|traces| (Arc::clone(traces), traces.claimed(spec)));
+        TaskTrace::new(traced, self.status.as_ref(), &spec.task_id)
+    }
+
+    /// A task of an earlier worker is taken up. Its span ended with that worker.
+    pub fn resumed(&self, task_id: &str) -> TaskTrace {
+        TaskTrace::new(None, self.status.as_ref(), task_id)
     }
 
     /// The cancel command of a task that was handed over is about to be run; [`TaskTrace::cancelled`] says how that went.
     pub fn cancelling(&self, task_id: &str) -> TaskTrace {
-        TaskTrace(self.traces.as_ref().map(|traces| traces.cancelling(task_id)))
+        let traced = self.traces.as_ref().map(|traces| (Arc::clone(traces), traces.cancelling(task_id)));
+        TaskTrace::new(traced, None, task_id)
     }
 }

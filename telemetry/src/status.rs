@@ -16,6 +16,7 @@ use oz_worker_text::line::beginning;
 
 use crate::identity::Identity;
 use crate::pulse::{Overdue, Pulse};
+use crate::step::TaskStep;
 
 /// The most running tasks that are known by name.
 const MAX_RUNNING: usize = 1000;
@@ -68,6 +69,8 @@ pub(crate) struct RunningTask {
     pub(crate) since: Instant,
     /// Whether the user has cancelled it.
     pub(crate) is_cancelled: bool,
+    /// Which step it is in, in words; empty while nobody has said so.
+    pub(crate) step: String,
 }
 
 #[derive(Debug, Clone)]
@@ -148,6 +151,14 @@ impl Status {
         self.lock().note(now, notice);
     }
 
+    /// The task is in this step now.
+    pub(crate) fn step(&self, task_id: &str, step: &TaskStep) {
+        let (task_id, words) = (bounded(task_id), bounded(&step.to_string()));
+        if let Some(task) = self.lock().running.iter_mut().find(|task| task.task_id == task_id) {
+            task.step = words;
+        }
+    }
+
     /// What is known now, with the first `running` tasks by name.
     pub(crate) fn state(&self, running: usize) -> StatusView {
         let state = self.lock();
@@ -200,7 +211,8 @@ impl StatusView {
         self.active = active;
         if self.running.len() < MAX_RUNNING {
             let (task_id, title) = (bounded(task_id), bounded(title));
-            self.running.push(RunningTask { task_id, title, since: now, is_cancelled: false });
+            let step = String::new();
+            self.running.push(RunningTask { task_id, title, since: now, is_cancelled: false, step });
         }
     }
 
@@ -223,7 +235,9 @@ impl StatusView {
                 self.counts.claimed += 1;
                 self.runs(now, task_id, title, *active);
             }
-            Notice::Resumed { task_id, active, .. } => self.runs(now, task_id, "", *active),
+            Notice::Resumed { task_id, age, active, .. } => {
+                self.runs(now.checked_sub(*age).unwrap_or(now), task_id, "", *active);
+            }
             Notice::NotReady { task_id } => self.unstarted = Some(bounded(task_id)),
             Notice::Ready => self.unstarted = None,
             Notice::Rejected { .. } => self.counts.rejected += 1,

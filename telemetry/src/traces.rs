@@ -1,6 +1,6 @@
 //! One span per task: what happened to it, from its assignment to its end. `docs/metrics.md`, Traces.
 
-mod span;
+pub(crate) mod span;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +16,7 @@ use oz_worker_core::recent::Recent;
 use oz_worker_core::{Failure, Notice};
 
 use crate::identity::Identity;
-pub use span::TaskTrace;
+use crate::step::TaskStep;
 use span::{TaskSpan, cut, parent_in};
 
 const TASK: &str = "oz_worker.task";
@@ -94,6 +94,18 @@ impl Traces {
         tasks.cancelling.retain(|cancelling| cancelling.strong_count() > 0);
         tasks.cancelling.push(Arc::downgrade(&span));
         span
+    }
+
+    /// The task is in this step from now on, or still.
+    pub(crate) fn step(&self, task: &TaskSpan, step: &TaskStep) {
+        task.step(step, |step| {
+            let parent = Context::new().with_remote_span_context(task.context().clone());
+            let attribute = step
+                .attribute()
+                .map(|KeyValue { key, value, .. }| KeyValue::new(key, cut(&value.as_str(), self.longest_text)));
+            let builder = self.tracer.span_builder(step.span()).with_attributes(attribute);
+            self.tracer.build_with_context(builder, &parent)
+        });
     }
 
     /// Takes down what a notice says about a task, and gives the id of the task's trace when it has one.

@@ -65,7 +65,7 @@ fn a_reader_of_the_callers_own_finds_every_series_until_telemetry_is_dropped() {
     let (_, telemetry) = Telemetry::builder(identity()).reader(reader.clone()).start();
     let mut metrics = ResourceMetrics::default();
     reader.collect(&mut metrics).unwrap();
-    assert_eq!(metrics.scope_metrics().next().unwrap().metrics().count(), 10);
+    assert_eq!(metrics.scope_metrics().next().unwrap().metrics().count(), 11);
     drop(telemetry);
     assert!(reader.collect(&mut metrics).is_err());
 }

@@ -223,15 +223,15 @@ fn ipv6_and_ipv4_are_served_as_the_host_says() {
     let port = |endpoint: &Endpoint| endpoint.address.port();
     let (v4, v6) = (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
     let endpoint = Endpoint::start("[::1]");
-    assert_eq!(scrape((v6, port(&endpoint)).into()).values.len(), 179);
+    assert_eq!(scrape((v6, port(&endpoint)).into()).values.len(), 180);
     assert!(TcpStream::connect((v4, port(&endpoint))).is_err());
     endpoint.stop();
     let endpoint = Endpoint::start("[::]");
-    assert_eq!(scrape((v6, port(&endpoint)).into()).values.len(), 179);
-    assert_eq!(scrape((v4, port(&endpoint)).into()).values.len(), 179);
+    assert_eq!(scrape((v6, port(&endpoint)).into()).values.len(), 180);
+    assert_eq!(scrape((v4, port(&endpoint)).into()).values.len(), 180);
     endpoint.stop();
     let endpoint = Endpoint::start("0.0.0.0");
-    assert_eq!(scrape((v4, port(&endpoint)).into()).values.len(), 179);
+    assert_eq!(scrape((v4, port(&endpoint)).into()).values.len(), 180);
     endpoint.stop();
 }
 

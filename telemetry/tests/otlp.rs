@@ -111,7 +111,7 @@ fn each_side_proves_who_it_is_over_every_protocol() {
             start(env(&variables)).1.shutdown(PATIENCE);
             collector.received.try_iter().map(|post| post.decode().numbers.len()).collect::<Vec<_>>()
         };
-        assert_eq!(push(&authority.certificate(), Some(&own)), [102], "{protocol}");
+        assert_eq!(push(&authority.certificate(), Some(&own)), [103], "{protocol}");
         for (certificate, client) in [
             // Nobody we trust; nobody it trusts; nobody at all.
             ("", Some(&own)),

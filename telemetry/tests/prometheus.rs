@@ -37,6 +37,7 @@ fn the_first_scrape_has_every_series_of_the_catalogue_at_zero() {
     let types = [
         ("oz_worker_connected", "gauge"),
         ("oz_worker_info", "gauge"),
+        ("oz_worker_oldest_task_age_seconds", "gauge"),
         ("oz_worker_task_duration_seconds", "histogram"),
         ("oz_worker_task_failures_total", "counter"),
         ("oz_worker_tasks_active", "gauge"),

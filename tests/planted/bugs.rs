@@ -301,12 +301,12 @@ planted! {
         => "kill(\"SIGKILL\").await;"
     }
     a_deleted_job_is_taken_for_a_success {
-        Cluster, "is told to have ended by success", "worker/backends/src/kubernetes/verdict.rs",
+        Cluster, "is told to have ended by success", "worker/backends/src/kubernetes/verdict/ends.rs",
         "Some(self.fail(FailureReason::JobWatch, &format!(\"somebody deleted the {what} before the task ran\"), true))"
         => "Some(completed(None))"
     }
     every_137_in_a_pod_is_taken_for_a_lack_of_memory {
-        Cluster, "is told to have ended by container_oom", "worker/backends/src/kubernetes/verdict.rs",
+        Cluster, "is told to have ended by container_oom", "worker/backends/src/kubernetes/verdict/ends.rs",
         "ended.reason == \"OOMKilled\")"
         => "ended.reason == \"OOMKilled\" || ended.exit_code == 137)"
     }

@@ -38,7 +38,7 @@ fn pairs(attributes: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn a_task_is_one_span_and_its_agent_is_part_of_the_trace() {
+fn a_task_is_one_span_with_its_steps_below_it_and_its_agent_is_part_of_the_trace() {
     let (mut scene, receiver) = traced(|launch| launch.config("setup_command", "echo \"context $TRACEPARENT\""));
     scene.run(&Assignment::new("T1").run("record"));
     let span = receiver.span_of("T1");
@@ -59,7 +59,10 @@ fn a_task_is_one_span_and_its_agent_is_part_of_the_trace() {
     assert!(times.is_sorted() && span.start <= times[0] && times[4] <= span.end, "{span:#?}");
     scene.still_works("T2");
     assert_ne!(receiver.span_of("T2").trace_id, span.trace_id);
-    assert_eq!(receiver.spans().len(), 2);
+    let spans = receiver.spans();
+    let steps = spans.iter().filter(|step| step.parent_span_id == span.span_id && step.trace_id == span.trace_id);
+    assert!(steps.map(|step| step.name.as_str()).eq(["oz_worker.task.setup", "oz_worker.task.run"]), "{spans:#?}");
+    assert_eq!(spans.len(), 2 * 3);
 }
 
 #[test]
@@ -236,8 +239,8 @@ fn spans_of_tasks_that_run_when_the_worker_leaves_are_exported_before_it_has_gon
     assert_eq!(scene.worker.exit().code(), Some(0));
     // Nobody waits here: it was received before the worker had gone.
     let spans = receiver.spans();
-    assert_eq!(spans.len(), 1, "{spans:#?}");
-    assert_eq!(spans[0].event("task.failed").attributes["failure.reason"], "graceful_shutdown");
+    assert!(spans.iter().map(|span| span.name.as_str()).eq(["oz_worker.task.run", "oz_worker.task"]), "{spans:#?}");
+    assert_eq!(spans[1].event("task.failed").attributes["failure.reason"], "graceful_shutdown");
 }
 
 #[test]
@@ -340,10 +343,10 @@ fn eventful_run(format: &str) -> (Vec<String>, Vec<Span>) {
     (ended.stderr.lines().map(str::to_owned).collect(), receiver.spans())
 }
 
-/// The traces of every task, by its id.
+/// The traces of every task, by its id. Steps have none.
 fn traces(spans: &[Span]) -> BTreeMap<&str, Vec<&str>> {
     let mut traces = BTreeMap::<_, Vec<_>>::new();
-    for span in spans {
+    for span in spans.iter().filter(|span| !span.task_id().is_empty()) {
         traces.entry(span.task_id()).or_default().push(span.trace_id.as_str());
     }
     traces

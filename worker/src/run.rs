@@ -268,7 +268,8 @@ impl<R: Host> RunLoop<R> {
         self.tasks.insert(task_id.clone(), Running { run, stop: asked.clone() });
         let report = self.report(&task_id, run);
         let (backend, stop) = (Arc::clone(&self.backend), Stop::new(asked, self.leaving.clone()));
-        let resumed = Resumed { task_id: task_id.clone(), execution_id, stop, report, log: logs::task(&task_id, None) };
+        let (trace, log) = (self.recorder.resumed(&task_id), logs::task(&task_id, None));
+        let resumed = Resumed { task_id: task_id.clone(), execution_id, trace, stop, report, log };
         self.follow(task_id, run, async move { backend.resume(resumed).await });
     }
 

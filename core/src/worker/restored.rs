@@ -101,7 +101,8 @@ impl Worker {
         self.metric(MetricEvent::TaskResumed);
         let (task, execution) = (task_id.into(), execution_id.clone());
         self.outputs.push_back(Output::ResumeTask { run, task_id: task, execution_id: execution });
-        self.notice(Notice::Resumed { task_id: task_id.into(), execution_id, active: self.tasks.len() });
+        let active = self.tasks.len();
+        self.notice(Notice::Resumed { task_id: task_id.into(), execution_id, age, active });
         run
     }
 

@@ -100,7 +100,10 @@ fn a_task_goes_from_running_to_ended_with_its_title() {
         status.note(now, &claimed(task_id, &format!("Title of {task_id}"), active));
     }
     status.note(now, &Notice::CancelRequested { task_id: "a".into() });
+    status.step("b", &TaskStep::Pulling { image: "i".into(), percent: Some(7) });
+    status.step("c", &TaskStep::Creating);
     let state = status.state(10);
+    assert!(state.running.iter().map(|task| task.step.as_str()).eq(["", "Pulling i: 7 %"]));
     assert!(
         state.running.iter().map(|task| (task.task_id.as_str(), task.is_cancelled)).eq([("a", true), ("b", false)])
     );
@@ -119,12 +122,18 @@ fn whatever_the_server_sends_takes_little_memory() {
     let now = Instant::now();
     let long = "ü".repeat(100_000);
     for active in 1..=MAX_RUNNING + 5 {
-        status.note(now, &claimed(&format!("{active} {long}"), &long, active));
+        let task_id = format!("{active} {long}");
+        status.note(now, &claimed(&task_id, &long, active));
+        status.step(&task_id, &TaskStep::Waiting { reason: Some(long.clone()) });
     }
     let state = status.state(7);
     assert_eq!((state.active, state.running.len()), (MAX_RUNNING + 5, 7));
     assert_eq!(status.state(usize::MAX).running.len(), MAX_RUNNING);
-    assert!(state.running.iter().all(|task| task.title.len() <= 2 * MAX_TEXT + "…".len()));
+    for task in &state.running {
+        assert!(
+            task.step.starts_with("Waiting for") && task.step.len().max(task.title.len()) <= 2 * MAX_TEXT + "…".len()
+        );
+    }
     for active in (0..MAX_RUNNING + 5).rev() {
         status.note(now, &ended(&format!("{} {long}", active + 1), TaskResult::Failed, active));
     }

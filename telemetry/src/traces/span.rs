@@ -1,6 +1,6 @@
-//! The span of one task, and what whoever works for the task knows of it.
+//! The span of one task and that of the step it is in, and the trace context that an environment carries.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 use opentelemetry::trace::{Span as _, SpanContext, Status, TraceContextExt};
@@ -10,9 +10,11 @@ use opentelemetry_sdk::trace::Span;
 use oz_worker_core::metrics::{FailurePhase, FailureReason};
 use oz_worker_core::secret::{Secret, Variables};
 
+use crate::step::TaskStep;
+
 /// The variables that carry a W3C trace context (OpenTelemetry specification, "Environment Variables as Context
 /// Propagation Carriers").
-const VARIABLES: [&str; 2] = ["TRACEPARENT", "TRACESTATE"];
+pub(crate) const VARIABLES: [&str; 2] = ["TRACEPARENT", "TRACESTATE"];
 
 /// One span and its place in the trace.
 #[derive(Debug)]
@@ -20,27 +22,38 @@ pub(crate) struct TaskSpan {
     context: SpanContext,
     trace_id: Box<str>,
     longest_text: usize,
-    span: Mutex<Span>,
+    open: Mutex<Open>,
+}
+
+/// What can still be added to.
+#[derive(Debug)]
+struct Open {
+    span: Span,
+    /// The step that the task is in.
+    step: Option<(TaskStep, Span)>,
+    /// Whether the agent or the dispatch command was started.
+    has_started: bool,
 }
 
 impl TaskSpan {
     pub(super) fn new(span: Span, longest_text: usize) -> Self {
         let context = span.span_context().clone();
         let trace_id = context.trace_id().to_string().into();
-        Self { context, trace_id, longest_text, span: Mutex::new(span) }
+        let open = Open { span, step: None, has_started: false };
+        Self { context, trace_id, longest_text, open: Mutex::new(open) }
     }
 
-    pub(super) const fn context(&self) -> &SpanContext {
+    pub(crate) const fn context(&self) -> &SpanContext {
         &self.context
     }
 
     /// 32 hexadecimal digits.
-    pub(super) fn trace_id(&self) -> &str {
+    pub(crate) fn trace_id(&self) -> &str {
         &self.trace_id
     }
 
-    pub(super) fn event(&self, name: &'static str, attributes: Vec<KeyValue>) {
-        self.span().add_event(name, attributes);
+    pub(crate) fn event(&self, name: &'static str, attributes: Vec<KeyValue>) {
+        self.open().span.add_event(name, attributes);
     }
 
     /// Something about the task failed; its result stands.
@@ -54,83 +67,56 @@ impl TaskSpan {
     }
 
     /// The end of what failed.
-    pub(super) fn fail(&self, name: &'static str, phase: FailurePhase, reason: FailureReason, message: &str) {
+    pub(crate) fn fail(&self, name: &'static str, phase: FailurePhase, reason: FailureReason, message: &str) {
         self.failure(name, phase, reason, message);
         self.end(Status::error(cut(message, self.longest_text)));
     }
 
-    /// From here on nothing changes the span.
-    pub(super) fn end(&self, status: Status) {
-        let mut span = self.span();
-        span.set_status(status);
-        span.end();
-    }
-
-    fn span(&self) -> MutexGuard<'_, Span> {
-        self.span.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The trace of a task, for whoever works for it. Knows and does nothing when tracing is off.
-#[derive(Debug, Clone, Default)]
-pub struct TaskTrace(pub(crate) Option<Arc<TaskSpan>>);
-
-impl TaskTrace {
-    /// The trace's id, 32 hexadecimal digits, for the log.
-    pub fn id(&self) -> Option<&str> {
-        self.0.as_ref().map(|span| span.trace_id())
-    }
-
-    /// The variables that make what a process traces a part of this trace; none when tracing is off.
-    pub fn variables(&self) -> Variables {
-        let mut variables = EnvInjector(Variables::default());
-        if let Some(span) = &self.0 {
-            let context = Context::new().with_remote_span_context(span.context.clone());
-            TraceContextPropagator::new().inject_context(&context, &mut variables);
+    /// The task is in this step now. `begin` makes the span of a step.
+    pub(super) fn step(&self, step: &TaskStep, begin: impl FnOnce(&TaskStep) -> Span) {
+        let mut open = self.open();
+        if !open.span.is_recording() || open.step.as_ref().is_some_and(|(before, _)| before.goes_on(step)) {
+            return;
         }
-        variables.0
-    }
-
-    /// Replaces the trace context in an environment, which stays sorted by name, by this one.
-    pub fn pass_on(&self, env: &mut Variables) {
-        if self.0.is_some() {
-            env.retain(|name| !VARIABLES.contains(&name));
-            env.extend(self.variables());
-            env.sort();
+        if let Some((_, mut before)) = open.step.take() {
+            before.end();
         }
+        if step.is_start() && !std::mem::replace(&mut open.has_started, true) {
+            open.span.add_event("backend.started", Vec::new());
+        }
+        open.step = Some((step.clone(), begin(step)));
     }
 
-    /// The worker has begun with the task.
-    pub fn started(&self) {
-        self.event("task.started");
-    }
-
-    /// The backend has started the agent, or the dispatch command.
-    pub fn backend_started(&self) {
-        self.event("backend.started");
-    }
-
-    /// The cancel command is done, or failed for this reason in words.
-    pub fn cancelled(&self, result: &Result<(), String>) {
-        let Some(span) = &self.0 else { return };
-        match result {
-            Ok(()) => span.end(Status::Ok),
-            Err(problem) => {
-                span.fail("cancel.failed", FailurePhase::Cleanup, FailureReason::CancelCommand, problem);
+    /// From here on nothing changes the span, and no step follows.
+    pub(crate) fn end(&self, status: Status) {
+        let mut open = self.open();
+        if let Some((step, mut span)) = open.step.take() {
+            // It is the one that failed, and what was left to be done when the worker left.
+            if matches!(status, Status::Error { .. }) && !step.is_after_the_end() {
+                span.set_status(status.clone());
             }
+            span.end();
         }
+        open.span.set_status(status);
+        open.span.end();
     }
 
-    fn event(&self, name: &'static str) {
-        if let Some(span) = &self.0 {
-            span.event(name, Vec::new());
-        }
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// At most so many characters of a text.
 pub(super) fn cut(text: &str, longest: usize) -> String {
     text.chars().take(longest).collect()
+}
+
+/// The variables that carry this trace context.
+pub(crate) fn variables_of(context: &SpanContext) -> Variables {
+    let mut variables = EnvInjector::default();
+    let context = Context::new().with_remote_span_context(context.clone());
+    TraceContextPropagator::new().inject_context(&context, &mut variables);
+    variables.0
 }
 
 /// The trace context that an environment carries; an empty one when there is none, or it is none.
@@ -153,6 +139,7 @@ impl Extractor for EnvExtractor<'_> {
 }
 
 /// The same for writing.
+#[derive(Default)]
 struct EnvInjector(Variables);
 
 impl Injector for EnvInjector {

@@ -15,6 +15,7 @@ use opentelemetry::propagation::Extractor;
 
 use super::span::EnvExtractor;
 use super::*;
+use crate::task_trace::TaskTrace;
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -40,7 +41,11 @@ impl Kept {
     }
 }
 
-fn tracing(sampler: Sampler) -> (Traces, Kept) {
+fn claimed(traces: &Arc<Traces>, spec: &TaskSpec) -> TaskTrace {
+    TaskTrace::new(Some((Arc::clone(traces), traces.claimed(spec))), None, &spec.task_id)
+}
+
+fn tracing(sampler: Sampler) -> (Arc<Traces>, Kept) {
     let kept = Kept::default();
     let provider = SdkTracerProvider::builder().with_sampler(sampler).with_simple_exporter(kept.clone()).build();
     let identity = Identity {
@@ -51,7 +56,7 @@ fn tracing(sampler: Sampler) -> (Traces, Kept) {
         host_name: String::new(),
         status_page: false,
     };
-    (Traces::new(&provider, &identity, 20), kept)
+    (Arc::new(Traces::new(&provider, &identity, 20)), kept)
 }
 
 fn task(env: &[(&str, &str)]) -> TaskSpec {
@@ -93,13 +98,14 @@ fn text(attributes: &[KeyValue]) -> String {
 #[test]
 fn a_task_has_one_span_from_its_claim_to_its_end() {
     let (traces, kept) = tracing(Sampler::AlwaysOn);
-    let trace = TaskTrace(Some(traces.claimed(&task(&[]))));
+    let trace = claimed(&traces, &task(&[]));
     trace.started();
-    trace.backend_started();
+    trace.step(&TaskStep::Running { node: None });
     assert!(kept.spans().is_empty());
     let id = traces.note(&ended(TaskResult::Succeeded, None)).unwrap();
-    let span = kept.only();
-    assert_eq!(span.name, "oz_worker.task");
+    let spans = kept.spans();
+    assert!(spans.iter().map(|span| span.name.as_ref()).eq(["oz_worker.task.run", "oz_worker.task"]));
+    let span = spans[1].clone();
     assert_eq!(text(&span.attributes), "task.id=T task.title=a title worker.id=w1 worker.backend=direct");
     assert_eq!(events(&span), ["task.assigned", "task.claimed", "task.started", "backend.started", "task.completed"]);
     assert!(span.events.iter().is_sorted_by_key(|event| event.timestamp));
@@ -188,7 +194,7 @@ fn cancelling_a_task_that_was_handed_over_is_a_span_below_the_tasks_own() {
     let (traces, kept) = tracing(Sampler::AlwaysOn);
     traces.claimed(&task(&[]));
     traces.note(&ended(TaskResult::Dispatched, None));
-    let cancellation = TaskTrace(Some(traces.cancelling("T")));
+    let cancellation = TaskTrace::new(Some((Arc::clone(&traces), traces.cancelling("T"))), None, "T");
     cancellation.cancelled(&Err("the cancel command exited with code 3".into()));
     let spans = kept.spans();
     assert_eq!((spans.len(), spans[1].name.as_ref()), (2, "oz_worker.task_cancellation"));
@@ -204,7 +210,7 @@ fn cancelling_a_task_that_was_handed_over_is_a_span_below_the_tasks_own() {
 fn a_trace_context_in_the_tasks_environment_is_the_parent_and_the_task_gets_the_span() {
     let (traces, kept) = tracing(Sampler::AlwaysOn);
     let mut spec = task(&[("A", "1"), ("TRACEPARENT", PARENT), ("TRACESTATE", "k=v"), ("Z", "2")]);
-    let trace = TaskTrace(Some(traces.claimed(&spec)));
+    let trace = claimed(&traces, &spec);
     trace.pass_on(&mut spec.env);
     traces.note(&ended(TaskResult::Succeeded, None));
     let span = kept.only();
@@ -218,7 +224,7 @@ fn what_is_no_trace_context_is_replaced_by_one() {
     let (traces, _) = tracing(Sampler::AlwaysOn);
     for parent in ["", "nonsense", "00-00000000000000000000000000000000-0000000000000000-01"] {
         let mut spec = task(&[("TRACEPARENT", parent), ("TRACESTATE", "\u{1}")]);
-        let trace = TaskTrace(Some(traces.claimed(&spec)));
+        let trace = claimed(&traces, &spec);
         trace.pass_on(&mut spec.env);
         assert_eq!(spec.env, trace.variables());
         assert!(value(&spec.env, "TRACEPARENT").contains(trace.id().unwrap()));
@@ -228,7 +234,7 @@ fn what_is_no_trace_context_is_replaced_by_one() {
 #[test]
 fn a_trace_that_is_not_sampled_is_passed_on_as_such_and_not_exported() {
     let (traces, kept) = tracing(Sampler::AlwaysOff);
-    let trace = TaskTrace(Some(traces.claimed(&task(&[]))));
+    let trace = claimed(&traces, &task(&[]));
     assert!(value(&trace.variables(), "TRACEPARENT").ends_with("-00"));
     assert_eq!(traces.note(&ended(TaskResult::Succeeded, None)).as_deref(), trace.id());
     assert!(kept.spans().is_empty());
@@ -270,4 +276,60 @@ fn a_context_is_read_from_the_variables_of_its_name_and_written_under_them() {
     let extractor = EnvExtractor(&env);
     assert_eq!(extractor.keys(), ["TRACEPARENT", "HOME"]);
     assert_eq!((extractor.get("traceparent"), extractor.get("home")), (Some(PARENT), None));
+}
+
+#[test]
+fn each_step_is_a_span_below_the_tasks_and_what_goes_on_is_no_other() {
+    let (traces, kept) = tracing(Sampler::AlwaysOn);
+    let trace = claimed(&traces, &task(&[]));
+    let image = |name: &str, percent| TaskStep::Pulling { image: name.into(), percent };
+    for step in [
+        image("one", None),
+        image("one", Some(40)),
+        image("another, with a long name", None),
+        TaskStep::Running { node: Some("node-7".into()) },
+    ] {
+        trace.step(&step);
+    }
+    traces.note(&ended(TaskResult::Failed, Some(failure(FailureReason::ContainerExit, "3"))));
+    trace.step(&TaskStep::TearingDown);
+    let spans = kept.spans();
+    let shown: Vec<_> =
+        spans.iter().map(|span| (span.name.as_ref(), text(&span.attributes), span.status.clone())).collect();
+    let failed = Status::error("3");
+    assert_eq!(
+        shown[..3],
+        [
+            ("oz_worker.task.pull", "container.image.name=one".to_owned(), Status::Unset),
+            ("oz_worker.task.pull", "container.image.name=another, with a long".to_owned(), Status::Unset),
+            ("oz_worker.task.run", "k8s.node.name=node-7".to_owned(), failed.clone()),
+        ]
+    );
+    assert_eq!((shown[3].0, &shown[3].2, shown.len()), ("oz_worker.task", &failed, 4));
+    let task = &spans[3];
+    assert_eq!(events(task), ["task.assigned", "task.claimed", "backend.started", "task.failed"]);
+    for step in &spans[..3] {
+        assert_eq!(step.parent_span_id, task.span_context.span_id());
+        assert_eq!(step.span_context.trace_id(), task.span_context.trace_id());
+    }
+}
+
+#[test]
+fn what_follows_the_end_is_not_what_failed() {
+    let (traces, kept) = tracing(Sampler::AlwaysOn);
+    let trace = claimed(&traces, &task(&[]));
+    trace.step(&TaskStep::Running { node: None });
+    trace.step(&TaskStep::TearingDown);
+    traces.note(&ended(TaskResult::Failed, Some(failure(FailureReason::AgentInvocation, "3"))));
+    let spans = kept.spans();
+    let shown: Vec<_> = spans.iter().map(|span| (span.name.as_ref(), span.status.clone())).collect();
+    assert_eq!(shown[..2], [("oz_worker.task.run", Status::Unset), ("oz_worker.task.teardown", Status::Unset)]);
+}
+
+#[test]
+fn the_step_of_a_task_that_runs_on_when_the_worker_leaves_ends_with_it() {
+    let (traces, kept) = tracing(Sampler::AlwaysOn);
+    claimed(&traces, &task(&[])).step(&TaskStep::Creating);
+    traces.end_all();
+    assert!(kept.spans().iter().map(|span| span.name.as_ref()).eq(["oz_worker.task.create", "oz_worker.task"]));
 }

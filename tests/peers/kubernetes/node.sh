@@ -42,6 +42,14 @@ run() {
         kill 1
     } &
 }
+# The same of one that is started again when somebody kills it, as a node does with its static Pods.
+keep() {
+    name=$1
+    shift
+    while :; do
+        "$@" >>"/run/cluster/log/$name" 2>&1 </dev/null || :
+    done &
+}
 trap 'exit 1' TERM
 
 # until_true WHAT COMMAND…: for a minute.
@@ -58,7 +66,7 @@ until_true() {
 }
 
 run etcd etcd --data-dir=/run/cluster/etcd --unsafe-no-fsync --log-level=warn
-run apiserver kube-apiserver --etcd-servers=http://127.0.0.1:2379 --bind-address=198.18.0.2 --advertise-address=198.18.0.2 \
+keep apiserver kube-apiserver --etcd-servers=http://127.0.0.1:2379 --bind-address=198.18.0.2 --advertise-address=198.18.0.2 \
     --tls-cert-file=apiserver.crt --tls-private-key-file=apiserver.key --client-ca-file=ca.crt --anonymous-auth=false \
     --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --service-cluster-ip-range=198.18.2.0/24 \
     --service-account-issuer=https://kubernetes.default.svc --service-account-key-file=accounts.pub \

@@ -10,7 +10,7 @@ use oz_worker_backends::output::TaskLog;
 use oz_worker_backends::{Backend, BackendSettings};
 use oz_worker_core::Outcome;
 use oz_worker_core::agent::{InstanceShape, Sidecar, TaskSpec};
-use oz_worker_telemetry::Recorder;
+use oz_worker_telemetry::{Recorder, TaskTrace};
 
 use crate::contained;
 use crate::engine::{Engine, OTHER, SIDECARS, TASK_IMAGES};
@@ -80,7 +80,9 @@ impl Neighbour {
                 own.journal.note(|| format!("other worker: takes up {execution}"));
                 own.executor.clone().spawn(MACHINE, async move {
                     let log = Arc::new(Nowhere);
-                    backend.resume(Resumed { task_id, execution_id, stop, report, log }).await;
+                    backend
+                        .resume(Resumed { task_id, execution_id, trace: TaskTrace::default(), stop, report, log })
+                        .await;
                     own.is_done(&execution);
                 });
             }

@@ -3,6 +3,8 @@
 #![allow(clippy::indexing_slicing)]
 
 use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddrV4},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Output, Stdio},
@@ -11,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::Peer;
@@ -22,6 +25,9 @@ use crate::{
 
 /// This machine, as Pods see it.
 pub const HOST: &str = "198.18.0.1";
+
+/// The API server, as this machine sees it.
+pub const API: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 2), 6443);
 
 /// How long a cluster may take to come up, another one before it to go, and an object to become what it should. (A Pod that
 /// becomes ready passes several of the kubelet's periods of seconds.)
@@ -141,6 +147,25 @@ impl Cluster {
     pub fn try_exec(&self, pod: &str, script: &str) -> Result<String, String> {
         let mut command = self.kubectl_command(&format!("exec {pod} -- sh -c"));
         said(command.arg(script).output().expect("kubectl runs"))
+    }
+
+    /// Sends a signal to the component of this name. One that ends of it is started again.
+    pub fn signal(&self, component: &str, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("process ids are small");
+        let is_it = |pid: &i32| {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            words.split(|byte| *byte == 0).next() == Some(component.as_bytes())
+        };
+        let found = process::descendants(pid).into_iter().find(is_it);
+        process::signal(found.unwrap_or_else(|| panic!("no {component} runs")), signal);
+    }
+
+    /// Waits until the API server answers, after it did not.
+    pub fn is_back(&self) {
+        let deadline = Instant::now() + BOUND;
+        while let Err(error) = self.try_kubectl("get --raw /readyz") {
+            assert!(Instant::now() < deadline, "the API server does not come back: {error}");
+        }
     }
 
     fn kubectl_command(&self, words: &str) -> Command {

@@ -131,7 +131,7 @@ pub fn volumes_in_the_way(engine: &Engine) {
 }
 
 /// Puts an image into a registry.
-fn push(engine: &Engine, registry: &Registry, name: &str, login: bool) -> String {
+pub fn push(engine: &Engine, registry: &Registry, name: &str, login: bool) -> String {
     let image = format!("{}/{name}", registry.address);
     engine.docker(["tag", TASK, &image]);
     if login {

@@ -6,6 +6,7 @@
 mod faults;
 mod images;
 mod scene;
+mod steps;
 mod tasks;
 
 use std::time::Instant;
@@ -14,7 +15,7 @@ use oz_worker_tests::peers::docker::{Engine, Release};
 use scene::Chapter;
 
 /// What happens on every engine, in this order.
-const CHAPTERS: [(&str, Chapter); 22] = [
+const CHAPTERS: [(&str, Chapter); 23] = [
     ("a task runs and nothing of it is left", tasks::plain),
     ("a task that fails gives its code, and its output without secrets", tasks::fails),
     ("a task that is cancelled is stopped and removed", tasks::cancelled),
@@ -34,6 +35,7 @@ const CHAPTERS: [(&str, Chapter); 22] = [
     ("an image that cannot be pulled is used where that may be", images::local_images),
     ("only allowed images run, and each policy pulls as it says", images::policies),
     ("unused volumes of sidecars are collected", images::collected),
+    ("trace and page say which step a task is in", steps::told),
     ("what a killed worker left is taken up, and what is not its own is left alone", faults::adoption),
     ("what ended meanwhile, or never began, is told", faults::ended_meanwhile),
     ("an engine that stands still fails no task", faults::hung),

@@ -130,6 +130,7 @@ pub struct Task {
 pub struct Resumed {
     pub task_id: String,
     pub execution_id: Option<String>,
+    pub trace: TaskTrace,
     pub stop: Stop,
     pub report: Report,
     /// Where its lines go.

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use tracing::Level;
 
 use oz_worker_backends::output::{LINE_END, LONGEST_LINE};
+use oz_worker_text::duration::writable;
 use oz_worker_text::line::is_unfit;
 
 use super::Label;
@@ -139,7 +140,7 @@ impl Style {
     }
 
     fn head(self, out: &mut Vec<u8>, time: SystemTime, level: Level) {
-        let time = humantime::format_rfc3339_millis(time);
+        let time = humantime::format_rfc3339_millis(writable(time));
         let (name, json_name, colour_code) = match level {
             Level::ERROR => ("ERROR", "error", 31),
             Level::WARN => (" WARN", "warn", 33),

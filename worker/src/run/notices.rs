@@ -61,7 +61,7 @@ pub(super) fn log(notice: Notice, trace_id: Option<&str>) {
             warn!(task_id, trace_id, "not ready: the task was claimed 10 s ago and has not started; no other is taken");
         }
         Notice::Ready => info!("ready again: every task that was claimed has started, or has ended"),
-        Notice::Resumed { task_id, execution_id, active } => {
+        Notice::Resumed { task_id, execution_id, age: _, active } => {
             let execution_id = execution_id.unwrap_or_default();
             info!(
                 task_id,

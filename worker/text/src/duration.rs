@@ -3,7 +3,10 @@
 //! [`parse`] and [`show`] are two sides of one form: what is shown can be written into a file. [`span`], [`took`],
 //! [`in_a_word`] and [`moment`] are only ever read.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// From the epoch to the last second of the year 9999.
+const LAST_SECOND: Duration = Duration::from_secs(253_402_300_799);
 
 /// Why a text is not a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -86,13 +89,27 @@ pub fn in_a_word(length: Duration) -> String {
 
 /// A moment as `2026-11-22T19:18:43Z`.
 pub fn moment(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
+    humantime::format_rfc3339_seconds(writable(time)).to_string()
+}
+
+/// The nearest moment that RFC 3339 can write, and `humantime` does: a clock can be set to anything.
+pub fn writable(time: SystemTime) -> SystemTime {
+    time.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST_SECOND)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
     use super::*;
+
+    #[test]
+    fn any_moment_can_be_written() {
+        let far = Duration::from_secs(1 << 60);
+        assert_eq!(moment(UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00Z");
+        assert_eq!(moment(UNIX_EPOCH + far), "9999-12-31T23:59:59Z");
+        assert_eq!(moment(UNIX_EPOCH + Duration::from_secs(1_795_375_123)), "2026-11-22T19:18:43Z");
+    }
 
     #[test]
     fn reads_what_operators_write() {

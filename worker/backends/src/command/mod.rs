@@ -12,7 +12,7 @@ use futures_lite::{AsyncWriteExt, FutureExt};
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome};
 use oz_worker_runtime::{Command, Environment, Exit, Host, Lane, Machine, Pipes, Process, Signal};
-use oz_worker_telemetry::TaskTrace;
+use oz_worker_telemetry::{TaskStep, TaskTrace};
 use oz_worker_text::duration;
 use tracing::warn;
 
@@ -180,7 +180,7 @@ impl<R: Host> CommandBackend<R> {
         let heard = stop.cloned();
         let is_wanted = move || heard.is_none_or(|stop| !stop.is_asked());
         let dispatched = matches!(purpose, Purpose::Dispatch(..)).then(|| handed.trace.clone());
-        let runs = move || dispatched.iter().for_each(TaskTrace::backend_started);
+        let runs = move || dispatched.iter().for_each(|trace| trace.step(&TaskStep::Dispatching));
         let start = machine::start(runtime, command, None, is_wanted, runs);
         let begun = machine::begun(runtime, start, async { early = Some((&mut given_up).await) }).await;
         let process = match (begun, early) {

@@ -18,7 +18,7 @@ use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome};
 use oz_worker_runtime::{Command, Environment, Exit, Files, Host, Lane, Machine};
-use oz_worker_telemetry::TaskTrace;
+use oz_worker_telemetry::{TaskStep, TaskTrace};
 use tracing::warn;
 
 use crate::contract::{Common, Report, Stop, Task, failed};
@@ -214,8 +214,9 @@ impl<R: Host> DirectBackend<R> {
             // Making the place may have taken long.
             let wanted = if stop.is_asked() { Err(io::ErrorKind::Interrupted.into()) } else { ready };
             let first = wanted.and_then(|()| machine.start(&command, Some(&tree)));
-            if first.is_ok() && job.settings.setup_command.is_none() {
-                trace.backend_started();
+            if first.is_ok() {
+                let is_setup = job.settings.setup_command.is_some();
+                trace.step(if is_setup { &TaskStep::SettingUp } else { &TaskStep::Running { node: None } });
             }
             let parts = Some(Parts { place, tree, first });
             Ok(Begun { runtime, job, report, task_id: spec.task_id.clone(), parts })

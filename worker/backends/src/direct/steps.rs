@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_channel::oneshot::Receiver;
 use futures_lite::FutureExt;
 use oz_worker_runtime::{Command, Exit, Host, Lane, Machine, Process, Signal, Tree};
-use oz_worker_telemetry::TaskTrace;
+use oz_worker_telemetry::{TaskStep, TaskTrace};
 
 use crate::contract::Stop;
 use crate::machine::{ProcessOf, TreeOf, begun, start};
@@ -86,9 +86,11 @@ impl<R: Host> Steps<'_, R> {
         let is_wanted = move || !step.is_stopped(&heard);
         let trace = self.trace.clone();
         let runs = move || {
-            if step == Step::Agent {
-                trace.backend_started();
-            }
+            trace.step(match step {
+                Step::Setup => &TaskStep::SettingUp,
+                Step::Agent => &TaskStep::Running { node: None },
+                Step::Teardown => &TaskStep::TearingDown,
+            });
         };
         let start = start(self.runtime, command, Some(&self.tree), is_wanted, runs);
         match begun(self.runtime, start, given_up).await {

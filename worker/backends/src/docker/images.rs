@@ -10,6 +10,7 @@ use futures_lite::FutureExt;
 use oz_worker_net::AnswerError;
 use oz_worker_net::lines::Lines;
 use oz_worker_runtime::Host;
+use oz_worker_telemetry::{TaskStep, TaskTrace};
 use serde::Deserialize;
 use tracing::warn;
 
@@ -132,15 +133,15 @@ impl<R: Host> Images<R> {
     }
 
     /// Gets an image and looks at it.
-    pub async fn obtain(&self, reference: &Reference) -> Result<Image, ImageError> {
-        match self.fetch(reference).await? {
+    pub async fn obtain(&self, reference: &Reference, trace: &TaskTrace) -> Result<Image, ImageError> {
+        match self.fetch(reference, trace).await? {
             Fetched::Present(image) => Ok(image),
             Fetched::Pulled(_) => self.look(reference).await?.ok_or(ImageError::Vanished),
         }
     }
 
-    /// Gets an image. One that was pulled is not looked at yet.
-    pub async fn fetch(&self, reference: &Reference) -> Result<Fetched, ImageError> {
+    /// Gets an image, and says how far its pull is. One that was pulled is not looked at yet.
+    pub async fn fetch(&self, reference: &Reference, trace: &TaskTrace) -> Result<Fetched, ImageError> {
         if self.policy != PullWhen::Always {
             match self.look(reference).await? {
                 Some(image) => return Ok(Fetched::Present(image)),
@@ -148,7 +149,7 @@ impl<R: Host> Images<R> {
                 None => {}
             }
         }
-        let error = match self.pull(reference).await {
+        let error = match self.pull(reference, trace).await {
             Ok(pulled) => return Ok(Fetched::Pulled(pulled.digest().map(str::to_owned))),
             Err(error) => error,
         };
@@ -191,12 +192,12 @@ impl<R: Host> Images<R> {
         Err(ImageError::Architecture { image: kind.chars().take(40).collect(), engine: self.architecture })
     }
 
-    async fn pull(&self, reference: &Reference) -> Result<PullProgress, ImageError> {
+    async fn pull(&self, reference: &Reference, trace: &TaskTrace) -> Result<PullProgress, ImageError> {
         let runtime = self.engine.runtime();
         let until = runtime.now().plus(PATIENCE);
         let (mut pause, mut tries) = (PAUSE, 1);
         loop {
-            match Box::pin(self.try_pull(reference)).await {
+            match Box::pin(self.try_pull(reference, trace)).await {
                 Err(ImageError::Pull { fault, .. }) if fault.is_worth_a_try() && tries < TRIES => tries += 1,
                 // The engine is away, and the registry has said nothing.
                 Err(ImageError::Engine(error)) if error.is_transport() && runtime.now() < until => {}
@@ -207,7 +208,8 @@ impl<R: Host> Images<R> {
         }
     }
 
-    async fn try_pull(&self, reference: &Reference) -> Result<PullProgress, ImageError> {
+    async fn try_pull(&self, reference: &Reference, trace: &TaskTrace) -> Result<PullProgress, ImageError> {
+        trace.step(&TaskStep::Pulling { image: reference.to_string(), percent: None });
         let shown = self.keyring.shown(reference.registry()).await;
         if let Some(problem) = &shown.problem {
             warn!(image = %reference, "the pull goes on without credentials: {problem}");
@@ -224,7 +226,7 @@ impl<R: Host> Images<R> {
             }
             Err(error) => return Err(ImageError::Engine(error)),
         };
-        let mut pull = PullProgress::default();
+        let (mut pull, mut percent) = (PullProgress::default(), None);
         let mut lines = Lines::new(reply.into_body(), LONGEST_LINE);
         loop {
             let late = async {
@@ -233,7 +235,13 @@ impl<R: Host> Images<R> {
                 Err(io::Error::from(io::ErrorKind::TimedOut))
             };
             match lines.next().or(late).await {
-                Ok(Some(line)) => pull.line(&line.bytes, line.cut),
+                Ok(Some(line)) => {
+                    pull.line(&line.bytes, line.cut);
+                    if pull.percent() != percent {
+                        percent = pull.percent();
+                        trace.step(&TaskStep::Pulling { image: reference.to_string(), percent });
+                    }
+                }
                 Ok(None) => break,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     let text = format!("the pull stood still for {} s", LONG_SILENCE.as_secs());

@@ -8,7 +8,7 @@ use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome};
 use oz_worker_runtime::Host;
-use oz_worker_telemetry::TaskTrace;
+use oz_worker_telemetry::{TaskStep, TaskTrace};
 use tracing::warn;
 
 use super::Shared;
@@ -91,7 +91,7 @@ impl<R: Host> Shared<R> {
 
     /// Takes up a task that an earlier worker started.
     pub(super) async fn resume(self: &Arc<Self>, resumed: Resumed) -> Vec<Failure> {
-        let Resumed { task_id, execution_id, stop, report, log } = resumed;
+        let Resumed { task_id, execution_id, trace, stop, report, log } = resumed;
         let followed = Followed { task_id: &task_id, stop: &stop, report: &report, log: &log };
         let Some(container) = self.earlier_container(&task_id, execution_id.as_deref()) else {
             report.finished(failed(FailureReason::ContainerWait, "the container is gone".into()));
@@ -108,6 +108,7 @@ impl<R: Host> Shared<R> {
             self.remove_beside(&container, &report);
             return Vec::new();
         }
+        trace.step(&TaskStep::Running { node: None });
         let variables = self.variables_of(&container).await;
         self.follow(&container, &followed, variables).await
     }
@@ -122,9 +123,9 @@ impl<R: Host> Shared<R> {
         let stop = followed.stop;
         let mut tries = 0;
         loop {
-            let reference = self.image(spec).or(stopped(stop)).await?;
+            let reference = self.image(spec, trace).or(stopped(stop)).await?;
             followed.report.started();
-            let sidecars = self.sidecars(spec).or(stopped(stop)).await?;
+            let sidecars = self.sidecars(spec, trace).or(stopped(stop)).await?;
             let late = async {
                 stop.asked().await;
                 self.engine.runtime().sleep_until(self.engine.runtime().now().plus(CREATE_PATIENCE)).await;
@@ -146,7 +147,7 @@ impl<R: Host> Shared<R> {
             };
             match self.launch(container.id(), stop).await {
                 Ok(()) => {
-                    trace.backend_started();
+                    trace.step(&TaskStep::Running { node: None });
                     return Ok(container.take());
                 }
                 // A prune came between.
@@ -170,7 +171,7 @@ impl<R: Host> Shared<R> {
         outcome
     }
 
-    async fn image(&self, spec: &TaskSpec) -> Result<Reference, Outcome> {
+    async fn image(&self, spec: &TaskSpec, trace: &TaskTrace) -> Result<Reference, Outcome> {
         let shown = oz_worker_text::line::quoted(&spec.image);
         let fail = |problem: String| failed(FailureReason::ImagePull, format!("cannot use image {shown}: {problem}"));
         let reference = Reference::parse(&spec.image).map_err(|error| fail(error.to_string()))?;
@@ -178,13 +179,14 @@ impl<R: Host> Shared<R> {
         if !allowed.is_empty() && !allowed.iter().any(|pattern| reference.fits(pattern)) {
             return Err(fail("allowed_images does not have it".into()));
         }
-        self.images.obtain(&reference).await.map(|_| reference).map_err(|error: ImageError| fail(error.to_string()))
+        let image = self.images.obtain(&reference, trace).await;
+        image.map(|_| reference).map_err(|error: ImageError| fail(error.to_string()))
     }
 
-    async fn sidecars(&self, spec: &TaskSpec) -> Result<Vec<Prepared<R>>, Outcome> {
+    async fn sidecars(&self, spec: &TaskSpec, trace: &TaskTrace) -> Result<Vec<Prepared<R>>, Outcome> {
         let mut prepared = Vec::new();
         for sidecar in &spec.sidecars {
-            match self.sidecars.prepare(sidecar).await {
+            match self.sidecars.prepare(sidecar, trace).await {
                 Ok(sidecar) => prepared.push(sidecar),
                 Err(error) => {
                     let image = oz_worker_text::line::quoted(&sidecar.image);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use oz_worker_core::agent::Sidecar;
 use oz_worker_core::time::Instant;
 use oz_worker_runtime::{Files, Host, Lane, Machine, Owner};
+use oz_worker_telemetry::{TaskStep, TaskTrace};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -138,12 +139,12 @@ impl<R: Host> Sidecars<R> {
     }
 
     /// Gets a sidecar's image, and a volume with what is in it.
-    pub async fn prepare(self: &Arc<Self>, sidecar: &Sidecar) -> Result<Prepared<R>, SidecarError> {
+    pub async fn prepare(self: &Arc<Self>, sidecar: &Sidecar, trace: &TaskTrace) -> Result<Prepared<R>, SidecarError> {
         if sidecar.image.is_empty() {
             return Err(SidecarError::NoImage);
         }
         let reference = Reference::parse(&sidecar.image).map_err(SidecarError::Name)?;
-        let image = match self.images.fetch(&reference).await? {
+        let image = match self.images.fetch(&reference, trace).await? {
             Fetched::Present(image) => image,
             Fetched::Pulled(digest) => {
                 // Its volume is what is used, and that is here: nobody needs the image itself.
@@ -159,11 +160,12 @@ impl<R: Host> Sidecars<R> {
         if let Some(volume) = self.known(&digest).filter(|_| !sidecar.read_write) {
             return Ok(prepared(sidecar, volume, digest, None));
         }
+        trace.step(&TaskStep::Preparing { image: reference.to_string() });
         // Beside the task: one that is cancelled leaves nothing half done, and others wait for the same volume.
         let (done, result) = async_channel::bounded(1);
-        let (own, sidecar) = (Arc::clone(self), sidecar.clone());
+        let (own, sidecar, trace) = (Arc::clone(self), sidecar.clone(), trace.clone());
         self.engine.runtime().spawn(async move {
-            let found = Box::pin(own.volume(&reference, image, sidecar.read_write)).await;
+            let found = Box::pin(own.volume(&reference, image, sidecar.read_write, &trace)).await;
             let found = found.map(|(volume, digest, copy)| prepared(&sidecar, volume, digest, copy));
             let _ = done.send(found).await;
         });
@@ -210,6 +212,7 @@ impl<R: Host> Sidecars<R> {
         reference: &Reference,
         mut image: Image,
         is_own: bool,
+        trace: &TaskTrace,
     ) -> Result<(String, String, Option<OwnCopy<R>>), SidecarError> {
         let until = self.engine.runtime().now().plus(OTHERS_LIMIT);
         let mut tries = 0;
@@ -260,7 +263,7 @@ impl<R: Host> Sidecars<R> {
                                     return Err(SidecarError::Removed);
                                 }
                                 // The image may have been removed too, and its name mean another by now.
-                                image = self.images.obtain(reference).await?;
+                                image = self.images.obtain(reference, trace).await?;
                                 continue 'again;
                             }
                         }
@@ -275,7 +278,7 @@ impl<R: Host> Sidecars<R> {
                     Ok(Lock::Theirs | Lock::Foreign) => {}
                     Err(error) if error.is_gone() && tries < TRIES => {
                         tries += 1;
-                        image = self.images.obtain(reference).await?;
+                        image = self.images.obtain(reference, trace).await?;
                         continue 'again;
                     }
                     Err(error) => return Err(error.into()),

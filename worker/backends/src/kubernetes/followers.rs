@@ -68,6 +68,14 @@ impl Followers {
         }
     }
 
+    /// Whoever followed a Job is done with it, and it has not ended.
+    pub fn let_go(&self, job: Job, pod: Option<Pod>) {
+        let uid = job.metadata.uid.clone();
+        if let Some(entry) = self.all().get_mut(&uid) {
+            *entry = Entry { job: Some(job), pod, is_seen: true, ..Entry::default() };
+        }
+    }
+
     /// Whether somebody followed this Job to its end.
     pub fn is_done(&self, uid: &str) -> bool {
         self.all().get(uid).is_some_and(|entry| entry.is_done)
@@ -193,6 +201,18 @@ mod tests {
         assert!(followers.all().values().all(|entry| entry.job.is_none() && entry.pod.is_none()));
         followers.job_gone("j", None);
         assert!(followers.all().is_empty());
+    }
+
+    #[test]
+    fn what_is_let_go_can_be_followed_again() {
+        let followers = Followers::default();
+        followers.job_seen(job("j"));
+        drop(followers.follow("j"));
+        followers.leave("j");
+        assert!(followers.unfollowed(|_| true).is_empty());
+        followers.let_go(job("j"), Some(Pod::default()));
+        assert_eq!(followers.unfollowed(|_| true).len(), 1);
+        assert_eq!(told(&mut followers.follow("j")), "job pod ");
     }
 
     #[test]

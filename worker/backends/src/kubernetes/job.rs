@@ -10,6 +10,8 @@ use super::template::{self, lay, take_list, take_map, take_task};
 
 /// Where the agent runs, on a volume of its own.
 const WORKSPACE: &str = "/workspace";
+/// The name of the init container that runs the setup command.
+pub const SETUP: &str = "setup";
 /// What keeps the usual autoscalers from moving a Pod.
 const NO_EVICTION: [(&str, &str); 2] =
     [("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"), ("karpenter.sh/do-not-disrupt", "true")];
@@ -144,7 +146,7 @@ fn pod(settings: &KubernetesSettings, spec: &TaskSpec) -> Value {
     let mut setup = Vec::new();
     if let Some(command) = &settings.setup_command {
         setup.push(json!({
-            "name": "setup",
+            "name": SETUP,
             "image": spec.image,
             "imagePullPolicy": settings.image_pull_policy.name(),
             "command": ["/bin/sh", "-c", escaped(command)],

@@ -10,13 +10,14 @@ use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome};
 use oz_worker_runtime::Host;
-use oz_worker_telemetry::TaskTrace;
+use oz_worker_telemetry::{TaskStep, TaskTrace};
 use tracing::warn;
 
 use super::begin::{events, pods};
 use super::followers::Sighting;
 use super::held::{Created, Ended, Key};
 use super::names::INSTANCE;
+use super::objects::Job;
 use super::verdict::{Ending, Limits, Next, Verdict};
 use super::{LookedAt, Shared};
 use crate::contract::{Report, Resumed, Stop, Task, failed};
@@ -27,13 +28,21 @@ const EVENTS_LIMIT: Duration = Duration::from_secs(3);
 /// How long a deletion may hold up the end of a task that gave up.
 const DELETE_LIMIT: Duration = Duration::from_secs(5);
 
+/// How following a Job ended.
+enum End {
+    /// The task ended.
+    Told(Ending),
+    /// Another worker has the Job, which was seen so last.
+    Anothers(Box<Job>),
+}
+
 /// A task whose Job is followed.
 struct Followed<'a> {
     task_id: &'a str,
     execution_id: Option<&'a str>,
     /// What it was started with, if it was not taken up.
     spec: Option<&'a TaskSpec>,
-    trace: Option<&'a TaskTrace>,
+    trace: &'a TaskTrace,
     stop: &'a Stop,
     report: &'a Report,
     log: &'a Arc<dyn TaskLog>,
@@ -42,6 +51,7 @@ struct Followed<'a> {
 impl<R: Host> Shared<R> {
     pub(super) async fn run(self: &Arc<Self>, task: Task) -> Vec<Failure> {
         let Task { spec, trace, stop, report, log } = task;
+        trace.step(&TaskStep::Creating);
         let created = match self.create(&spec, &stop).await {
             Ok(created) => created,
             Err(outcome) => {
@@ -53,7 +63,7 @@ impl<R: Host> Shared<R> {
             task_id: &spec.task_id,
             execution_id: spec.execution_id.as_deref(),
             spec: Some(&spec),
-            trace: Some(&trace),
+            trace: &trace,
             stop: &stop,
             report: &report,
             log: &log,
@@ -63,13 +73,13 @@ impl<R: Host> Shared<R> {
 
     /// Takes up a task that an earlier worker started.
     pub(super) async fn resume(self: &Arc<Self>, resumed: Resumed) -> Vec<Failure> {
-        let Resumed { task_id, execution_id, stop, report, log } = resumed;
+        let Resumed { task_id, execution_id, trace, stop, report, log } = resumed;
         let execution_id = execution_id.as_deref();
         let Some(created) = self.held.resumed(&Key::new(&task_id, execution_id)) else {
             report.finished(failed(FailureReason::JobWatch, "the worker was killed, and the Job is gone".into()));
             return Vec::new();
         };
-        let (spec, trace, stop, report, log) = (None, None, &stop, &report, &log);
+        let (spec, trace, stop, report, log) = (None, &trace, &stop, &report, &log);
         let followed = Followed { task_id: &task_id, execution_id, spec, trace, stop, report, log };
         self.follow(created, followed).await
     }
@@ -82,31 +92,35 @@ impl<R: Host> Shared<R> {
         let looked_at = LookedAt { followers: Arc::clone(&self.followers), uid: created.uid.clone() };
         // The Job is there, and goes on whatever becomes of this worker.
         report.started();
-        let mut has_started = false;
         let ended = async {
             loop {
-                if let Some(ending) = self.step(&created, &mut verdict, &mut sightings).await {
-                    return Some(ending);
+                if let Some(end) = self.step(&created, &mut verdict, &mut sightings).await {
+                    return Some(end);
                 }
-                if verdict.node().is_some()
-                    && !std::mem::replace(&mut has_started, true)
-                    && let Some(trace) = trace
-                {
-                    trace.backend_started();
-                }
+                trace.step(&verdict.step());
             }
         };
         let stopped = async {
             stop.asked().await;
             None
         };
-        let ending = Box::pin(ended).or(stopped).await;
+        let end = Box::pin(ended).or(stopped).await;
         // Before it is told: the next assignment of this execution must know that this Job is done with.
         drop(looked_at);
-        let Some(Ending { outcome, warning, gives_up }) = ending else {
-            report.finished(Outcome::Stopped);
-            // The worker leaves, and its Jobs run on.
-            return if stop.is_abandoned() { Vec::new() } else { self.delete_surely(&created).await };
+        let Ending { outcome, warning, gives_up } = match end {
+            Some(End::Told(ending)) => ending,
+            Some(End::Anothers(job)) => {
+                warn!(task_id, "another worker took up the Job {}, and tells how it ends", created.name);
+                // If that one goes too, it is there to be taken up again.
+                self.followers.let_go(*job, verdict.into_pod());
+                report.finished(Outcome::Dispatched);
+                return Vec::new();
+            }
+            None => {
+                report.finished(Outcome::Stopped);
+                // The worker leaves, and its Jobs run on.
+                return if stop.is_abandoned() { Vec::new() } else { self.delete_surely(&created).await };
+            }
         };
         if let Some(warning) = warning {
             warn!(task_id, "{warning}");
@@ -131,12 +145,10 @@ impl<R: Host> Shared<R> {
         }
         let has_output = matches!(&outcome, Outcome::Failed(failure)
             if matches!(failure.reason, FailureReason::ContainerExit | FailureReason::ContainerOom));
-        if outcome != Outcome::Dispatched {
-            // It stays until the server has heard: if this worker dies before, the next one tells it.
-            let goes = outcome == Outcome::Completed && self.common.cleanup;
-            let ended = Ended { created: created.clone(), goes, report: Some(report.clone()) };
-            self.held.end(Key::new(task_id, execution_id), ended);
-        }
+        // It stays until the server has heard: if this worker dies before, the next one tells it.
+        let goes = outcome == Outcome::Completed && self.common.cleanup;
+        let ended = Ended { created: created.clone(), goes, report: Some(report.clone()) };
+        self.held.end(Key::new(task_id, execution_id), ended);
         report.finished(outcome);
         if has_output && let Some(pod) = verdict.pod_name() {
             Box::pin(self.log_output(pod, &created, spec, task_id, log)).await;
@@ -158,10 +170,10 @@ impl<R: Host> Shared<R> {
         created: &Created,
         verdict: &mut Verdict,
         sightings: &mut UnboundedReceiver<Sighting>,
-    ) -> Option<Ending> {
+    ) -> Option<End> {
         let runtime = self.cluster.runtime();
         let until = match verdict.look(runtime.now()) {
-            Next::End(ending) => return Some(ending),
+            Next::End(ending) => return Some(End::Told(ending)),
             Next::Ask(uid) => {
                 let asked = self.cluster.within(EVENTS_LIMIT, events(&self.cluster, &uid)).await;
                 verdict.events(asked.unwrap_or_default());
@@ -189,8 +201,7 @@ impl<R: Host> Shared<R> {
         match sighting {
             None => {}
             Some(Sighting::Job(job)) if self.is_anothers(created, job.annotation(INSTANCE)) => {
-                let warning = format!("another worker took up the Job {}, and tells how it ends", created.name);
-                return Some(Ending { outcome: Outcome::Dispatched, warning: Some(warning), gives_up: false });
+                return Some(End::Anothers(Box::new(job)));
             }
             Some(Sighting::Job(mut job)) => {
                 job.metadata.annotations.clear();
@@ -211,7 +222,7 @@ impl<R: Host> Shared<R> {
 }
 
 /// The end of a task of which nothing can be seen any more. Its Job goes on.
-fn unwatched(why: &str) -> Ending {
+fn unwatched(why: &str) -> End {
     let outcome = failed(FailureReason::JobWatch, format!("the Job cannot be watched: {why}"));
-    Ending { outcome, warning: None, gives_up: false }
+    End::Told(Ending { outcome, warning: None, gives_up: false })
 }

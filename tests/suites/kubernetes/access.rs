@@ -1,0 +1,139 @@
+//! Who the worker is to the cluster: a Role that is too small, tokens that are rotated, plugins that fail.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+use oz_worker_tests::{agent::write_program, server::Server};
+use serde_json::{Value, json};
+
+use super::scene::{CLUSTER_BOUND, Place, Scene, task};
+
+type Rule = (&'static [&'static str], &'static str, &'static str);
+
+/// What the chart's Role grants.
+pub const RULES: [Rule; 4] = [
+    (&["create", "get", "list", "watch", "delete", "patch"], "batch", "jobs"),
+    (&["get", "list", "watch"], "", "pods"),
+    (&["get"], "", "pods/log"),
+    (&["list"], "", "events"),
+];
+
+pub fn roles(place: &Place<'_>) {
+    for (lacking, resource) in [
+        ("create", "jobs"),
+        ("get", "jobs"),
+        ("list", "jobs"),
+        ("watch", "jobs"),
+        ("delete", "jobs"),
+        ("list", "pods"),
+        ("watch", "pods"),
+    ] {
+        let rules: Vec<(Vec<&str>, &str, &str)> = RULES
+            .iter()
+            .map(|(verbs, group, of)| {
+                let is_it = |verb: &&str| *of == resource && *verb == lacking;
+                (verbs.iter().copied().filter(|verb| !is_it(verb)).collect(), *group, *of)
+            })
+            .collect();
+        let rules: Vec<(&[&str], &str, &str)> =
+            rules.iter().map(|(verbs, group, of)| (&verbs[..], *group, *of)).collect();
+        let token = place.account(&rules);
+        let server = Server::start();
+        let launch = place.launch(&server);
+        let kubeconfig = place.kubeconfig(launch.dir(), &json!({"token": token}));
+        let mut worker = launch.config("kubeconfig", kubeconfig.to_str().unwrap()).start();
+        worker.wait_for_line_within(&format!("may not {lacking} {resource} in namespace"), CLUSTER_BOUND);
+        assert_eq!(worker.exit_within(CLUSTER_BOUND).code(), Some(1), "without {lacking} on {resource}");
+    }
+    // The chart's Role is enough.
+    let token = place.account(&RULES);
+    let mut scene = as_user(place, &json!({"token": token}));
+    scene.fails(&task("T1", "echo shown; exit 1"), "container_exit");
+    scene.worker.wait_for_line("shown");
+    assert_eq!(scene.worker.lines_with("may not"), [""; 0]);
+    scene.leave();
+}
+
+/// A worker that is this user.
+fn as_user(place: &Place<'_>, user: &Value) -> Scene {
+    let server = Server::start();
+    let launch = place.launch(&server);
+    let kubeconfig = place.kubeconfig(launch.dir(), user);
+    let launch = launch.config("kubeconfig", kubeconfig.to_str().unwrap());
+    Scene::of(server, launch)
+}
+
+/// A token that is revoked when the Secret of this name is deleted.
+fn bound_token(place: &Place<'_>, secret: &str) -> String {
+    place.kubectl(&format!("create secret generic {secret}"));
+    place.kubectl(&format!("create token w --bound-object-kind Secret --bound-object-name {secret}"))
+}
+
+pub fn rotation(place: &Place<'_>) {
+    place.account(&RULES);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let old = bound_token(place, "old");
+    fs::write(&file, &old).unwrap();
+    let mut scene = as_user(place, &json!({"tokenFile": file}));
+    scene.claim(&task("T1", "while ! test -e /workspace/go; do sleep 0.2; done"));
+    let pod = place.running();
+    fs::write(&file, bound_token(place, "new")).unwrap();
+    place.kubectl("delete secret old");
+    place.refuses(&old);
+    // What is asked from now on is asked with the new one.
+    scene.claim(&task("T2", ""));
+    scene.completes();
+    let in_namespace = format!("{pod} -n {} -c task", place.namespace);
+    place.cluster.try_exec(&in_namespace, "touch /workspace/go").unwrap();
+    scene.completes();
+    place.has_jobs(0);
+    scene.leave();
+}
+
+pub fn plugin(place: &Place<'_>) {
+    place.account(&RULES);
+    let folder = tempfile::tempdir().unwrap();
+    let (program, mode) = (folder.path().join("plugin"), folder.path().join("mode"));
+    let first = bound_token(place, "first");
+    let write = |token: &str| {
+        // It says that it expires soon: it is asked again and again.
+        let answer = json!({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+            "status": {"token": token}});
+        fs::write(folder.path().join("answer"), answer.to_string()).unwrap();
+    };
+    write(&first);
+    set(&mode, "works");
+    let script = "#!/bin/sh\ncd \"$(dirname \"$0\")\"\ncase \"$(cat mode)\" in\nfails) echo 'log in again' >&2; exit 1 ;;\n\
+                  hangs) exec sleep 600 ;;\nesac\nexpires=$(date -u -d '+20 seconds' +%Y-%m-%dT%H:%M:%SZ)\n\
+                  sed \"s/\\\"status\\\":{/&\\\"expirationTimestamp\\\":\\\"$expires\\\",/\" answer\n";
+    write_program(&program, script);
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let exec = json!({"apiVersion": "client.authentication.k8s.io/v1", "command": program, "interactiveMode": "Never"});
+    let mut scene = as_user(place, &json!({"exec": exec}));
+    scene.succeeds(&task("T1", ""));
+    // It fails, and what it gave before is refused: no task fails of it.
+    set(&mode, "fails");
+    place.kubectl("delete secret first");
+    place.refuses(&first);
+    scene.claim(&task("T2", ""));
+    scene.worker.wait_for_line_within("log in again", CLUSTER_BOUND);
+    let second = bound_token(place, "second");
+    write(&second);
+    set(&mode, "works");
+    scene.completes();
+    assert_eq!(scene.worker.lines_with("log in again").len(), 1, "one line while it fails");
+    // The same of one that hangs.
+    set(&mode, "hangs");
+    place.kubectl("delete secret second");
+    place.refuses(&second);
+    scene.claim(&task("T3", ""));
+    scene.worker.wait_for_line_within("it took longer than", CLUSTER_BOUND);
+    write(&bound_token(place, "third"));
+    set(&mode, "works");
+    scene.completes();
+    scene.leave();
+}
+
+fn set(mode: &Path, to: &str) {
+    fs::write(mode, to).unwrap();
+}
