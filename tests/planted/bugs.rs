@@ -300,4 +300,74 @@ planted! {
         "kill(\"SIGTERM\").await;"
         => "kill(\"SIGKILL\").await;"
     }
+    a_deleted_job_is_taken_for_a_success {
+        Cluster, "is told to have ended by success", "worker/backends/src/kubernetes/verdict/ends.rs",
+        "Some(self.fail(FailureReason::JobWatch, &format!(\"somebody deleted the {what} before the task ran\"), true))"
+        => "Some(completed(None))"
+    }
+    every_137_in_a_pod_is_taken_for_a_lack_of_memory {
+        Cluster, "is told to have ended by container_oom", "worker/backends/src/kubernetes/verdict/ends.rs",
+        "ended.reason == \"OOMKilled\")"
+        => "ended.reason == \"OOMKilled\" || ended.exit_code == 137)"
+    }
+    the_first_container_of_a_pod_is_taken_for_the_tasks {
+        Cluster, "is told to have ended by", "worker/backends/src/kubernetes/objects.rs",
+        "self.status.container_statuses.iter().find(|container| container.name == name)"
+        => "self.status.container_statuses.iter().find(|container| name != container.image)"
+    }
+    a_pod_is_given_up_for_what_was_seen_of_it_last {
+        Cluster, "is told to have ended by", "worker/backends/src/kubernetes/verdict.rs",
+        "if gives_up && let Some(look) = self.look_first() {"
+        => "if gives_up && let Some(look) = self.look_first().filter(|_| false) {"
+    }
+    events_are_asked_for_again_and_again {
+        Cluster, "requests", "worker/backends/src/kubernetes/verdict.rs",
+        "self.asked.insert(occasion).then_some(Next::Ask(uid))"
+        => "{\n            self.asked.insert(occasion);\n            Some(Next::Ask(uid))\n        }"
+    }
+    the_rest_of_a_list_that_comes_in_pages_is_not_asked_for {
+        Cluster, "is told to have ended by", "worker/backends/src/kubernetes/watch.rs",
+        "if let Some(token) = metadata.next.filter(|token| !token.is_empty()) {"
+        => "if let Some(token) = metadata.next.filter(|token| token.is_empty()) {"
+    }
+    lists_follow_each_other_at_once {
+        Cluster, "lists of", "worker/backends/src/kubernetes/watch.rs",
+        "(*at).max(self.last_list.map_or(*at, |last| last.plus(LIST_INTERVAL)))"
+        => "*at"
+    }
+    a_job_whose_creation_was_not_answered_is_made_again {
+        Cluster, "has a second Job", "worker/backends/src/kubernetes/creation.rs",
+        "Standing::Ours if self.is_over(&there, of, open.is_some()) => self.clear(&there).await?,"
+        => "Standing::Ours if open.is_some() => break,\n                        Standing::Ours if self.is_over(&there, of, open.is_some()) => self.clear(&there).await?,"
+    }
+    a_strangers_job_with_a_name_of_ours_is_deleted {
+        Cluster, "which is somebody else's", "worker/backends/src/kubernetes/creation.rs",
+        "Standing::Foreign => return Err(format!(\"there is a Job {name}, and it is not ours\")),"
+        => "Standing::Foreign => self.clear(&there).await?,"
+    }
+    a_creation_that_fails_is_not_tried_again {
+        Cluster, "is told to have ended by job_create", "worker/backends/src/kubernetes/cluster.rs",
+        "if now.since(self.begun) >= patience {"
+        => "if now.since(self.begun) >= patience / 100 {"
+    }
+    the_job_of_a_cancelled_task_stays {
+        Cluster, "cancelled", "worker/backends/src/kubernetes/run.rs",
+        "return if stop.is_abandoned() { Vec::new() }"
+        => "return if stop.is_asked() { Vec::new() }"
+    }
+    a_job_that_is_created_after_its_task_was_cancelled_stays {
+        Cluster, "cancelled", "worker/backends/src/kubernetes/creation.rs",
+        "                own.delete_surely(&created).await;\n"
+        => "                let _ = &created;\n"
+    }
+    a_jobs_deletion_leaves_its_pod {
+        Cluster, "is deleted without its Pod", "worker/backends/src/kubernetes/begin.rs",
+        "\"propagationPolicy\": \"Background\""
+        => "\"propagationPolicy\": \"Orphan\""
+    }
+    the_job_of_a_dead_worker_is_not_taken_up {
+        Cluster, "whose end nobody tells", "worker/backends/src/kubernetes/adoption.rs",
+        "&& !instance.is_empty() && instance != self.instance;"
+        => "&& !instance.is_empty() && instance == self.instance;"
+    }
 }

@@ -24,6 +24,8 @@ enum Finder {
     /// Those of a worker that is killed and restored.
     Restarts,
     Simulator,
+    /// The same with storms on a cluster only.
+    Cluster,
 }
 
 impl Finder {
@@ -33,6 +35,7 @@ impl Finder {
             Self::Properties => "test --package oz-worker-core --test session -- a_fleet whatever_happens",
             Self::Restarts => "test --package oz-worker-core --test session -- that_is_killed",
             Self::Simulator => "run --package oz-worker-simulator -- --from 0 --count 300",
+            Self::Cluster => "run --package oz-worker-simulator -- --backend kubernetes --from 0 --count 1200",
         }
     }
 
@@ -40,7 +43,7 @@ impl Finder {
     const fn verdict(self) -> &'static str {
         match self {
             Self::Properties | Self::Restarts => "broken law: ",
-            Self::Simulator => "violated: ",
+            Self::Simulator | Self::Cluster => "violated: ",
         }
     }
 }
@@ -158,7 +161,7 @@ fn every_bug_can_still_be_planted() {
 #[ignore = "builds the workspace once more; .ci/run asks for it"]
 fn without_a_bug_there_is_nothing_to_find() {
     let copy = Copy::new();
-    for finder in [Finder::Properties, Finder::Restarts, Finder::Simulator] {
+    for finder in [Finder::Properties, Finder::Restarts, Finder::Simulator, Finder::Cluster] {
         let (content, said) = copy.ask(finder);
         assert!(content, "{finder:?}: {said}");
     }

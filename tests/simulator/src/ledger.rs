@@ -133,7 +133,8 @@ impl Ledger {
         match kind {
             "task_claimed" => match subject.state {
                 State::Rejected => Err(format!("{task} was claimed after it was rejected")),
-                State::Unanswered if full && !busy && !dispatches => {
+                // What an earlier worker has claimed holds a slot whether there is one or not.
+                State::Unanswered if full && !busy && !dispatches && !subject.killed => {
                     Err(format!("{task} was claimed although {active} of {limit} slots are taken"))
                 }
                 State::Unanswered if !subject.sound => Err(format!("{task} was claimed, and cannot be understood")),

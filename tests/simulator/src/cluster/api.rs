@@ -203,9 +203,10 @@ impl Cluster {
             self.journal.note(|| format!("cluster: Job {name} of {execution}: {plan:?}, suspended: {is_suspended}"));
             let is_orphan = self.state().deaths != deaths;
             let jobs = self.truths.note(execution, |truth| {
-                if truth.is_orphan {
-                    // Nobody knows of the Job that there was before.
-                    *truth = Truth { is_orphan: true, is_disturbed: true, ..Truth::default() };
+                // Nobody knows of the Job that there was before: its worker is gone, or somebody deleted it while the answer was
+                // lost.
+                if truth.is_orphan || (truth.is_removed && truth.is_disturbed) {
+                    *truth = Truth { is_orphan: truth.is_orphan, is_disturbed: true, ..Truth::default() };
                 }
                 truth.is_orphan |= is_orphan;
                 truth.jobs += 1;
@@ -316,7 +317,10 @@ impl Cluster {
             }
         };
         let Some(execution) = execution else { return };
+        let is_look = path.last() == Some(&"pods");
         let truth = self.truths.note(&execution, |truth| {
+            truth.looked = if is_look { Some(self.executor.now()) } else { truth.looked };
+            truth.asked = truth.asked.or(Some(self.executor.now()));
             truth.requests += 1;
             truth.clone()
         });

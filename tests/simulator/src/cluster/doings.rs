@@ -18,7 +18,8 @@ impl Cluster {
             (state.faulty, state.rough)
         };
         match self.executor.random(|random| random.u32(..20)) {
-            0..3 if faulty => {
+            0 if faulty => self.forget_often(),
+            1..3 if faulty => {
                 self.journal.note(|| "cluster: what has happened is forgotten".to_owned());
                 self.state().store.compact();
             }
@@ -34,6 +35,30 @@ impl Cluster {
             16 if rough => self.remove_pod_at_once(),
             17.. => self.put_job(),
             _ => {}
+        }
+    }
+
+    /// It forgets what has happened, again and again.
+    fn forget_often(&self) {
+        self.journal.note(|| "cluster: what happens is forgotten at once, for a while".to_owned());
+        let own = self.clone();
+        self.executor.spawn(OUTSIDE, async move {
+            for _ in 0..200 {
+                own.executor.sleep(Duration::from_millis(100)).await;
+                own.touch();
+                own.state().store.compact();
+            }
+        });
+    }
+
+    /// Somebody changes every Job: it has a new version.
+    fn touch(&self) {
+        let touched = self.executor.now().as_millis().to_string();
+        let mut state = self.state();
+        let names: Vec<String> = state.store.all(Kind::Job).map(|(name, _)| name.to_owned()).collect();
+        for name in names {
+            let touched = touched.as_str();
+            state.store.update(Kind::Job, &name, |job| job["metadata"]["annotations"]["touched"] = touched.into());
         }
     }
 

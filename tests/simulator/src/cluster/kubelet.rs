@@ -220,7 +220,9 @@ impl Cluster {
             for (list, statuses) in [("initContainers", "initContainerStatuses"), ("containers", "containerStatuses")] {
                 let all = pod["spec"][list].as_array().cloned().unwrap_or_default();
                 let all = all.iter().map(|one| json!({"name": one["name"], "image": one["image"], "state": state}));
-                pod["status"][statuses] = all.collect();
+                let mut all: Vec<Value> = all.collect();
+                all.sort_by_key(|one| one["name"].to_string());
+                pod["status"][statuses] = all.into();
             }
             set_condition(pod, "ContainersReady", "False", ["ContainersNotReady", ""], &moment);
         });

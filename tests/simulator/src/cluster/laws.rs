@@ -12,8 +12,10 @@ use crate::watch::Judge;
 /// A moment that an object shows is one of whole seconds: two within this may be told in either order.
 const SAME_MOMENT: Duration = Duration::from_secs(1);
 
-/// How long a deletion may take when something fails, before its task's end is told all the same.
-const DELETION: Duration = Duration::from_secs(8);
+/// After how long the end of a task is surely seen that nothing disturbs.
+const SEEN: Duration = Duration::from_secs(15);
+/// How soon nothing is told to be out of reach: a call is repeated for two minutes, the first of which may not arrive.
+const IMPATIENT: Duration = Duration::from_secs(50);
 /// How long after the last fault what was asked for amid faults may still be tried again.
 const AFTERMATH: Duration = Duration::from_secs(200);
 
@@ -61,7 +63,10 @@ pub struct Truth {
     pub is_name_taken: bool,
     /// When its end was told, and by which reason.
     pub told: Option<(Duration, String)>,
-    /// How many requests there were about it.
+    /// When its Pods were read last.
+    pub looked: Option<Duration>,
+    /// When the first request about it came, and how many there were.
+    pub asked: Option<Duration>,
     pub requests: u32,
 }
 
@@ -106,8 +111,8 @@ impl Truths {
 impl Truth {
     /// Whether this is its end: `reason` is that of a failure, and empty of a success.
     fn is_end(&self, now: Duration, reason: &str, exit_code: i64) -> bool {
-        // What is given up may start until its deletion arrives.
-        let was_idle = self.started.is_none_or(|started| self.is_disturbed && started + DELETION > now);
+        // What is given up may start between the last look and the deletion.
+        let was_idle = self.started.is_none_or(|started| self.looked.is_some_and(|looked| looked <= started));
         let ended_by = |code: i64, oom| {
             self.end.is_some_and(|(at, own, is_oom)| {
                 let is_first = |other: Option<Duration>| other.is_none_or(|other| at <= other + SAME_MOMENT);
@@ -120,7 +125,7 @@ impl Truth {
         let waits_for = |reasons: &[&str]| reasons.contains(&reason);
         match reason {
             "" => self.end.is_some_and(|(_, code, _)| code == 0),
-            "cancelled" => true,
+            "cancelled" => !self.end.is_some_and(|(at, code, _)| code == 0 && !self.is_disturbed && at + SEEN < now),
             // 143 stands for what nobody saw the end of.
             "container_exit" => {
                 let is_unseen = self.is_removed || (self.disrupted.is_some() && self.is_disturbed);
@@ -138,7 +143,10 @@ impl Truth {
                 self.trouble == Some(Trouble::Refused) || (self.has_failed && (self.is_disturbed || self.is_removed))
             }
             // Of one whose answer was lost nobody knows; it is deleted later.
-            "job_create" => self.is_name_taken || self.is_disturbed,
+            "job_create" => {
+                let is_soon = self.asked.is_some_and(|asked| asked + IMPATIENT > now);
+                self.is_name_taken || (self.is_disturbed && !is_soon)
+            }
             "job_watch" => self.is_removed || self.is_disturbed,
             _ => was_idle && self.trouble.is_some_and(|trouble| waits_for(trouble.reasons())),
         }

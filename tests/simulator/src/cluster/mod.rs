@@ -191,7 +191,9 @@ impl Cluster {
             };
             // What a worker that is gone by now was to delete nobody does.
             if !is_kept && !truth.is_orphan {
-                left.push(format!("Job {name} of {execution}, told to have ended by {told:?}"));
+                let told =
+                    told.map_or_else(|| "whose end nobody tells".to_owned(), |told| format!("told to be {told}"));
+                left.push(format!("Job {name} of {execution}, {told}"));
             }
         }
         left

@@ -179,11 +179,11 @@ impl<R: Host> Shared<R> {
                 verdict.events(asked.unwrap_or_default());
                 return None;
             }
-            Next::Look(uid) => {
-                match pods(&self.cluster, &uid).await {
+            Next::Look => {
+                match pods(&self.cluster, &created.uid).await {
                     Ok(pods) => verdict.looked(runtime.now(), pods),
                     // Nothing is given up for what may be over by now.
-                    Err(error) => return Some(End::Told(unwatched(&error.to_string()))),
+                    Err(error) => return Some(unwatched(&error.to_string())),
                 }
                 return None;
             }
@@ -210,7 +210,7 @@ impl<R: Host> Shared<R> {
             Some(Sighting::JobGone(last)) => verdict.job_gone(now, last),
             Some(Sighting::Pod(pod)) => verdict.pod(now, pod),
             Some(Sighting::PodGone(uid, last)) => verdict.pod_gone(now, &uid, last),
-            Some(Sighting::Blind(why)) => return Some(End::Told(unwatched(&why))),
+            Some(Sighting::Blind(why)) => return Some(unwatched(&why)),
         }
         None
     }
@@ -222,7 +222,7 @@ impl<R: Host> Shared<R> {
 }
 
 /// The end of a task of which nothing can be seen any more. Its Job goes on.
-fn unwatched(why: &str) -> Ending {
+fn unwatched(why: &str) -> End {
     let outcome = failed(FailureReason::JobWatch, format!("the Job cannot be watched: {why}"));
-    Ending { outcome, warning: None, gives_up: false }
+    End::Told(Ending { outcome, warning: None, gives_up: false })
 }

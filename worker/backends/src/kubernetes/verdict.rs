@@ -87,8 +87,8 @@ pub enum Next {
     End(Ending),
     /// Ask for the events of the object with this UID, tell them, and look again.
     Ask(String),
-    /// Read the Pods of the Job with this UID, tell them, and look again.
-    Look(String),
+    /// Read the Job's Pods, tell them, and look again.
+    Look,
     /// Look again when something was seen, and at this moment at the latest.
     Wait(Option<Instant>),
 }
@@ -149,7 +149,7 @@ impl Verdict {
         self.note(now, pod);
     }
 
-    /// The Pods were read, as far as they could be.
+    /// The Pods were read.
     pub fn looked(&mut self, now: Instant, pods: Vec<Pod>) {
         for pod in pods {
             self.pod(now, pod);
@@ -267,10 +267,9 @@ impl Verdict {
         Next::End(Ending { outcome: Outcome::Failed(Failure::new(reason, message)), warning: None, gives_up })
     }
 
-    /// To be asked for before an end that only hangs on what was not seen.
+    /// To be done before an end that only hangs on what was not seen.
     fn look_first(&self) -> Option<Next> {
-        let uid = self.job.last.as_ref().map(|job| job.metadata.uid.clone())?;
-        (!self.is_fresh && self.job.gone.is_none()).then_some(Next::Look(uid))
+        (!self.is_fresh && self.job.gone.is_none()).then_some(Next::Look)
     }
 
     fn ask(&mut self, occasion: Occasion) -> Option<Next> {

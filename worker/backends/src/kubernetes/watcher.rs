@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::cluster::{ApiError, CREDENTIAL_PATIENCE, Call, Cluster, Opened, PATIENCE, refused};
 use super::followers::Followers;
 use super::objects::{Job, Pod, Watched};
-use super::watch::{Happening, Request, Step, Watch};
+use super::watch::{Happening, Request, SILENCE, Step, Watch};
 use crate::contract::Latch;
 use crate::query::escaped;
 
@@ -97,7 +97,12 @@ impl<R: Host> Watcher<R> {
         loop {
             let now = runtime.now();
             match watch.poll(now) {
-                Step::GiveUp => open = None,
+                Step::GiveUp => {
+                    open = None;
+                    if trouble.why.is_empty() {
+                        trouble.why = format!("nothing came for {} s", SILENCE.as_secs());
+                    }
+                }
                 Step::Send(request) => {
                     let call = Call::get(format!("{path}?{}", self.query(&request)));
                     match self.cluster.open(&call).await {

@@ -187,12 +187,13 @@ impl Verdict {
     fn disrupted(&self) -> Option<(String, Option<String>)> {
         let pod = self.pod.last.as_ref()?;
         let is_failed = pod.status.phase == "Failed";
-        let is_leaving = is_failed || pod.metadata.deletion_timestamp.is_some() || self.pod.gone.is_some();
+        let is_eviction = is_failed && EVICTIONS.contains(&pod.status.reason.as_str());
+        // A Pod may also fail by itself while somebody means to take it away.
+        let is_leaving = is_eviction || pod.metadata.deletion_timestamp.is_some() || self.pod.gone.is_some();
         if let Some(condition) = pod.condition("DisruptionTarget").filter(|_| is_leaving) {
             let why = said(&condition.reason, &condition.message);
             return Some((why, condition.last_transition_time.clone()));
         }
-        let is_eviction = is_failed && EVICTIONS.contains(&pod.status.reason.as_str());
         is_eviction.then(|| (said(&pod.status.reason, &pod.status.message), None))
     }
 
@@ -212,6 +213,10 @@ impl Verdict {
     }
 
     fn deadline_passed(&mut self) -> Next {
+        // The task may have ended by itself before.
+        if let Some(look) = self.look_first() {
+            return look;
+        }
         self.fail(FailureReason::ActiveDeadline, "the task took longer than active_deadline_seconds", false)
     }
 

@@ -122,7 +122,7 @@ fn played(steps: &[(u64, Step)], events: &[Event]) -> (u64, Option<Ending>) {
                     assert!(asked <= 3, "asked too often");
                     verdict.events(events.to_vec());
                 }
-                Next::Look(_) => {
+                Next::Look => {
                     looks += 1;
                     assert!(looks <= 1 + sights, "reads twice what nobody changed");
                     verdict.looked(now, Vec::new());
@@ -390,11 +390,17 @@ fn nothing_is_given_up_for_what_was_seen_last_when_it_is_over_by_now() {
         while matches!(next(&mut verdict, at), Next::Wait(_)) {
             at += 1;
         }
-        assert_eq!(next(&mut verdict, at), Next::Look("j1".into()), "{stuck}");
+        assert_eq!(next(&mut verdict, at), Next::Look, "{stuck}");
         // The watch was behind.
         verdict.looked(seconds(at), vec![parsed(pod("Running", json!({"running": {}}), json!({})))]);
         assert!(matches!(next(&mut verdict, at), Next::Wait(_)), "{stuck}");
     }
+}
+
+#[test]
+fn a_task_that_fails_by_itself_while_its_pod_is_only_meant_to_be_taken_away_is_not_evicted() {
+    let failed = disrupted(pod("Failed", exited(4, "Error"), json!({})), "2026-01-01T00:00:30Z");
+    assert_fails(&[(9, Step::Pod(failed))], &[], 9, FailureReason::ContainerExit, 4, "Pod p");
 }
 
 #[test]
