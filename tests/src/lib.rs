@@ -24,6 +24,7 @@
 use std::time::Duration;
 
 pub mod agent;
+pub mod between;
 pub mod binary;
 pub mod chart;
 pub mod connection;

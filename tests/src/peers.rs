@@ -6,6 +6,7 @@
 pub mod chromium;
 pub mod container;
 pub mod docker;
+pub mod images;
 pub mod kubernetes;
 pub mod otelcol;
 pub mod otlp;

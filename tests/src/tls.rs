@@ -51,8 +51,14 @@ impl Authority {
     /// Writes a certificate for this name and its key into `dir`, as somebody else's program reads them. It may be used by
     /// a server and by a client.
     pub fn issue(&self, name: &str, dir: &Path) -> (PathBuf, PathBuf) {
+        self.issue_for(&[name], dir)
+    }
+
+    /// The same for several names and addresses. The files are named after the first.
+    pub fn issue_for(&self, names: &[&str], dir: &Path) -> (PathBuf, PathBuf) {
         let usages = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let (certificate, key) = self.certificate(name, 4096, &usages);
+        let (certificate, key) = self.certificate(names, 4096, &usages);
+        let name = names.first().expect("a certificate is somebody's");
         let files = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
         std::fs::write(&files.0, certificate.pem()).expect("a writable directory");
         std::fs::write(&files.1, key.serialize_pem()).expect("a writable directory");
@@ -60,7 +66,7 @@ impl Authority {
     }
 
     fn sign(&self, host: &str, last_year: i32) -> Arc<ServerConfig> {
-        let (certificate, key) = self.certificate(host, last_year, &[ExtendedKeyUsagePurpose::ServerAuth]);
+        let (certificate, key) = self.certificate(&[host], last_year, &[ExtendedKeyUsagePurpose::ServerAuth]);
         let chain = vec![CertificateDer::from(certificate)];
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -72,9 +78,15 @@ impl Authority {
         Arc::new(config)
     }
 
-    fn certificate(&self, name: &str, last_year: i32, usages: &[ExtendedKeyUsagePurpose]) -> (Certificate, KeyPair) {
-        let mut params = CertificateParams::new([name.to_owned()]).expect("a host name");
-        params.distinguished_name.push(DnType::CommonName, name);
+    fn certificate(
+        &self,
+        names: &[&str],
+        last_year: i32,
+        usages: &[ExtendedKeyUsagePurpose],
+    ) -> (Certificate, KeyPair) {
+        let all: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(all).expect("host names");
+        params.distinguished_name.push(DnType::CommonName, names.concat());
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = usages.to_vec();

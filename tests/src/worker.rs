@@ -342,6 +342,14 @@ impl Worker {
         http_get(&self.metrics_address(), "/metrics").1
     }
 
+    /// The most memory that it had so far, in KiB.
+    pub fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.watch.pid)).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let number = line.and_then(|line| line.trim().split(' ').next()?.parse().ok());
+        number.unwrap_or_else(|| panic!("no VmHWM in {status}"))
+    }
+
     /// What `/metrics` answers.
     pub fn scrape(&self) -> Scrape {
         Scrape::parse(&self.scrape_text())

@@ -58,6 +58,22 @@ fn playground_without_a_worker_ends_with_one_line() {
 }
 
 #[test]
+fn playground_without_an_engine_ends_with_one_line() {
+    let holder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_playground"))
+        .args(["--once", "--backend", "docker"])
+        .env("DOCKER_HOST", "unix:///nowhere/docker.sock")
+        .env("TMPDIR", holder.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(complaint.lines().count(), 1, "{complaint}");
+    assert!(complaint.starts_with("playground: --backend docker needs "), "{complaint}");
+    assert_eq!(oz_worker_tests::worker::names_in(holder.path()), [""; 0]);
+}
+
+#[test]
 fn playground_stays_up_until_it_is_interrupted() {
     let holder = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_playground"))

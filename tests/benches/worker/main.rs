@@ -14,6 +14,7 @@ mod bare;
 mod burst;
 mod claim;
 mod core;
+mod docker;
 mod endurance;
 mod idle;
 mod memory;
@@ -51,8 +52,8 @@ struct Flags {
     #[argh(switch, hidden_help)]
     #[allow(dead_code)]
     bench: bool,
-    /// what to measure: core, record, claim, alone, tasks, burst, start, scrape, idle, memory, flood, endurance (default:
-    /// everything)
+    /// what to measure: core, record, claim, alone, tasks, burst, start, scrape, idle, memory, flood, endurance, docker, which
+    /// starts an engine (default: everything)
     #[argh(positional)]
     subjects: Vec<String>,
 }
@@ -122,6 +123,9 @@ fn main() {
     }
     if wanted("endurance") {
         endurance::measure(&mut report, effort);
+    }
+    if wanted("docker") {
+        docker::measure(&mut report, effort);
     }
     report.sum_up();
 }

@@ -17,7 +17,7 @@ use oz_worker_tests::{
     server::Server,
 };
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::wire::Peer;
@@ -26,7 +26,8 @@ use crate::wire::Peer;
 pub struct Launch {
     dir: TempDir,
     worker: PathBuf,
-    oz: PathBuf,
+    /// Its key of the file.
+    backend: Value,
     max_concurrent_tasks: u32,
     env: Vec<(String, String)>,
 }
@@ -34,9 +35,17 @@ pub struct Launch {
 impl Launch {
     /// A worker whose agent is this program.
     pub fn new(oz: &Path, max_concurrent_tasks: u32) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("ws")).unwrap();
-        Self { dir, worker: worker_binary().unwrap(), oz: oz.to_owned(), max_concurrent_tasks, env: Vec::new() }
+        let mut launch = Self::with(&Value::Null, max_concurrent_tasks);
+        let root = launch.dir.path().join("ws");
+        fs::create_dir(&root).unwrap();
+        launch.backend = json!({"direct": {"workspace_root": root, "oz_path": oz}});
+        launch
+    }
+
+    /// A worker with this backend.
+    pub fn with(backend: &Value, max_concurrent_tasks: u32) -> Self {
+        let (dir, backend) = (tempfile::tempdir().unwrap(), backend.clone());
+        Self { dir, worker: worker_binary().unwrap(), backend, max_concurrent_tasks, env: Vec::new() }
     }
 
     /// Takes this build of the worker.
@@ -62,7 +71,7 @@ impl Launch {
         let server = Server::start();
         let metrics = free_address();
         let dir = self.dir.path();
-        let file = json!({"backend": {"direct": {"workspace_root": dir.join("ws"), "oz_path": self.oz}}});
+        let file = json!({"backend": self.backend});
         fs::write(dir.join("config.yaml"), file.to_string()).unwrap();
         let (host, port) = metrics.split_once(':').unwrap();
         let mut command = Command::new(&self.worker);

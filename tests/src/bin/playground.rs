@@ -8,7 +8,7 @@ use std::{
 };
 
 use argh::FromArgs;
-use oz_worker_tests::playground::{News, Playground};
+use oz_worker_tests::playground::{News, Playground, Stage};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
@@ -21,6 +21,10 @@ struct Flags {
     /// end after the story: exit 0 when everything happened as it should
     #[argh(switch)]
     once: bool,
+
+    /// what runs the tasks: direct (the default), or docker, with an engine on this machine
+    #[argh(option, default = "Stage::Direct")]
+    backend: Stage,
 }
 
 fn main() -> ExitCode {
@@ -43,7 +47,7 @@ fn main() -> ExitCode {
 
     // The harness panics where it has no answer to give; a person is told in one line.
     panic::set_hook(Box::new(|_| {}));
-    match panic::catch_unwind(AssertUnwindSafe(|| Playground::tell(news, events))) {
+    match panic::catch_unwind(AssertUnwindSafe(|| Playground::tell(flags.backend, news, events))) {
         Ok(Ok(playground)) => {
             if !flags.once {
                 println!("\n    Ctrl-C ends it and leaves nothing behind.");

@@ -25,6 +25,22 @@ impl<'engine> Container<'engine> {
         self.log.wait_for_line(text)
     }
 
+    /// Its whole id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The lines of its log so far that hold `text`.
+    pub fn lines_with(&self, text: &str) -> Vec<String> {
+        self.log.lines_with(text)
+    }
+
+    /// Ends it as a crash would, and starts it again.
+    pub fn start_again(&self) {
+        self.engine.docker(["kill", &self.id]);
+        self.engine.docker(["start", &self.id]);
+    }
+
     /// What `docker inspect` says for this template.
     pub fn inspect(&self, template: &str) -> String {
         self.engine.docker(["inspect", "--format", template, &self.id])

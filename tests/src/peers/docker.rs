@@ -8,22 +8,25 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     hash::{DefaultHasher, Hash, Hasher},
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
     fs::{FlockOperation, flock},
     process::Signal,
 };
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::{Peer, service::Service};
 use crate::{
     chart::repository,
     process::{self, Watch, with_input},
+    tls::Authority,
 };
 
 /// The image that [`Engine::worker`] builds, with the name that the docs give it.
@@ -38,7 +41,11 @@ pub const DEBIAN: &str = "oz-worker-debian:12-1";
 /// The host as containers see it.
 pub const HOST: &str = "10.199.0.1";
 
-const SETTINGS: &str = r#"{"builder": {"gc": {"enabled": true, "defaultKeepStorage": "6GB"}}}"#;
+/// The engine's name in the certificate that it has.
+pub const ENGINE_NAME: &str = "engine.example";
+
+/// The oldest API of the current engine, as of those that are released.
+const OLDEST_API: &str = "1.44";
 
 /// A proxy that there is none of.
 const NOWHERE: &str = "http://127.0.0.1:1";
@@ -77,10 +84,13 @@ impl Release {
 /// A Docker engine that runs until it is dropped. There is one at a time: others wait for it.
 pub struct Engine {
     service: Service,
-    daemon: Watch,
+    release: Release,
+    program: &'static Path,
     client: &'static Path,
     dir: TempDir,
-    _turn: File,
+    turn: File,
+    /// Where it listens for TLS: on this machine, and for containers.
+    ports: [u16; 2],
 }
 
 impl Engine {
@@ -92,16 +102,36 @@ impl Engine {
     /// Starts one. `None` when there is none to be had.
     pub fn start_of(release: Release) -> Option<Self> {
         let [turn, client] = Peer::Docker.programs()? else { panic!("docker.sh prints two programs") };
-        let (daemon, runc) = release.daemon()?;
+        release.daemon()?;
+        // Its bridge and its groups have names that are the whole machine's, and the program is there for everybody.
+        let turn = File::open(turn).expect("docker.sh prints programs");
+        flock(&turn, FlockOperation::LockExclusive).expect("a lock");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let authority = Authority::new("The engine's authority");
+        authority.write(&dir.path().join("ca.pem"));
+        for (names, to) in [(&[ENGINE_NAME, "localhost"][..], "server"), (&["client"], "client")] {
+            let (certificate, key) = authority.issue_for(names, dir.path());
+            fs::rename(certificate, dir.path().join(format!("{to}-cert.pem"))).expect("one's own directory");
+            fs::rename(key, dir.path().join(format!("{to}-key.pem"))).expect("one's own directory");
+        }
+        Self::begin(release, client, dir, turn)
+    }
+
+    /// Ends this engine with all its containers, and starts another that listens where it did. Its images are its own.
+    pub fn replace(mut self, release: Release) -> Option<Self> {
+        self.end();
+        let (dir, turn) = (tempfile::tempdir().expect("a temporary directory"), self.turn.try_clone());
+        let (dir, turn) = (std::mem::replace(&mut self.dir, dir), turn.expect("a descriptor"));
+        Self::begin(release, self.client, dir, turn)
+    }
+
+    fn begin(release: Release, client: &'static Path, dir: TempDir, turn: File) -> Option<Self> {
+        let (program, runc) = release.daemon()?;
         let kept = match release {
             Release::Debian => kept(),
             Release::Current => kept().join("current"),
         };
         fs::create_dir_all(&kept).unwrap_or_else(|error| panic!("cannot make {}: {error}", kept.display()));
-        // Its bridge and its groups have names that are the whole machine's, and the program is there for everybody.
-        let turn = File::open(turn).expect("docker.sh prints programs");
-        flock(&turn, FlockOperation::LockExclusive).expect("a lock");
-        let dir = tempfile::tempdir().expect("a temporary directory");
 
         // One that was killed in its sleep has left it.
         remove_bridge();
@@ -109,38 +139,91 @@ impl Engine {
         ip(&["address", "add", &format!("{HOST}/24"), "dev", BRIDGE]);
         ip(&["link", "set", BRIDGE, "up"]);
 
-        // The end of the thread that holds the engine is the end of `unshare`, of the daemon, of every process beside it.
+        // The end of the thread that holds the engine is the end of `unshare`, of the shell, of the daemon, of every process
+        // beside it. The shell starts the daemon again for as long as the file is there.
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("goes-on"), "").expect("one's own directory");
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child=KILL"])
-            .arg(daemon);
+            .args(["sh", "-c", "while test -e \"$0\"; do \"$@\"; done"])
+            .arg(at("goes-on"))
+            .arg(program);
         command.arg("--host").arg(host(dir.path())).arg("--data-root").arg(kept.join("data"));
-        command.arg("--exec-root").arg(dir.path().join("exec")).arg("--pidfile").arg(dir.path().join("pid"));
+        command.arg("--exec-root").arg(at("exec")).arg("--pidfile").arg(at("pid"));
+        let ports = [free_port("127.0.0.1"), free_port(HOST)];
+        for (address, port) in ["127.0.0.1", HOST].iter().zip(ports) {
+            command.args(["--host", &format!("tcp://{address}:{port}")]);
+        }
+        command.arg("--tlsverify").arg("--tlscacert").arg(at("ca.pem"));
+        command.arg("--tlscert").arg(at("server-cert.pem")).arg("--tlskey").arg(at("server-key.pem"));
         // Not the file of this machine's own engine. What builds have left is thrown away before it fills the disk.
-        command.arg("--config-file").arg(dir.path().join("daemon.json"));
+        command.arg("--config-file").arg(at("daemon.json"));
         command.args(["--bridge", BRIDGE, "--iptables=false", "--ip-forward=false", "--ip-masq=false"]);
         command.args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", CGROUP]);
-        let settings = match release {
-            Release::Debian => SETTINGS,
-            Release::Current => "{}",
-        };
         if let Some(runc) = runc {
             let path = env::var_os("PATH").unwrap_or_default();
             let all = [runc.to_owned()].into_iter().chain(env::split_paths(&path));
             command.env("PATH", env::join_paths(all).expect("they were in a PATH"));
             // Its runc is built without the library for seccomp.
             command.args(["--ip6tables=false", "--seccomp-profile=unconfined"]);
+            command.env("DOCKER_MIN_API_VERSION", OLDEST_API);
         }
         // Nothing is looked for outside: what cannot be reached fails at once.
         command.env("HTTP_PROXY", NOWHERE).env("HTTPS_PROXY", NOWHERE).env("NO_PROXY", "127.0.0.0/8,localhost");
-        fs::write(dir.path().join("daemon.json"), settings).expect("one's own directory");
+        write_settings(dir.path(), release, false);
         let service = Service::start("the Docker engine", &mut command);
         service.wait_for_line("API listen on");
-        let daemon = process::descendants(service.pid()).first().copied().expect("unshare has a child");
-        let engine = Self { service, daemon: Watch::new(daemon), client, dir, _turn: turn };
+        let engine = Self { service, release, program, client, dir, turn, ports };
         engine.remove_containers();
         engine.docker(["image", "prune", "--force"]);
         Some(engine)
+    }
+
+    /// The daemon as it runs now.
+    fn daemon(&self) -> Option<Watch> {
+        let is_it = |pid: &i32| process::arguments(*pid).starts_with(self.program.as_os_str().as_encoded_bytes());
+        process::descendants(self.service.pid()).into_iter().find(is_it).map(Watch::new)
+    }
+
+    /// Ends the daemon by this signal, has it started again, and waits until it answers.
+    pub fn restart(&self, signal: Signal) {
+        let daemon = self.daemon().expect("it runs");
+        process::signal(daemon.pid, signal);
+        assert!(daemon.ends_within(PATIENCE), "the daemon ends");
+        let until = Instant::now() + PATIENCE;
+        while !self.command().arg("version").output().is_ok_and(|asked| asked.status.success()) {
+            assert!(Instant::now() < until, "the daemon answers");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Says whether containers outlive the daemon from now on.
+    pub fn keep_containers(&self, are_kept: bool) {
+        write_settings(self.dir.path(), self.release, are_kept);
+        process::signal(self.daemon().expect("it runs").pid, Signal::HUP);
+        let until = Instant::now() + PATIENCE;
+        while self.docker(["info", "--format", "{{.LiveRestoreEnabled}}"]) != are_kept.to_string() {
+            assert!(Instant::now() < until, "the daemon reads its file");
+        }
+    }
+
+    /// The value of `DOCKER_HOST` for TLS, on this machine.
+    pub fn tls_host(&self, name: &str) -> String {
+        format!("tcp://{name}:{}", self.ports[0])
+    }
+
+    /// The port for TLS that containers reach at [`HOST`], where the engine is [`ENGINE_NAME`].
+    pub fn tls_port(&self) -> u16 {
+        self.ports[1]
+    }
+
+    /// Writes what a client needs for TLS as `DOCKER_CERT_PATH` has it.
+    pub fn write_certificates(&self, to: &Path) {
+        for (from, name) in [("ca", "ca"), ("client-cert", "cert"), ("client-key", "key")] {
+            let from = self.dir.path().join(format!("{from}.pem"));
+            fs::copy(from, to.join(format!("{name}.pem"))).expect("a folder");
+        }
     }
 
     /// `docker`, as a command to add arguments to.
@@ -161,6 +244,10 @@ impl Engine {
         let path = env::join_paths([own].into_iter().chain(env::split_paths(&path))).expect("they were in a PATH");
         command.env("PATH", path).env("DOCKER_HOST", host(self.dir.path()));
         command.env("DOCKER_CONFIG", self.dir.path()).env("DOCKER_BUILDKIT", "1");
+        if self.release == Release::Current {
+            // Debian's client knows no newer one than 1.41 by itself.
+            command.env("DOCKER_API_VERSION", OLDEST_API);
+        }
         command
     }
 
@@ -181,14 +268,16 @@ impl Engine {
 
     /// Stops the daemon for as long as `meanwhile` takes: it says nothing then, and what it was asked for waits.
     pub fn hung(&self, meanwhile: impl FnOnce()) {
-        process::signal(self.daemon.pid, Signal::STOP);
+        let daemon = self.daemon().expect("it runs");
+        process::signal(daemon.pid, Signal::STOP);
         meanwhile();
-        process::signal(self.daemon.pid, Signal::CONT);
+        process::signal(daemon.pid, Signal::CONT);
     }
 
     /// A file below `/proc` of a process that has this number in the engine.
     pub(super) fn proc(&self, pid: &str, file: &str) -> String {
-        let path = format!("/proc/{}/root/proc/{pid}/{file}", self.daemon.pid);
+        let daemon = self.daemon().expect("it runs");
+        let path = format!("/proc/{}/root/proc/{pid}/{file}", daemon.pid);
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"))
     }
 
@@ -275,18 +364,43 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
-    fn drop(&mut self) {
-        // With grace, or what it was about to write of its images is lost; then whatever is left is killed with `unshare`.
+impl Engine {
+    /// With grace, or what it was about to write of its images is lost; then whatever is left is killed with `unshare`.
+    fn end(&mut self) {
+        let _ = fs::remove_file(self.dir.path().join("goes-on"));
+        let Some(daemon) = self.daemon() else { return };
         if !thread::panicking() {
             self.remove_containers();
         }
-        process::signal(self.daemon.pid, Signal::TERM);
-        self.daemon.ends_within(PATIENCE);
+        process::signal(daemon.pid, Signal::TERM);
+        daemon.ends_within(PATIENCE);
         self.service.kill();
         remove_bridge();
         remove_cgroups();
     }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn write_settings(dir: &Path, release: Release, are_kept: bool) {
+    let settings = match release {
+        Release::Debian => {
+            let collected = json!({"gc": {"enabled": true, "defaultKeepStorage": "6GB"}});
+            json!({"live-restore": are_kept, "builder": collected})
+        }
+        Release::Current => json!({"live-restore": are_kept}),
+    };
+    fs::write(dir.join("daemon.json"), settings.to_string()).expect("one's own directory");
+}
+
+/// A port at this address that nobody listens on.
+fn free_port(address: &str) -> u16 {
+    let listener = TcpListener::bind((address, 0)).expect("an address of this machine");
+    listener.local_addr().expect("a listener has an address").port()
 }
 
 /// What a command printed. Panics with all it said if it failed.

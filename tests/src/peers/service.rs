@@ -36,6 +36,11 @@ impl Service {
         line.unwrap_or_else(|| panic!("{} did not write {text:?}: {:#?}", self.name, self.log.lines()))
     }
 
+    /// The lines so far that hold `text`.
+    pub(super) fn lines_with(&self, text: &str) -> Vec<String> {
+        self.log.lines().into_iter().filter(|line| line.contains(text)).collect()
+    }
+
     /// Its process id.
     pub(super) fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).expect("process ids are small")

@@ -3,6 +3,7 @@
 //! Every step sends something and waits for what must follow; a step that does not go as told ends the story with one line.
 
 use std::{
+    str::FromStr,
     sync::mpsc::{Receiver, RecvTimeoutError, Sender},
     time::Instant,
 };
@@ -20,15 +21,44 @@ use crate::{
     worker::{Launch, Worker},
 };
 
+mod containers;
 mod narrator;
 
+pub use containers::EngineError;
+use containers::Images;
 pub use narrator::Narrator;
+
+/// What the server calls the agent's sidecar. The worker has its own word for it.
+const SIDECAR: &str = "the-agent";
 
 /// Tasks at once: small enough that the story can run out of slots.
 const SLOTS: &str = "2";
 
 /// A task for the person at the terminal.
-const SAMPLE: &str = r#"{"task_id": "mine", "task": {"id": "mine"}, "env_vars": {"SCRIPT": "echo hello; exit 7"}}"#;
+const SAMPLE: &str =
+    r#"{"task_id": "mine", "task": {"id": "mine"}, "env_vars": {"SCRIPT": "echo hello; exit 7"}SIDECAR}"#;
+
+/// What runs the tasks of the story.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// Processes of this machine.
+    #[default]
+    Direct,
+    /// Containers, on the engine that the docker client reaches.
+    Docker,
+}
+
+impl FromStr for Stage {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "direct" => Ok(Self::Direct),
+            "docker" => Ok(Self::Docker),
+            _ => Err("the playground has the backends direct and docker"),
+        }
+    }
+}
 
 /// What the story waits for.
 #[derive(Debug)]
@@ -48,6 +78,9 @@ pub enum StoryError {
     /// The control plane found no port.
     #[error("cannot listen on 127.0.0.1: {0}")]
     Listen(#[from] std::io::Error),
+    /// There are no containers to play with.
+    #[error("{0}")]
+    Engine(#[from] EngineError),
     /// A message could not be sent.
     #[error("{0}")]
     Send(#[from] SendError),
@@ -68,6 +101,7 @@ pub struct Playground {
     worker: Worker,
     // Holds the agent's program and pipes.
     _agent: Agent,
+    _images: Option<Images>,
 }
 
 impl Playground {
@@ -75,8 +109,13 @@ impl Playground {
     ///
     /// # Errors
     /// At the first thing that does not go as it should.
-    pub fn tell(news: Sender<News>, events: Receiver<News>) -> Result<Self, StoryError> {
+    pub fn tell(stage: Stage, news: Sender<News>, events: Receiver<News>) -> Result<Self, StoryError> {
         let narrator = Narrator::on_stdout();
+        let agent = Agent::new();
+        let images = match stage {
+            Stage::Direct => None,
+            Stage::Docker => Some(Images::make(&agent)?),
+        };
         narrator.say("Building the worker (the first time takes a minute or two) …");
         worker_binary()?;
 
@@ -88,17 +127,26 @@ impl Playground {
         let control = format!("http://{}", http::serve(plane.clone(), "127.0.0.1:0")?);
         narrator.say(&format!("A control plane listens on {}", plane.url()));
 
-        let agent = Agent::new();
-        let worker = Launch::direct_to(&plane.url(), &agent)
+        let launch = match &images {
+            None => Launch::direct_to(&plane.url(), &agent),
+            Some(images) => images.launch(&plane.url(), &agent),
+        };
+        let worker = launch
             .worker_id("playground")
             .env("WARP_API_KEY", "any-key-will-do")
             .flags(["--max-concurrent-tasks", SLOTS])
             .with_metrics()
             .start();
-        narrator.say(&format!("A worker starts: direct backend, {SLOTS} tasks at once, a shell script as its agent"));
+        let (name, where_they_run) = match stage {
+            Stage::Direct => ("direct", ""),
+            Stage::Docker => ("docker", " in containers"),
+        };
+        narrator.say(&format!(
+            "A worker starts: {name} backend, {SLOTS} tasks at once{where_they_run}, a shell script as its agent"
+        ));
         worker.on_line(move |line| narrator.quote(line));
 
-        let story = Story { narrator, plane, events, agent: &agent };
+        let story = Story { narrator, plane, events, stage, agent: &agent };
         story.connected()?;
         story.success()?;
         story.failure()?;
@@ -107,9 +155,10 @@ impl Playground {
         narrator.chapter("All of it is in the metrics");
         narrator.metrics(&worker);
         narrator.chapter("Now you: assign a task, and watch it here");
-        narrator.plain(&format!("curl -d '{SAMPLE}' {control}/assign"));
+        let sidecar = images.as_ref().map_or_else(String::new, |_| format!(r#", "sidecar_image": "{SIDECAR}""#));
+        narrator.plain(&format!("curl -d '{}' {control}/assign", SAMPLE.replace("SIDECAR", &sidecar)));
         narrator.plain(&format!("curl {control}/tasks"));
-        Ok(Self { worker, _agent: agent })
+        Ok(Self { worker, _agent: agent, _images: images })
     }
 
     /// Stops the worker the way an operator would, and waits for it.
@@ -124,6 +173,7 @@ struct Story<'a> {
     narrator: Narrator,
     plane: ControlPlane,
     events: Receiver<News>,
+    stage: Stage,
     agent: &'a Agent,
 }
 
@@ -174,7 +224,11 @@ impl Story<'_> {
     }
 
     fn assign(&self, task_id: &str, script: &str) -> Result<(), StoryError> {
-        self.plane.assign(Assignment::new(task_id).run(script).into())?;
+        let mut assignment = Assignment::new(task_id).run(script);
+        if self.stage == Stage::Docker {
+            assignment = assignment.with("sidecar_image", SIDECAR.into());
+        }
+        self.plane.assign(assignment.into())?;
         Ok(())
     }
 

@@ -15,9 +15,9 @@ use super::scene::{ENGINE_BOUND, Scene, TASK, put, task};
 const STANDSTILL: Duration = Duration::from_secs(5);
 
 /// Until somebody lets it go on.
-const WAITS: &str = "while ! test -e /tmp/go; do sleep 0.1; done";
+pub const WAITS: &str = "while ! test -e /tmp/go; do sleep 0.1; done";
 
-fn let_go(engine: &Engine, container: &str) {
+pub fn let_go(engine: &Engine, container: &str) {
     engine.docker(["exec", container, "/bin/sh", "-c", "echo > /tmp/go"]);
 }
 

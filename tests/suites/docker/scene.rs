@@ -1,35 +1,22 @@
 //! A worker with backend `docker`, connected, and what there is on its engine.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
+pub use oz_worker_tests::peers::images::{AGENT, TASK, make as make_images, put, shell_root};
 use oz_worker_tests::{
     BOUND,
     connection::Connection,
     message::{Assignment, Cancellation},
-    peers::{Peer, docker::Engine},
+    peers::docker::Engine,
     server::Server,
     worker::{Launch, Worker},
 };
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 pub type Chapter = fn(&Engine);
 
-/// The image of a task, and of the agent's sidecar.
-pub const TASK: &str = "oz-test/task:1";
-pub const AGENT: &str = "oz-test/agent:1";
-
 /// How long a container may take to come up and to be gone on a busy machine.
 pub const ENGINE_BOUND: Duration = Duration::from_secs(60);
-
-/// What runs in a task's container.
-const ENTRYPOINT: &str = "#!/bin/sh\neval \"${SCRIPT-}\"\n";
 
 /// A connected worker.
 pub struct Scene<'engine> {
@@ -86,20 +73,12 @@ impl<'engine> Scene<'engine> {
 
     /// Waits until the container of this task runs; gives its id.
     pub fn running(&self, task_id: &str) -> String {
-        let filter = format!("label=oz-agent-worker.task-id={task_id}");
-        wait_for("a running container", || {
-            let ids =
-                self.engine.docker(["ps", "--quiet", "--no-trunc", "--filter", &filter, "--filter", "status=running"]);
-            (!ids.is_empty()).then_some(ids)
-        })
+        running(self.engine, task_id)
     }
 
     /// Waits until the engine has no container of this task.
     pub fn gone(&self, task_id: &str) {
-        let filter = format!("label=oz-agent-worker.task-id={task_id}");
-        wait_for("the container's removal", || {
-            self.engine.docker(["ps", "--all", "--quiet", "--filter", &filter]).is_empty().then_some(())
-        });
+        gone(self.engine, task_id);
     }
 
     pub fn cancel(&mut self, task_id: &str) {
@@ -125,6 +104,23 @@ impl<'engine> Scene<'engine> {
         self.session.expect_end_within(ENGINE_BOUND);
         assert!(self.worker.exit_within(ENGINE_BOUND).success());
     }
+}
+
+/// Waits until the container of this task runs; gives its id.
+pub fn running(engine: &Engine, task_id: &str) -> String {
+    let filter = format!("label=oz-agent-worker.task-id={task_id}");
+    wait_for("a running container", || {
+        let ids = engine.docker(["ps", "--quiet", "--no-trunc", "--filter", &filter, "--filter", "status=running"]);
+        (!ids.is_empty()).then_some(ids)
+    })
+}
+
+/// Waits until the engine has no container of this task.
+pub fn gone(engine: &Engine, task_id: &str) {
+    let filter = format!("label=oz-agent-worker.task-id={task_id}");
+    wait_for("the container's removal", || {
+        engine.docker(["ps", "--all", "--quiet", "--filter", &filter]).is_empty().then_some(())
+    });
 }
 
 /// A task in the usual image, which does this.
@@ -163,42 +159,4 @@ pub fn left(engine: &Engine) -> Vec<String> {
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-}
-
-/// The images that the chapters use; nothing is fetched for them.
-pub fn make_images(engine: &Engine) {
-    let root = shell_root();
-    engine.import(TASK, root.path(), &["ENV PATH=/bin"]);
-    let agent = tempfile::tempdir().unwrap();
-    put(agent.path(), "entrypoint.sh", ENTRYPOINT, 0o755);
-    engine.import(AGENT, agent.path(), &[]);
-}
-
-/// The files of an image with a shell.
-pub fn shell_root() -> TempDir {
-    let root = tempfile::tempdir().unwrap();
-    for name in ["bin", "etc", "tmp", "full"] {
-        fs::create_dir(root.path().join(name)).unwrap();
-    }
-    let archive = &Peer::Debian.programs().expect("CI has it, and elsewhere these are skipped")[0];
-    let taken = Command::new("tar").arg("-xOf").arg(archive).arg("./usr/bin/busybox").output().unwrap();
-    assert!(taken.status.success());
-    let busybox = root.path().join("bin/busybox");
-    fs::write(&busybox, taken.stdout).unwrap();
-    fs::set_permissions(&busybox, fs::Permissions::from_mode(0o755)).unwrap();
-    for applet in
-        ["sh", "cat", "dd", "echo", "find", "grep", "id", "ls", "mount", "sleep", "sort", "stat", "test", "true", "wc"]
-    {
-        std::os::unix::fs::symlink("busybox", root.path().join("bin").join(applet)).unwrap();
-    }
-    fs::write(root.path().join("full/of-the-image"), "").unwrap();
-    root
-}
-
-pub fn put(folder: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
-    let path = folder.join(name);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(&path, text).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-    path
 }

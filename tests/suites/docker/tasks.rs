@@ -1,6 +1,8 @@
 //! Tasks as they run every day: their ends, their stops, their limits.
 
-use oz_worker_tests::peers::docker::Engine;
+use std::process::Command;
+
+use oz_worker_tests::{binary::worker_binary, peers::docker::Engine};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -150,5 +152,51 @@ pub fn no_log(engine: &Engine) {
     let (code, _) = scene.fails(&task("T1", "echo lost; exit 4"), "container_exit");
     assert_eq!(code, Some(4));
     scene.worker.wait_for_line("cannot show what the container wrote");
+    scene.leave();
+}
+
+pub fn playground(engine: &Engine) {
+    let images = || engine.docker(["images", "--quiet"]);
+    let before = images();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_playground"));
+    let output = command
+        .args(["--once", "--backend", "docker"])
+        .env("OZ_WORKER_BIN", worker_binary().unwrap())
+        .env("DOCKER_HOST", engine.host())
+        .output()
+        .unwrap();
+    let story = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{story}\n{}", String::from_utf8_lossy(&output.stderr));
+    for told in [
+        "docker backend, 2 tasks at once in containers",
+        "greeting: Task completed successfully",
+        "broken-build failed (container_exit, exit code 3)",
+        "rejects one-too-many: worker at maximum concurrency",
+        "refactoring: Task cancelled by user request.",
+        "migration: Task completed successfully",
+        "oz_worker_tasks_claimed_total 4",
+    ] {
+        assert!(story.contains(told), "the story lacks {told:?}:\n{story}");
+    }
+    assert_eq!(images(), before);
+}
+
+/// More than any buffer between a task and the log, in MiB.
+const MUCH: u32 = 200;
+/// What the worker may take for it, in KiB: the end that it keeps, as it comes and as it goes to the log.
+const MOST_MEMORY: u64 = 16 << 10;
+
+pub fn much_output(engine: &Engine) {
+    let mut scene = Scene::new(engine);
+    scene.fails(&task("T1", "echo a line; exit 3"), "container_exit");
+    let before = scene.worker.peak_memory();
+    let script =
+        format!("dd if=/dev/zero bs=1M count={MUCH} | /bin/busybox tr '\\0' x; echo; echo the-last-line; exit 4");
+    let (code, _) = scene.fails(&task("T2", &script), "container_exit");
+    assert_eq!(code, Some(4));
+    scene.worker.wait_for_line("the-last-line");
+    let taken = scene.worker.peak_memory() - before;
+    println!("{MUCH} MiB of output took {taken} KiB of the worker's memory, at most {MOST_MEMORY}");
+    assert!(taken <= MOST_MEMORY);
     scene.leave();
 }

@@ -3,7 +3,6 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use async_channel::Sender;
 use futures_lite::FutureExt;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome};
@@ -12,10 +11,11 @@ use serde::Deserialize;
 use tracing::warn;
 
 use super::engine::{Call, within};
+use super::error::EngineError;
 use super::state::Seen;
 use super::tail::Tail;
 use super::wait::{self, ContainerEnd};
-use super::{Shared, removal, state};
+use super::{Shared, Working, removal, state};
 use crate::contract::{Report, Stop, failed};
 use crate::output::{TaskLog, forward};
 use crate::redaction::redact;
@@ -30,8 +30,10 @@ const OUTPUT_LIMIT: Duration = Duration::from_secs(10);
 const TELLING: Duration = Duration::from_millis(50);
 /// How many lines of it are asked for; of those the last [`tail::MOST`](super::tail::MOST) bytes are kept.
 const OUTPUT_LINES: u32 = 10_000;
-/// The most bytes of them that are read: an engine cuts its lines at 16 KiB.
+/// The most bytes of them that are read.
 const MOST_OUTPUT: u64 = 64 << 20;
+/// How many lines are asked for when those are more: an engine cuts lines at 16 KiB, and this many hold all that is kept.
+const LONG_LINES: u32 = 64;
 
 /// What is the same for a task that is started and one that is taken up.
 pub(super) struct Followed<'a> {
@@ -119,7 +121,7 @@ impl<R: Host> Shared<R> {
     }
 
     /// To be held while something is removed beside everything else; none any more once the worker leaves.
-    pub(super) fn working(&self) -> Option<Sender<()>> {
+    pub(super) fn working(&self) -> Option<Arc<Working>> {
         self.working.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -127,7 +129,7 @@ impl<R: Host> Shared<R> {
     pub(super) async fn removed(&self) {
         let own = self.working.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(own);
-        let _ = self.worked.recv().await;
+        self.worked.wait().await;
     }
 
     /// How a container had ended by itself when it was to be stopped, and nobody had heard of it yet.
@@ -185,18 +187,11 @@ impl<R: Host> Shared<R> {
     /// Logs the end of what a container wrote, without secrets.
     async fn log_output(&self, container: &str, followed: &Followed<'_>, variables: &[(String, String)]) {
         let read = async {
-            let path = format!("/containers/{container}/logs?stdout=1&stderr=1&tail={OUTPUT_LINES}");
-            let mut reply = self.engine.open(&Call::get(path)).await?;
-            let (mut tail, mut read) = (Tail::default(), 0);
-            while let Some(chunk) = reply.chunk().await? {
-                let chunk = chunk.as_ref();
-                tail.take(chunk);
-                read += chunk.len() as u64;
-                if read > MOST_OUTPUT {
-                    break;
-                }
+            // An answer that is broken off lacks its end, which says most.
+            if let Some(text) = self.output(container, OUTPUT_LINES).await? {
+                return Ok(text);
             }
-            Ok(tail.finish())
+            Ok(self.output(container, LONG_LINES).await?.unwrap_or_default())
         };
         let runtime = self.engine.runtime();
         match within(runtime, Some(OUTPUT_LIMIT), read).await {
@@ -213,6 +208,22 @@ impl<R: Host> Shared<R> {
             Err(error) if error.is_missing() => {}
             Err(error) => warn!(task_id = followed.task_id, "cannot show what the container wrote: {error}"),
         }
+    }
+
+    /// The end of so many last lines. None: they are too long.
+    async fn output(&self, container: &str, lines: u32) -> Result<Option<Vec<u8>>, EngineError> {
+        let path = format!("/containers/{container}/logs?stdout=1&stderr=1&tail={lines}");
+        let mut reply = self.engine.open(&Call::get(path)).await?;
+        let (mut tail, mut read) = (Tail::default(), 0);
+        while let Some(chunk) = reply.chunk().await? {
+            let chunk = chunk.as_ref();
+            tail.take(chunk);
+            read += chunk.len() as u64;
+            if read > MOST_OUTPUT {
+                return Ok(None);
+            }
+        }
+        Ok(Some(tail.finish()))
     }
 
     pub(super) async fn remove(&self, container: &str) -> Vec<Failure> {

@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::engine::{Call, Engine, LONG_SILENCE, PATIENCE};
 use super::error::EngineError;
-use super::keyring::Keyring;
+use super::keyring::{Keyring, Shown};
 use super::pull::{LONGEST_LINE, PullProgress};
 use super::registry::{self, PullFault};
 use super::settings::PullWhen;
@@ -194,10 +194,15 @@ impl<R: Host> Images<R> {
 
     async fn pull(&self, reference: &Reference, trace: &TaskTrace) -> Result<PullProgress, ImageError> {
         let runtime = self.engine.runtime();
+        // Once for all tries: a helper may hang, and its problem is one warning.
+        let shown = self.keyring.shown(reference.registry()).await;
+        if let Some(problem) = &shown.problem {
+            warn!(image = %reference, "the pull goes on without credentials: {problem}");
+        }
         let until = runtime.now().plus(PATIENCE);
         let (mut pause, mut tries) = (PAUSE, 1);
         loop {
-            match Box::pin(self.try_pull(reference, trace)).await {
+            match Box::pin(self.try_pull(reference, &shown, trace)).await {
                 Err(ImageError::Pull { fault, .. }) if fault.is_worth_a_try() && tries < TRIES => tries += 1,
                 // The engine is away, and the registry has said nothing.
                 Err(ImageError::Engine(error)) if error.is_transport() && runtime.now() < until => {}
@@ -208,16 +213,17 @@ impl<R: Host> Images<R> {
         }
     }
 
-    async fn try_pull(&self, reference: &Reference, trace: &TaskTrace) -> Result<PullProgress, ImageError> {
+    async fn try_pull(
+        &self,
+        reference: &Reference,
+        shown: &Shown,
+        trace: &TaskTrace,
+    ) -> Result<PullProgress, ImageError> {
         trace.step(&TaskStep::Pulling { image: reference.to_string(), percent: None });
-        let shown = self.keyring.shown(reference.registry()).await;
-        if let Some(problem) = &shown.problem {
-            warn!(image = %reference, "the pull goes on without credentials: {problem}");
-        }
         let (name, wanted) = (escaped(&reference.familiar()), escaped(reference.wanted()));
         let platform = escaped(&format!("linux/{}", self.architecture));
         let path = format!("/images/create?fromImage={name}&tag={wanted}&platform={platform}");
-        let call = Call::post(path).registry_auth(shown.header).silence(Some(LONG_SILENCE));
+        let call = Call::post(path).registry_auth(shown.header.clone()).silence(Some(LONG_SILENCE));
         let fail = |fault, text: String| ImageError::Pull { fault, text, credentials: shown.problem.clone() };
         let reply = match self.engine.open(&call).await {
             Ok(reply) => reply,

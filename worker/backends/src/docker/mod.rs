@@ -32,14 +32,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_channel::{Receiver, Sender};
 use oz_worker_core::Failure;
 use oz_worker_net::Destination;
 use oz_worker_runtime::{Host, Lane, Machine};
 use serde::Deserialize;
 use tracing::{info, warn};
 
-use crate::contract::{Common, Earlier, Resumed, Task};
+use crate::contract::{Common, Earlier, Latch, Resumed, Task};
 use crate::earlier::Left;
 use crate::machine;
 use crate::program::find_program;
@@ -73,10 +72,19 @@ struct Shared<R: Host> {
     own: Instance,
     /// The tasks that earlier workers started, from the oldest on.
     earlier: Vec<Left<String>>,
-    /// A clone of it is held by whoever removes something beside everything else; none any more once the worker leaves.
-    working: Mutex<Option<Sender<()>>>,
-    /// Closed when nobody does.
-    worked: Receiver<()>,
+    /// Held by whoever removes something beside everything else; none any more once the worker leaves.
+    working: Mutex<Option<Arc<Working>>>,
+    /// Set when nobody holds it.
+    worked: Latch,
+}
+
+/// Sets a latch when the last who holds it is done.
+struct Working(Latch);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.set();
+    }
 }
 
 /// What an engine says of itself (`GET /info`).
@@ -130,13 +138,16 @@ impl<R: Host> DockerBackend<R> {
     pub async fn prepare(settings: DockerSettings, common: Arc<Common<R>>) -> Result<Self, String> {
         let runtime = common.runtime.clone();
         machine::adopt(&runtime, &common.owner).await;
-        let (engine, place) = reach(&common).await?;
+        let Reached { engine, place, hint } = reach(&common).await?;
         let engine = Arc::new(engine);
         let call = Call::get("/info").silence(Some(START_LIMIT));
         let answer = within(&runtime, Some(START_LIMIT), engine.once(&call)).await;
         let info: Result<Info, _> =
             answer.and_then(|json| serde_json::from_slice(&json).map_err(|_| EngineError::Form));
-        let info = info.map_err(|error| format!("backend docker: the engine at {place} does not answer: {error}"))?;
+        let hint = |error: &EngineError| if matches!(error, EngineError::Exchange(_)) { hint } else { "" };
+        let info = info.map_err(|error| {
+            format!("backend docker: the engine at {place} does not answer: {error}{}", hint(&error))
+        })?;
         let kind = architecture(&info.architecture).filter(|_| info.os_type == "linux").ok_or_else(|| {
             format!(
                 "backend docker: the engine at {place} runs {}/{} containers; tasks need linux/amd64 or linux/arm64",
@@ -170,8 +181,8 @@ impl<R: Host> DockerBackend<R> {
             runtime.spawn(Arc::clone(&sidecars).collect(ttl));
         }
         let extra_labels = settings.extra_labels.clone().into_iter().collect();
-        let (working, worked) = async_channel::bounded(1);
-        let working = Mutex::new(Some(working));
+        let worked = Latch::default();
+        let working = Mutex::new(Some(Arc::new(Working(worked.clone()))));
         let shared = Shared { common, settings, extra_labels, engine, images, sidecars, own, earlier, working, worked };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -196,8 +207,17 @@ impl<R: Host> DockerBackend<R> {
     }
 }
 
-/// The engine, found as the docker client finds it, and where it is in words. It was not called yet.
-async fn reach<R: Host>(common: &Common<R>) -> Result<(Engine<R>, String), String> {
+/// An engine that was found and not called yet.
+struct Reached<R: Host> {
+    engine: Engine<R>,
+    /// Where it is, in words.
+    place: String,
+    /// What may be wrong when it takes a connection and does not answer.
+    hint: &'static str,
+}
+
+/// The engine, found as the docker client finds it.
+async fn reach<R: Host>(common: &Common<R>) -> Result<Reached<R>, String> {
     let runtime = &common.runtime;
     let (env, program_env) = (common.host_env.clone(), common.host_env.clone());
     let look = move |machine: &R::Machine| {
@@ -215,10 +235,15 @@ async fn reach<R: Host>(common: &Common<R>) -> Result<(Engine<R>, String), Strin
         runtime.on(Lane::Start, look).await.map_err(|problem| format!("backend docker: {problem}"))?;
     let place = endpoint.to_string();
     let env = |name: &str| program_env.get(name).map(|value| value.to_string_lossy().into_owned());
+    let mut hint = "";
     let (destination, ssh) = match endpoint.place {
         Place::Unix(path) => (Destination::Unix(path), None),
         Place::Url(url) => {
             let (url, tls) = *url;
+            // An engine that knows its clients hangs up, and TLS 1.3 does not say why before that.
+            if url.is_secure() && tls.client.is_none() {
+                hint = "; it may want to know who asks: put cert.pem and key.pem beside ca.pem";
+            }
             let destination = Destination::new(url, &env, Arc::new(tls));
             (destination.map_err(|error| format!("backend docker: {error}"))?, None)
         }
@@ -228,5 +253,5 @@ async fn reach<R: Host>(common: &Common<R>) -> Result<(Engine<R>, String), Strin
             (Destination::Unix(PathBuf::new()), ssh)
         }
     };
-    Ok((Engine::new(runtime.clone(), destination, ssh), place))
+    Ok(Reached { engine: Engine::new(runtime.clone(), destination, ssh), place, hint })
 }

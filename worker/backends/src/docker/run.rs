@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_channel::oneshot;
 use futures_lite::FutureExt;
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
@@ -215,19 +216,19 @@ impl<R: Host> Shared<R> {
         };
         let description = container::description(spec, &mounts, &additions, &self.owned());
         // Beside the task: what is made after it was stopped is removed by its owner.
-        let (done, result) = async_channel::bounded(1);
+        let (done, result) = oneshot::channel();
         let own = Arc::clone(self);
         self.engine.runtime().spawn(async move {
             let instance = own.owned().instance;
             let name = labels::made(instance, own.engine.number());
             let made = creation::make(&own.engine, &name, instance, description).await;
             let made = made.map(|Created { id, warnings }| (Unstarted { shared: own, id: Some(id) }, warnings));
-            let _ = done.send(made).await;
+            let _ = done.send(made);
         });
         let fail = |error: EngineError| {
             failed(FailureReason::ContainerCreate, format!("cannot create the container: {error}"))
         };
-        let (container, warnings) = match result.recv().await {
+        let (container, warnings) = match result.await {
             Ok(Ok(made)) => made,
             Ok(Err(error)) if error.is_missing() && is_part_gone(&error) => return Ok(None),
             Ok(Err(error)) => return Err(fail(error)),

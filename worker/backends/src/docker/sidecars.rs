@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_channel::oneshot;
 use oz_worker_core::agent::Sidecar;
 use oz_worker_core::time::Instant;
 use oz_worker_runtime::Host;
@@ -163,14 +164,14 @@ impl<R: Host> Sidecars<R> {
         }
         trace.step(&TaskStep::Preparing { image: reference.to_string() });
         // Beside the task: one that is cancelled leaves nothing half done, and others wait for the same volume.
-        let (done, result) = async_channel::bounded(1);
+        let (done, result) = oneshot::channel();
         let (own, sidecar, trace) = (Arc::clone(self), sidecar.clone(), trace.clone());
         self.engine.runtime().spawn(async move {
             let found = Box::pin(own.volume(&reference, image, sidecar.read_write, &trace)).await;
             let found = found.map(|(volume, digest, copy)| prepared(&sidecar, volume, digest, copy));
-            let _ = done.send(found).await;
+            let _ = done.send(found);
         });
-        result.recv().await.unwrap_or(Err(SidecarError::Removed))
+        result.await.unwrap_or(Err(SidecarError::Removed))
     }
 
     fn known(&self, digest: &str) -> Option<String> {
