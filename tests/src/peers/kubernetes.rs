@@ -73,7 +73,7 @@ impl Cluster {
         Some(cluster)
     }
 
-    /// The API server's own log of who asked it for what, a line of JSON for each: of ServiceAccounts, Kubernetes' own left out.
+    /// The API server's own log of who asked it for what, but for Kubernetes' own accounts: a line of JSON for each call.
     pub fn audit_log(&self) -> String {
         let file = self.kubeconfig.with_file_name("log").join("audit");
         fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))

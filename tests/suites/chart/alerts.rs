@@ -93,7 +93,9 @@ fn every_alert_says_how_bad_it_is_what_to_do_and_where_to_read_on() {
 #[test]
 fn every_reason_that_the_kubernetes_backend_gives_has_a_section_that_says_what_to_do() {
     let metrics = chart::read("docs/metrics.md");
-    let reasons: BTreeSet<&str> = metrics
+    let (_, of_reasons) = metrics.split_once("### Failure reasons").unwrap();
+    let (of_reasons, _) = of_reasons.split_once("\n## ").unwrap();
+    let reasons: BTreeSet<&str> = of_reasons
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
         .filter(|(_, of)| of.split(" | ").next().is_some_and(|backends| backends.contains("kubernetes")))

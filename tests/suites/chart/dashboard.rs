@@ -268,6 +268,7 @@ fn assert_shows_what_was_run(fleet: Option<Fleet>) {
     prometheus.wait_for_value("sum(oz_worker_tasks_completed_total)", 9.0);
     prometheus.wait_for_value("sum(oz_worker_websocket_reconnects_total)", 1.0);
     prometheus.wait_for_value("sum(oz_worker_tasks_active)", 1.0);
+    prometheus.wait_for_value("sum(oz_worker_oldest_task_age_seconds > bool 0)", 1.0);
     prometheus.wait_for_value("sum(oz_worker_connected)", 3.0);
 
     assert_every_query_is_answered(&prometheus);

@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, process::Command};
 
 use oz_worker_tests::{
+    binary::worker_binary,
     chart::{self, Helm, Rendering, readme},
     peers::Peer,
     process::with_input,
@@ -52,6 +53,37 @@ fn kubernetes_knows_every_field_of_every_object_the_oldest_and_the_newest() {
         let said = String::from_utf8_lossy(&ended.stdout);
         assert!(ended.status.success(), "{version}: {said}");
         assert!(said.contains("Invalid: 0, Errors: 0, Skipped: 0"), "{said}");
+    }
+}
+
+/// With what the chart gives it, but for the folders of its Pod. A direct worker needs more of its machine than a file.
+#[test]
+fn the_worker_takes_the_arguments_and_the_file_that_every_value_file_makes() {
+    let Some(renderings) = rendered() else { return };
+    let worker = worker_binary().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let key = write("key", "wk-1");
+    for (name, rendering) in renderings {
+        let file = rendering.file();
+        if file["backend"]["direct"].is_object() {
+            continue;
+        }
+        let file = write("config.yaml", &file.to_string());
+        let given = rendering.container()["args"].as_array().unwrap().iter().map(|argument| match argument.as_str() {
+            Some("/etc/oz-agent-worker/config.yaml") => file.clone(),
+            Some(argument) if argument.starts_with("/etc/oz-agent-worker-api-key/") => key.clone(),
+            Some(argument) => argument.replace("$(POD_NAME)", "pod"),
+            None => panic!("{name}: {argument}"),
+        });
+        let mut check = Command::new(&worker);
+        check.args(given).arg("--check").env_clear().env("PATH", "/usr/bin:/bin").env("WARP_API_KEY", "wk-1");
+        let ended = check.output().unwrap();
+        assert!(ended.status.success(), "{name}: {}", String::from_utf8_lossy(&ended.stderr));
     }
 }
 

@@ -51,6 +51,7 @@ impl Story {
         self.ends("T1", "task_completed");
         self.no_job_is_left("");
         assert_eq!(self.calls(&account).len() - before, 2, "a task that completes is created and deleted");
+        let before = self.calls(&account).len();
         self.claimed(&Assignment::new("T2").run("echo what went wrong; exit 7"));
         let failure = self.ends("T2", "task_failed");
         assert_eq!(
@@ -59,6 +60,8 @@ impl Story {
             "{failure}"
         );
         self.cluster.log_line(&format!("deployment/{RELEASE} -n {NAMESPACE}"), "what went wrong");
+        let calls = self.calls(&account).len() - before;
+        assert!((2..=5).contains(&calls), "a task that fails: {calls} calls");
         let failed = self.cluster.get(&format!("jobs -n {NAMESPACE} -l oz-task-id=t2"));
         assert_eq!(failed["items"].as_array().unwrap().len(), 1, "it is kept, to be looked at");
         self.claimed(&Assignment::new("T3").with("instance_shape", json!({"vcpus": 1000})));
