@@ -136,7 +136,8 @@ impl Truth {
             "evicted" => {
                 came_first(self.disrupted) || (self.is_threatened && (self.is_removed || self.deadline.is_some()))
             }
-            "active_deadline" => came_first(self.deadline),
+            // Of a Pod whose end nobody saw only this is known.
+            "active_deadline" => came_first(self.deadline) || (self.deadline.is_some() && self.is_disturbed),
             "unschedulable" => was_idle && self.is_unplaced,
             // What Jobs say of themselves stands for what cannot be seen of their Pods.
             "job_failed" => {
