@@ -101,7 +101,10 @@ fn plain(value: Value, key: &str) -> Value {
         Value::Array(items) => {
             let mut items: Vec<Value> = items.into_iter().map(|item| plain(item, key)).collect();
             if matches!(key, "env" | "volumes" | "volumeMounts") {
-                items.sort_by_key(ToString::to_string);
+                // Not by the whole text: the order of its keys hangs on the features that serde_json was built with.
+                let text =
+                    |item: &Value, key: &str| item.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+                items.sort_by_key(|item| (text(item, "name"), text(item, "mountPath")));
             }
             items.into()
         }
