@@ -187,6 +187,8 @@ impl Story {
     /// Jobs in another namespace than the release: its own is the worker's business as far as it must see its like there.
     pub fn elsewhere(&mut self) {
         let [_, jobs_run_here] = CLIENTS;
+        // The worker's own Pod is as strict as Kubernetes has it, from here on.
+        self.enforce("restricted");
         let more = format!("--set kubernetesBackend.namespace={jobs_run_here} --set worker.workerId=by-default");
         self.helm(&format!("install by-default ./charts/oz-agent-worker -f values.yaml {more}")).unwrap();
         let mut session = self.dial().session;
