@@ -96,6 +96,7 @@ impl Cluster {
         }
         self.note_request(&path, &body, request.query("fieldSelector").unwrap_or(&selector));
         // A start takes a dozen requests, and is tried again after any that fails.
+        self.state().requests += u32::from(!is_watch);
         let is_start = path.first() == Some(&"apis") && path.get(1) == Some(&"authorization.k8s.io");
         if let Some(trouble) = (!is_start).then(|| self.trouble()).flatten() {
             self.journal.note(|| format!("cluster: {} {:?} fails: {}", request.method, path.last(), trouble.status));
@@ -325,7 +326,8 @@ impl Cluster {
             truth.clone()
         });
         if truth.requests > MOST_REQUESTS && !truth.is_disturbed && !self.state().faulty {
-            self.watch.violate(format!("{execution} takes {} requests", truth.requests));
+            let last = path.last().copied().unwrap_or_default();
+            self.watch.violate(format!("{execution} takes {} requests, the last for {last}", truth.requests));
         }
     }
 
