@@ -164,6 +164,16 @@ impl Launch {
         self
     }
 
+    /// Leaves a key of the chosen backend out.
+    #[must_use]
+    pub fn without_config(mut self, key: &str) -> Self {
+        let backend = self.file.get_mut("backend").and_then(Value::as_object_mut).expect("a backend was chosen");
+        for keys in backend.values_mut().filter_map(Value::as_object_mut) {
+            keys.shift_remove(key);
+        }
+        self
+    }
+
     /// Serves `/metrics` on an ephemeral port.
     #[must_use]
     pub fn with_metrics(self) -> Self {

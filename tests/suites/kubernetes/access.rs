@@ -2,7 +2,8 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
-use oz_worker_tests::{agent::write_program, server::Server};
+use data_encoding::BASE64;
+use oz_worker_tests::{agent::write_program, peers::kubernetes::API, proxy::Proxy, server::Server};
 use serde_json::{Value, json};
 
 use super::scene::{CLUSTER_BOUND, Place, Scene, task};
@@ -60,6 +61,48 @@ fn as_user(place: &Place<'_>, user: &Value) -> Scene {
     let kubeconfig = place.kubeconfig(launch.dir(), user);
     let launch = launch.config("kubeconfig", kubeconfig.to_str().unwrap());
     Scene::of(server, launch)
+}
+
+/// What the administrator's kubeconfig has under this key, decoded.
+fn decoded(text: &str, key: &str) -> Vec<u8> {
+    let (_, rest) = text.split_once(&format!("{key}: ")).unwrap();
+    BASE64.decode(rest.split(['}', ',']).next().unwrap().as_bytes()).unwrap()
+}
+
+pub fn kubeconfigs(place: &Place<'_>) {
+    place.account(&RULES);
+    let (folder, proxy) = (tempfile::tempdir().unwrap(), Proxy::to(API.into()));
+    let admin = fs::read_to_string(&place.cluster.kubeconfig).unwrap();
+    fs::create_dir(folder.path().join("pki")).unwrap();
+    for (file, key) in [
+        ("pki/ca.crt", "certificate-authority-data"),
+        ("admin.crt", "client-certificate-data"),
+        ("admin.key", "client-key-data"),
+    ] {
+        fs::write(folder.path().join(file), decoded(&admin, key)).unwrap();
+    }
+    let cluster =
+        json!({"server": format!("https://{API}"), "certificate-authority": "pki/ca.crt", "proxy-url": proxy.url()});
+    // An administrator who acts as the service account.
+    let user = json!({"client-certificate": "admin.crt", "client-key": "admin.key",
+        "as": format!("system:serviceaccount:{}:w", place.namespace)});
+    let files = [
+        json!({"clusters": [{"name": "c", "cluster": cluster}], "current-context": "x"}),
+        json!({"users": [{"name": "u", "user": user}], "current-context": "y",
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}]}),
+    ];
+    let paths = ["one", "two"].map(|name| folder.path().join(name));
+    for (path, text) in paths.iter().zip(files) {
+        fs::write(path, text.to_string()).unwrap();
+    }
+    let listed = format!("{}:{}:{}", paths[0].display(), folder.path().join("absent").display(), paths[1].display());
+    let mut scene = Scene::with(place, |launch| launch.without_config("kubeconfig").env("KUBECONFIG", &listed));
+    scene.succeeds(&task("T1", ""));
+    place.has_jobs(0);
+    assert_eq!(scene.worker.lines_with("may not"), [""; 0]);
+    let asked = format!("CONNECT {API}");
+    assert!(proxy.requests().iter().filter(|request| request.starts_with(&asked)).count() > 3);
+    scene.leave();
 }
 
 /// A token that is revoked when the Secret of this name is deleted.

@@ -20,7 +20,7 @@ use oz_worker_tests::peers::kubernetes::Cluster;
 use scene::{Chapter, Place};
 
 /// What happens on the cluster, side by side: the longest first.
-const CHAPTERS: [(&str, Chapter); 20] = [
+const CHAPTERS: [(&str, Chapter); 21] = [
     ("a watch that falls silent loses nothing", api::silent),
     ("a plugin that expires, fails or hangs fails no task", access::plugin),
     ("a Job whose worker goes later is taken up, and let go for another worker", adoption::gone_later),
@@ -34,6 +34,7 @@ const CHAPTERS: [(&str, Chapter); 20] = [
     ("an older Role takes up without a mark", adoption::older_role),
     ("each verb that a Role lacks is named", access::roles),
     ("a token that is rotated is read anew", access::rotation),
+    ("kubeconfigs of several files, another user and a proxy are what kubectl makes of them", access::kubeconfigs),
     ("a Job that is suspended waits", pods::suspended),
     ("a task that fails gives its code, and its output without secrets", tasks::fails),
     ("a task that is cancelled is gone, and never starts", tasks::cancelled),

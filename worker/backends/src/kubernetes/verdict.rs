@@ -73,6 +73,8 @@ pub struct Verdict {
     pull: Option<(Instant, PullFault)>,
     /// Since when the Pod is being deleted.
     deleting: Option<Instant>,
+    /// Whether the task's container was seen running in this Pod.
+    ran: bool,
     /// Since when there is an end whose reason may follow.
     undecided: Option<Instant>,
     events: Vec<Event>,
@@ -115,6 +117,7 @@ impl Verdict {
             bound: None,
             pull: None,
             deleting: None,
+            ran: false,
             undecided: None,
             events: Vec::new(),
             asked: BTreeSet::new(),
@@ -185,6 +188,7 @@ impl Verdict {
         if pod.metadata.deletion_timestamp.is_some() {
             self.deleting.get_or_insert(now);
         }
+        self.ran |= pod.container(TASK).is_some_and(|task| task.state.running);
         let fault = pull_fault(&pod, self.pull.map(|(_, fault)| fault));
         self.pull = fault.map(|fault| (self.pull.map_or(now, |(since, _)| since), fault));
         self.pod.last = Some(pod);
@@ -199,7 +203,7 @@ impl Verdict {
     }
 
     fn forget_pod(&mut self) {
-        (self.bound, self.pull, self.deleting, self.undecided) = (None, None, None, None);
+        (self.bound, self.pull, self.deleting, self.undecided, self.ran) = (None, None, None, None, false);
         self.pod = Seen::NOTHING;
         self.events.clear();
     }

@@ -10,7 +10,7 @@ use oz_worker_text::line::beginning;
 use super::times::Wake;
 use super::words::{LONGEST_TEXT, exited, said};
 use super::{Ending, Next, Verdict};
-use crate::kubernetes::objects::{ContainerStatus, Terminated};
+use crate::kubernetes::objects::{ContainerStatus, Pod, Terminated};
 use crate::kubernetes::template::TASK;
 
 /// How long the reason of an end may come after the end itself: Jobs and Pods are watched apart.
@@ -24,6 +24,9 @@ const GRACE: [u32; 2] = [30, 3600];
 /// The exit code of what was asked to stop: 128 and SIGTERM's number.
 const STOPPED: i32 = 143;
 
+/// The reason of an end that a kubelet knows nothing of.
+const UNKNOWN: &str = "ContainerStatusUnknown";
+
 /// Why a Pod failed that its node or the cluster wanted gone, where no condition says so (`status.reason`).
 const EVICTIONS: [&str; 8] =
     ["Evicted", "Preempting", "Preempted", "NodeShutdown", "Shutdown", "Terminated", "NodeLost", "NodeAffinityChanged"];
@@ -32,8 +35,10 @@ impl Verdict {
     /// A container ended that decides: the task's, or one before it that failed.
     pub(super) fn result(&mut self, now: Instant, wake: &mut Wake) -> Option<Next> {
         let pod = self.pod.last.as_ref()?;
-        if let Some((task, ended)) = pod.container(TASK).and_then(|task| Some((task, task.state.terminated.as_ref()?)))
-        {
+        // Of a Pod that is deleted a kubelet calls the end of what never ran unknown.
+        let is_known = |ended: &&Terminated| !self.is_leaving() || ended.reason != UNKNOWN;
+        let end = |container: &'_ ContainerStatus| container.state.terminated.clone().filter(|ended| is_known(&ended));
+        if let Some((task, ended)) = pod.container(TASK).and_then(|task| Some((task, end(task)?))) {
             let is_oom = is_oom(task);
             if ended.exit_code == 0 {
                 let warning =
@@ -41,18 +46,17 @@ impl Verdict {
                 return Some(completed(warning));
             }
             let reason = if is_oom { FailureReason::ContainerOom } else { FailureReason::ContainerExit };
-            let message = format!("the task's container {}", exited(ended));
-            return Some(self.failed_container(now, wake, &ended.clone(), reason, &message));
+            let message = format!("the task's container {}", exited(&ended));
+            return Some(self.failed_container(now, wake, &ended, reason, &message));
         }
         if pod.status.phase == "Succeeded" {
             return Some(completed(None));
         }
         let mut init = pod.status.init_container_statuses.iter().filter(|init| !pod.is_native_sidecar(&init.name));
-        let (name, ended) = init.find_map(|init| {
-            Some((&init.name, init.state.terminated.as_ref().filter(|ended| ended.exit_code != 0)?))
-        })?;
-        let message = format!("init container {} {}", beginning(name, LONGEST_TEXT), exited(ended));
-        Some(self.failed_container(now, wake, &ended.clone(), FailureReason::InitContainer, &message))
+        let (name, ended) =
+            init.find_map(|init| Some((&init.name, end(init).filter(|ended| ended.exit_code != 0)?)))?;
+        let message = format!("init container {} {}", beginning(name, LONGEST_TEXT), exited(&ended));
+        Some(self.failed_container(now, wake, &ended, FailureReason::InitContainer, &message))
     }
 
     /// A container failed: by itself, or since somebody wanted it gone?
@@ -112,13 +116,11 @@ impl Verdict {
 
     /// The Pod failed as a whole: a kubelet refused it, or ended it for a reason of its own.
     pub(super) fn failed_pod(&mut self) -> Option<Next> {
-        let pod = self.pod.last.as_ref().filter(|pod| pod.status.phase == "Failed")?;
+        // One that somebody deletes fails too, without a reason of its own.
+        let is_its_own = |pod: &&Pod| !self.is_leaving() || !pod.status.reason.is_empty();
+        let pod = self.pod.last.as_ref().filter(|pod| pod.status.phase == "Failed").filter(is_its_own)?;
         if pod.status.reason == "DeadlineExceeded" || self.deadline().is_some() {
             return Some(self.deadline_passed());
-        }
-        if self.is_leaving() && pod.status.reason.is_empty() {
-            // So a kubelet ends one that somebody deleted before it ran.
-            return None;
         }
         let message = said(&pod.status.reason, &pod.status.message);
         Some(self.fail(FailureReason::JobFailed, &message, false))
@@ -146,9 +148,7 @@ impl Verdict {
                 return None;
             }
         }
-        let pod = self.pod.last.as_ref();
-        let ran = pod.and_then(|pod| pod.container(TASK)).is_some_and(|task| task.state.running);
-        if ran {
+        if self.ran {
             let message = format!("{}: somebody deleted the {what} while the task ran", self.place());
             let failure = Failure { reason: FailureReason::ContainerExit, exit_code: STOPPED, message };
             return Some(Next::End(Ending { outcome: Outcome::Failed(failure), warning: None, gives_up: true }));

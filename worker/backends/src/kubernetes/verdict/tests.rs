@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod recorded;
+
 const LIMITS: Limits = Limits {
     image_pull_grace: Duration::from_secs(60),
     pod_start_timeout: Duration::from_secs(900),
@@ -109,7 +111,11 @@ fn played(steps: &[(u64, Step)], events: &[Event]) -> (u64, Option<Ending>) {
             sights += 1;
             match step.clone() {
                 Step::Pod(pod) => verdict.pod(now, parsed(pod)),
-                PodGone(pod) => verdict.pod_gone(now, "u1", pod.map(parsed)),
+                PodGone(None) => verdict.pod_gone(now, "u1", None),
+                PodGone(Some(pod)) => {
+                    let pod: Pod = parsed(pod);
+                    verdict.pod_gone(now, &pod.metadata.uid.clone(), Some(pod));
+                }
                 Step::Job(job) => verdict.job(now, parsed(job)),
                 JobGone => verdict.job_gone(now, None),
             }
