@@ -273,7 +273,7 @@ impl Cluster {
         }
         if !patch["metadata"]["annotations"][INSTANCE].is_null() {
             self.journal.note(|| format!("cluster: {} is taken up", self.name_of(uid)));
-            self.note(uid, |truth| truth.is_orphan = false);
+            self.note(uid, |truth| (truth.is_orphan, truth.is_taken_up) = (false, true));
         }
         self.update(uid, Kind::Job, |job| {
             for (name, value) in patch["metadata"]["annotations"].as_object().into_iter().flatten() {
@@ -344,7 +344,7 @@ impl Cluster {
                 }
             }
             // Who is asked twice to leave waits for no answer.
-            None if truth.is_orphan || self.watch.is_stopping() => {}
+            None if truth.is_orphan || truth.is_taken_up || self.watch.is_stopping() => {}
             None => self.watch.started(crate::process::Kind::Agent, task, execution),
         }
     }
