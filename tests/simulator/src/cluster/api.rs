@@ -96,6 +96,7 @@ impl Cluster {
         }
         self.note_request(&path, &body, request.query("fieldSelector").unwrap_or(&selector));
         // A start takes a dozen requests, and is tried again after any that fails.
+        self.state().requests += u32::from(!is_watch);
         let is_start = path.first() == Some(&"apis") && path.get(1) == Some(&"authorization.k8s.io");
         if let Some(trouble) = (!is_start).then(|| self.trouble()).flatten() {
             self.journal.note(|| format!("cluster: {} {:?} fails: {}", request.method, path.last(), trouble.status));
@@ -272,7 +273,7 @@ impl Cluster {
         }
         if !patch["metadata"]["annotations"][INSTANCE].is_null() {
             self.journal.note(|| format!("cluster: {} is taken up", self.name_of(uid)));
-            self.note(uid, |truth| truth.is_orphan = false);
+            self.note(uid, |truth| (truth.is_orphan, truth.is_taken_up) = (false, true));
         }
         self.update(uid, Kind::Job, |job| {
             for (name, value) in patch["metadata"]["annotations"].as_object().into_iter().flatten() {
@@ -325,7 +326,8 @@ impl Cluster {
             truth.clone()
         });
         if truth.requests > MOST_REQUESTS && !truth.is_disturbed && !self.state().faulty {
-            self.watch.violate(format!("{execution} takes {} requests", truth.requests));
+            let last = path.last().copied().unwrap_or_default();
+            self.watch.violate(format!("{execution} takes {} requests, the last for {last}", truth.requests));
         }
     }
 
@@ -342,7 +344,7 @@ impl Cluster {
                 }
             }
             // Who is asked twice to leave waits for no answer.
-            None if truth.is_orphan || self.watch.is_stopping() => {}
+            None if truth.is_orphan || truth.is_taken_up || self.watch.is_stopping() => {}
             None => self.watch.started(crate::process::Kind::Agent, task, execution),
         }
     }

@@ -59,6 +59,8 @@ pub struct Truth {
     pub is_disturbed: bool,
     /// Whether the worker that made its Job was killed, or left.
     pub is_orphan: bool,
+    /// Whether another worker has taken it up: it says so a moment later.
+    pub is_taken_up: bool,
     /// Whether somebody else's Job has the name that its own would have.
     pub is_name_taken: bool,
     /// When its end was told, and by which reason.

@@ -83,6 +83,7 @@ struct State {
     lists: Lists,
     /// How often a worker was killed: what it asked for before is its Job's orphan.
     deaths: u32,
+    requests: u32,
 }
 
 /// What is known of a Job beyond what it shows.
@@ -117,6 +118,7 @@ impl Cluster {
             hangs_until: Duration::ZERO,
             lists: Lists::default(),
             deaths: 0,
+            requests: 0,
         };
         let cluster = Self {
             executor: executor.clone(),
@@ -203,6 +205,11 @@ impl Cluster {
     pub fn size(&self) -> [usize; 2] {
         let state = self.state();
         [Kind::Job, Kind::Pod].map(|kind| state.store.all(kind).count())
+    }
+
+    /// How many requests were made besides watches and questions about access.
+    pub fn requests(&self) -> u32 {
+        self.state().requests
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

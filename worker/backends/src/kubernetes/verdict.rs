@@ -143,6 +143,9 @@ impl Verdict {
 
     /// A Pod of the Job was seen.
     pub fn pod(&mut self, now: Instant, pod: Pod) {
+        if self.pod.last.as_ref().is_some_and(|last| is_before(&pod, last)) {
+            return;
+        }
         if self.replaces(&pod) {
             self.forget_pod();
         } else if self.pod.last.as_ref().is_some_and(|last| last.metadata.uid != pod.metadata.uid) {
@@ -289,6 +292,14 @@ impl Verdict {
             None => "no Pod".to_owned(),
         }
     }
+}
+
+/// Whether a watch that is behind shows a Pod as it was before it was read. Versions of one kind can be compared: they are numbers
+/// that grow (KEP-5504, and all API servers before it).
+fn is_before(pod: &Pod, last: &Pod) -> bool {
+    let version = |pod: &Pod| pod.metadata.resource_version.parse::<u64>().ok();
+    pod.metadata.uid == last.metadata.uid
+        && version(pod).zip(version(last)).is_some_and(|(version, last)| version < last)
 }
 
 #[cfg(test)]

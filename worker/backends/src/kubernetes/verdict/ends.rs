@@ -122,10 +122,6 @@ impl Verdict {
         if pod.status.reason == "DeadlineExceeded" || self.deadline().is_some() {
             return Some(self.deadline_passed());
         }
-        if self.is_leaving() && pod.status.reason.is_empty() {
-            // So a kubelet ends one that somebody deleted before it ran.
-            return None;
-        }
         let message = said(&pod.status.reason, &pod.status.message);
         Some(self.fail(FailureReason::JobFailed, &message, false))
     }

@@ -410,6 +410,15 @@ fn a_task_that_fails_by_itself_while_its_pod_is_only_meant_to_be_taken_away_is_n
 }
 
 #[test]
+fn a_watch_that_is_behind_takes_nothing_back_that_was_read() {
+    let mut verdict = Verdict::new(LIMITS, seconds(0));
+    let version = |pod, version: &str| parsed(with(pod, "/metadata/resourceVersion", json!(version)));
+    verdict.looked(seconds(40), vec![version(pod("Running", json!({"running": {}}), json!({})), "1000")]);
+    verdict.pod(seconds(41), version(pod("Pending", waiting("ErrImagePull", "not found"), json!({})), "999"));
+    assert!(matches!(verdict.look(seconds(41)), Next::Wait(_)));
+}
+
+#[test]
 fn a_pod_that_was_deleted_before_it_ran_was_not_refused() {
     let steps = [(5, Step::Pod(deleted(pod("Failed", Value::Null, json!({}))))), (6, PodGone(None)), (6, JobGone)];
     assert_fails(&steps, &[], 6, FailureReason::JobWatch, 0, "deleted the Job");
