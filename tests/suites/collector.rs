@@ -92,7 +92,7 @@ fn what_the_collector_writes_is_what_the_worker_counted() {
                 assert_eq!((kind, &metric.description, metric.is_delta), (family.kind.as_str(), &family.help, false));
             }
             assert_eq!(export.metrics["oz_worker_task_duration_seconds"].unit, "s");
-            assert_eq!(export.metrics.len(), 10);
+            assert_eq!(export.metrics.len(), 11);
         }
     }
 }
