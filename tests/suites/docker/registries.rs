@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use oz_worker_tests::peers::{docker::Engine, registry::Registry};
 use serde_json::json;
@@ -12,6 +13,9 @@ use super::scene::{self, AGENT, Scene, TASK, task};
 /// What registries say with each status (Distribution specification, error codes).
 const REFUSALS: [(u16, &str, bool); 3] =
     [(403, "DENIED", false), (429, "TOOMANYREQUESTS", true), (503, "UNAVAILABLE", true)];
+
+/// More often than anybody does.
+const PRUNED_EVERY: Duration = Duration::from_secs(1);
 
 /// A registry that has nothing to say but this. It lives as long as the test process.
 fn registry_that_says(status: u16, code: &str) -> String {
@@ -60,6 +64,8 @@ pub fn pruned(engine: &Engine) {
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
                 let _ = engine.command().args(["system", "prune", "--all", "--force", "--volumes"]).output();
+                // A current engine comes to the end of no pull when there is always a prune.
+                thread::park_timeout(PRUNED_EVERY);
             }
         });
         for number in 0..4 {
@@ -73,5 +79,11 @@ pub fn pruned(engine: &Engine) {
     });
     scene.leave();
     engine.docker(["system", "prune", "--all", "--force", "--volumes"]);
+    // Newer engines leave volumes that have a name.
+    let volume = format!("name={}-agent", registry.address.replace(':', "-"));
+    let volumes = engine.docker(["volume", "ls", "--quiet", "--filter", &volume]);
+    if !volumes.is_empty() {
+        engine.docker(["volume", "rm"].into_iter().chain(volumes.lines()));
+    }
     scene::make_images(engine);
 }

@@ -82,6 +82,8 @@ impl EngineError {
             "no such container",
             // Engine 29, of a container whose files are gone and whose name is not yet.
             "unexpectedly nil",
+            // The same, of an image whose layers are.
+            "parent snapshot",
         ];
         self.is_missing() || going.iter().any(|text| words.contains(text))
     }

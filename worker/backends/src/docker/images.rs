@@ -25,6 +25,8 @@ use crate::reference::{Reference, is_digest};
 
 /// How often a pull is tried that fails by what passes.
 const TRIES: u32 = 3;
+/// How often an image is pulled again that somebody removes meanwhile.
+const MOST_PRUNED: u32 = 20;
 /// The wait before the second try; twice that before the third. An engine that is away is asked again more often.
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -134,10 +136,17 @@ impl<R: Host> Images<R> {
 
     /// Gets an image and looks at it.
     pub async fn obtain(&self, reference: &Reference, trace: &TaskTrace) -> Result<Image, ImageError> {
-        match self.fetch(reference, trace).await? {
-            Fetched::Present(image) => Ok(image),
-            Fetched::Pulled(_) => self.look(reference).await?.ok_or(ImageError::Vanished),
+        for _ in 0..TRIES {
+            match self.fetch(reference, trace).await? {
+                Fetched::Present(image) => return Ok(image),
+                Fetched::Pulled(_) => {
+                    if let Some(image) = self.look(reference).await? {
+                        return Ok(image);
+                    }
+                }
+            }
         }
+        Err(ImageError::Vanished)
     }
 
     /// Gets an image, and says how far its pull is. One that was pulled is not looked at yet.
@@ -200,9 +209,13 @@ impl<R: Host> Images<R> {
             warn!(image = %reference, "the pull goes on without credentials: {problem}");
         }
         let until = runtime.now().plus(PATIENCE);
-        let (mut pause, mut tries) = (PAUSE, 1);
+        let (mut pause, mut tries, mut pruned) = (PAUSE, 1, 0);
         loop {
             match Box::pin(self.try_pull(reference, &shown, trace)).await {
+                Err(ImageError::Pull { fault: PullFault::Pruned, .. }) if pruned < MOST_PRUNED => {
+                    pruned += 1;
+                    pause = PAUSE;
+                }
                 Err(ImageError::Pull { fault, .. }) if fault.is_worth_a_try() && tries < TRIES => tries += 1,
                 // The engine is away, and the registry has said nothing.
                 Err(ImageError::Engine(error)) if error.is_transport() && runtime.now() < until => {}

@@ -17,6 +17,8 @@ pub enum PullFault {
     Limited,
     /// The registry could not be reached, answered 5xx, or broke off.
     Transient,
+    /// Somebody cleaned up on the engine while it pulled: it says nothing about the registry.
+    Pruned,
     /// Something that is not known: no try more, and no local copy.
     Unknown,
 }
@@ -24,7 +26,7 @@ pub enum PullFault {
 impl PullFault {
     /// Whether another try may help.
     pub const fn is_worth_a_try(self) -> bool {
-        matches!(self, Self::Transient)
+        matches!(self, Self::Transient | Self::Pruned)
     }
 
     /// Whether a copy that is present may be used instead.
@@ -33,6 +35,14 @@ impl PullFault {
     }
 }
 
+/// What containerd says when what it holds of an image is removed under it.
+const PRUNED: &[&str] = &[
+    "lease does not exist",
+    "lease content",
+    "content digest sha256:",
+    "parent snapshot ",
+    "no such file or directory",
+];
 const REFUSED: &[&str] =
     &["unauthorized", "no basic auth credentials", "denied", "authentication required", "forbidden"];
 const MISSING: &[&str] = &[
@@ -86,6 +96,9 @@ pub fn read(text: &str, reference: &Reference) -> PullFault {
         text = text.replace(&name.to_lowercase(), "…");
     }
     let says = |texts: &[&str]| texts.iter().any(|known| text.contains(known));
+    if says(PRUNED) {
+        return PullFault::Pruned;
+    }
     let status = status(&text);
     match status {
         Some(401 | 403) => return PullFault::Refused,
@@ -125,7 +138,7 @@ mod tests {
 
     #[test]
     fn what_engines_say_is_understood() {
-        use PullFault::{Limited, Missing, Refused, Transient, Unknown};
+        use PullFault::{Limited, Missing, Pruned, Refused, Transient, Unknown};
         for (text, fault) in [
             // Engine 20.10.
             ("Get http://127.0.0.1:5055/v2/oz/x/manifests/1: no basic auth credentials", Refused),
@@ -184,6 +197,22 @@ mod tests {
             (
                 "failed to copy: httpReadSeeker: failed open: unexpected status code http://127.0.0.1/v2/oz/x/blobs/sha256:01: 500 Internal Server Error",
                 Transient,
+            ),
+            ("lease does not exist: not found", Pruned),
+            ("NotFound: content digest sha256:f403fccf3ac2: not found", Pruned),
+            (
+                "failed commit on ref \"config-sha256:2a31\": commit failed: rename /d/ingest/1/data /d/blobs/2: no such file or directory",
+                Pruned,
+            ),
+            (
+                "failed to extract layer (application/vnd.oci.image.layer.v1.tar+gzip sha256:3b) to overlayfs as \"extract-5 sha256:b7\": mount callback failed on /d/tmpmounts/1: failed to Lchown \"/d/tmpmounts/1/bin/busybox\" for UID 0, GID 0: lchown /d/tmpmounts/1/bin/busybox: no such file or directory",
+                Pruned,
+            ),
+            ("failed to lease content: NotFound: lease \"641071958-EfJV\": not found", Pruned),
+            ("unable to lease content: lease does not exist: not found", Pruned),
+            (
+                "failed to prepare extraction snapshot \"extract-599034498-IxYg sha256:49\": NotFound: lease does not exist: not found",
+                Pruned,
             ),
             // Podman 4.3.
             (

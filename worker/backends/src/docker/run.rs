@@ -230,7 +230,7 @@ impl<R: Host> Shared<R> {
         };
         let (container, warnings) = match result.await {
             Ok(Ok(made)) => made,
-            Ok(Err(error)) if error.is_missing() && is_part_gone(&error) => return Ok(None),
+            Ok(Err(error)) if is_part_gone(&error) => return Ok(None),
             Ok(Err(error)) => return Err(fail(error)),
             Err(_) => return Err(fail(EngineError::Form)),
         };
@@ -296,7 +296,9 @@ async fn stopped<T>(stop: &Stop) -> Result<T, Outcome> {
 /// Whether a creation failed since its image or a volume is not there any more.
 fn is_part_gone(error: &EngineError) -> bool {
     let words = error.words();
-    words.contains("no such image") || words.contains("no such volume") || words.contains("image not known")
+    let missing = ["no such image", "no such volume", "image not known"];
+    // Engine 29 says 500 of an image whose layers are gone.
+    (error.is_missing() && missing.iter().any(|text| words.contains(text))) || words.contains("parent snapshot")
 }
 
 /// Whether a start failed since its container is not there any more, or about to go. A file that its image lacks is 404 too.

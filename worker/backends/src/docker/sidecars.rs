@@ -22,7 +22,7 @@ use super::container::{self, Mount};
 use super::creation;
 use super::engine::{Call, Engine, LONG_SILENCE};
 use super::error::EngineError;
-use super::images::{Fetched, Image, ImageError, Images};
+use super::images::{Fetched, Image, Images};
 use super::instance::Instance;
 use super::labels::{self, Owned, SIDECAR, VOLUME};
 use super::removal;
@@ -155,7 +155,10 @@ impl<R: Host> Sidecars<R> {
                 {
                     return Ok(prepared(sidecar, volume, digest, None));
                 }
-                self.images.look(&reference).await?.ok_or(ImageError::Vanished)?
+                match self.images.look(&reference).await? {
+                    Some(image) => image,
+                    None => self.images.obtain(&reference, trace).await?,
+                }
             }
         };
         let digest = image.digest(&reference);
