@@ -27,6 +27,10 @@ impl Journal {
         let _ = writeln!(text, "{hours:03}:{:02}:{:02}.{:09} {line}", rest / 60, rest % 60, now.subsec_nanos());
     }
 
+    pub const fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
     /// The true time.
     pub fn now(&self) -> Duration {
         self.executor.now()
