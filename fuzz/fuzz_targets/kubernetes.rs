@@ -1,27 +1,58 @@
 //! What an API server may send: lists, changes and statuses, whatever their bytes; and what a verdict makes of them.
+//!
+//! An input is text, so that what a real cluster sent can be put into the corpus as it is. Each line is a step: one that begins with
+//! `{` is a line of the answer's body; any other begins with a letter that [`Step`] knows.
 #![no_main]
 
 use std::time::Duration;
 
-use libfuzzer_sys::arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use oz_worker_backends::kubernetes::objects::{Event, Pod};
+use oz_worker_backends::kubernetes::objects::{Event, Job, Pod};
 use oz_worker_backends::kubernetes::verdict::{Limits, Next, Verdict};
-use oz_worker_backends::kubernetes::watch::{Happening, Step, Watch};
+use oz_worker_backends::kubernetes::watch::{Happening, Request, Step as Do, Watch};
 use oz_worker_core::Outcome;
 use oz_worker_core::time::Instant;
 
-#[derive(Debug, Arbitrary)]
-enum Input<'a> {
-    Head(u16, Option<u8>),
+/// What happens.
+enum Step<'a> {
+    /// `{…`: this line of the body.
+    Line(&'a [u8]),
+    /// `b`: these bytes of it, and no end of a line.
     Bytes(&'a [u8]),
-    Change(&'a str, &'a str),
-    Event(&'a str),
+    /// `h`: the head of an answer, with this status.
+    Head(u16),
+    /// `e`: the answer is whole; `x`: it broke off.
     End(bool),
-    Pass(u16),
+    /// `v`: an event that was asked for.
+    Event(&'a [u8]),
+    /// `j`: the Job was seen so.
+    Job(&'a [u8]),
+    /// `g`: the Job is gone.
+    Gone,
+    /// `t`: so many milliseconds pass.
+    Pass(u32),
 }
 
-fuzz_target!(|inputs: Vec<Input<'_>>| {
+impl<'a> Step<'a> {
+    fn read(line: &'a [u8]) -> Option<Self> {
+        let (first, rest) = line.split_first()?;
+        let number = || std::str::from_utf8(rest).ok().and_then(|text| text.trim().parse::<u32>().ok()).unwrap_or(0);
+        Some(match first {
+            b'{' => Self::Line(line),
+            b'b' => Self::Bytes(rest),
+            b'h' => Self::Head(u16::try_from(number()).unwrap_or(200)),
+            b'e' => Self::End(true),
+            b'x' => Self::End(false),
+            b'v' => Self::Event(rest),
+            b'j' => Self::Job(rest),
+            b'g' => Self::Gone,
+            b't' => Self::Pass(number()),
+            _ => return None,
+        })
+    }
+}
+
+fuzz_target!(|input: &[u8]| {
     let limits = Limits {
         image_pull_grace: Duration::from_secs(60),
         pod_start_timeout: Duration::from_secs(900),
@@ -30,24 +61,35 @@ fuzz_target!(|inputs: Vec<Input<'_>>| {
     let mut now = Instant::new(Duration::ZERO);
     let (mut watch, mut verdict) = (Watch::<Pod>::new(now, 1), Verdict::new(limits, now));
     let (mut last_list, mut succeeded) = (None, false);
-    for input in inputs {
-        match input {
-            Input::Head(status, wait) => watch.handle_head(now, status, wait.map(|seconds| Duration::from_secs(seconds.into()))),
-            Input::Bytes(bytes) => watch.handle_bytes(now, bytes),
-            Input::Change(kind, object) => {
-                watch.handle_bytes(now, format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").as_bytes());
+    for step in input.split(|byte| *byte == b'\n').filter_map(Step::read) {
+        match step {
+            Step::Line(line) => {
+                watch.handle_bytes(now, line);
+                watch.handle_bytes(now, b"\n");
             }
-            Input::Event(event) => verdict.events(serde_json::from_str::<Event>(event).into_iter().collect()),
-            Input::End(is_whole) => watch.handle_end(now, is_whole),
-            Input::Pass(millis) => now = now.plus(Duration::from_millis(millis.into())),
+            Step::Bytes(bytes) => watch.handle_bytes(now, bytes),
+            Step::Head(status) => watch.handle_head(now, status, (status == 429).then_some(Duration::from_secs(7))),
+            Step::End(is_whole) => watch.handle_end(now, is_whole),
+            Step::Event(event) => verdict.events(serde_json::from_slice::<Event>(event).into_iter().collect()),
+            Step::Job(job) => {
+                if let Ok(job) = serde_json::from_slice::<Job>(job) {
+                    succeeded |= job.condition("Complete").is_some();
+                    verdict.job(now, job);
+                }
+            }
+            Step::Gone => verdict.job_gone(now, None),
+            Step::Pass(millis) => now = now.plus(Duration::from_millis(millis.into())),
         }
         match watch.poll(now) {
-            Step::Wait(until) => assert!(until > now, "waits for what is past"),
-            Step::Send(oz_worker_backends::kubernetes::watch::Request::List { page: None }) => {
-                assert!(last_list.is_none_or(|last: Instant| now.since(last) >= Duration::from_secs(1)), "too many lists");
+            Do::Wait(until) => assert!(until > now, "waits for what is past"),
+            Do::Send(Request::List { page: None }) => {
+                assert!(
+                    last_list.is_none_or(|last: Instant| now.since(last) >= Duration::from_secs(1)),
+                    "too many lists"
+                );
                 last_list = Some(now);
             }
-            Step::Send(_) | Step::GiveUp => {}
+            Do::Send(_) | Do::GiveUp => {}
         }
         while let Some(happening) = watch.poll_happening() {
             match happening {
@@ -62,8 +104,12 @@ fuzz_target!(|inputs: Vec<Input<'_>>| {
                 Happening::Listed => {}
             }
         }
-        if let Next::End(ending) = verdict.look(now) {
+        let next = verdict.look(now);
+        if let Next::End(ending) = &next {
             assert!(succeeded || ending.outcome != Outcome::Completed, "a success that nobody saw");
+        }
+        if let Next::Wait(Some(until)) = next {
+            assert!(until > now, "waits for what is past");
         }
     }
 });

@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Output, Stdio},
@@ -16,7 +16,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::Peer;
+use super::{Peer, service::Service};
 use crate::{
     chart::repository,
     log::Log,
@@ -160,6 +160,14 @@ impl Cluster {
         process::signal(found.unwrap_or_else(|| panic!("no {component} runs")), signal);
     }
 
+    /// The API by plain HTTP: what comes between can read it.
+    pub fn plain(&self) -> Plain {
+        let service = Service::start("kubectl proxy", &mut self.kubectl_command("proxy --port=0"));
+        let line = service.wait_for_line("Starting to serve on ");
+        let (_, address) = line.split_once("Starting to serve on ").expect("it was waited for");
+        Plain { address: address.trim().parse().expect("an address"), _service: service }
+    }
+
     /// Waits until the API server answers, after it did not.
     pub fn is_back(&self) {
         let deadline = Instant::now() + BOUND;
@@ -173,6 +181,12 @@ impl Cluster {
         command.arg("kubectl").args(words.split_whitespace());
         command
     }
+}
+
+/// The API by plain HTTP, as the cluster's administrator, until it is dropped.
+pub struct Plain {
+    _service: Service,
+    pub address: SocketAddr,
 }
 
 /// What a program wrote to standard output.

@@ -2,10 +2,10 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream},
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -22,6 +22,9 @@ struct Relay {
     /// Connections before this one are silent.
     silent_before: Arc<AtomicUsize>,
     count: Arc<AtomicUsize>,
+    /// Whether nobody gets through, and whose connections that ends.
+    is_away: Arc<AtomicBool>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Relay {
@@ -30,10 +33,16 @@ impl Relay {
         let port = listener.local_addr().unwrap().port();
         let (silent_before, count) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let (silent, counted) = (Arc::clone(&silent_before), Arc::clone(&count));
+        let (is_away, open) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<TcpStream>>>::default());
+        let (away, all) = (Arc::clone(&is_away), Arc::clone(&open));
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let number = counted.fetch_add(1, Ordering::SeqCst);
+                if away.load(Ordering::SeqCst) {
+                    continue;
+                }
                 let Ok(server) = TcpStream::connect(API) else { continue };
+                all.lock().unwrap().push(client.try_clone().unwrap());
                 for (from, to) in [(&client, &server), (&server, &client)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let silent = Arc::clone(&silent);
@@ -41,7 +50,28 @@ impl Relay {
                 }
             }
         });
-        Self { port, silent_before, count }
+        Self { port, silent_before, count, is_away, open }
+    }
+
+    /// Nobody gets through while this is done, and whatever is open ends.
+    fn away_while(&self, goes_on: impl FnOnce()) {
+        self.is_away.store(true, Ordering::SeqCst);
+        for client in self.open.lock().unwrap().drain(..) {
+            let _ = client.shutdown(Shutdown::Both);
+        }
+        goes_on();
+        self.is_away.store(false, Ordering::SeqCst);
+    }
+
+    /// A worker that reaches the API server by it.
+    fn scene(&self, place: &Place<'_>) -> Scene {
+        let server = Server::start();
+        let launch = place.launch(&server);
+        let text = std::fs::read_to_string(&place.cluster.kubeconfig).unwrap();
+        let line = format!("server: \"https://127.0.0.1:{}\", tls-server-name: {}", self.port, API.ip());
+        let path = launch.dir().join("kubeconfig");
+        std::fs::write(&path, text.replace(&format!("server: \"https://{API}\""), &line)).unwrap();
+        Scene::of(server, launch.config("kubeconfig", path.to_str().unwrap()))
     }
 
     /// Whatever is open falls silent; what comes later works.
@@ -55,7 +85,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, is_silent: impl Fn() -> bool) -
     loop {
         let read = from.read(&mut buffer)?;
         if read == 0 {
-            return to.shutdown(std::net::Shutdown::Write);
+            return to.shutdown(Shutdown::Write);
         }
         if !is_silent() {
             to.write_all(&buffer[..read])?;
@@ -65,20 +95,33 @@ fn carry(mut from: TcpStream, mut to: TcpStream, is_silent: impl Fn() -> bool) -
 
 pub fn silent(place: &Place<'_>) {
     let relay = Relay::start();
-    let server = Server::start();
-    let launch = place.launch(&server);
-    let text = std::fs::read_to_string(&place.cluster.kubeconfig).unwrap();
-    let server_line = format!("server: \"https://127.0.0.1:{}\", tls-server-name: {}", relay.port, API.ip());
-    let path = launch.dir().join("kubeconfig");
-    std::fs::write(&path, text.replace(&format!("server: \"https://{API}\""), &server_line)).unwrap();
-    let launch = launch.config("kubeconfig", path.to_str().unwrap());
-    let mut scene = Scene::of(server, launch);
+    let mut scene = relay.scene(place);
     scene.claim(&task("T1", "sleep 3"));
     place.running();
     relay.fall_silent();
     // 90 s without a byte are too many: what was missed is in the list.
     scene.completes();
     place.has_jobs(0);
+    scene.leave();
+}
+
+pub fn away(place: &Place<'_>) {
+    let relay = Relay::start();
+    let mut scene = relay.scene(place);
+    scene.claim(&task("T1", "sleep 3"));
+    place.running();
+    scene.claim(&task("T2", ""));
+    relay.away_while(|| {
+        for _ in 0..12 {
+            thread::sleep(Duration::from_secs(5));
+            scene.answer();
+        }
+    });
+    for _ in 0..2 {
+        scene.completes();
+    }
+    place.has_jobs(0);
+    assert!(scene.is_silent(), "each end is told once");
     scene.leave();
 }
 

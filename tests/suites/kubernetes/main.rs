@@ -5,6 +5,7 @@
 mod access;
 mod adoption;
 mod api;
+mod faults;
 mod pods;
 mod scene;
 mod tasks;
@@ -20,8 +21,9 @@ use oz_worker_tests::peers::kubernetes::Cluster;
 use scene::{Chapter, Place};
 
 /// What happens on the cluster, side by side: the longest first.
-const CHAPTERS: [(&str, Chapter); 21] = [
+const CHAPTERS: [(&str, Chapter); 23] = [
     ("a watch that falls silent loses nothing", api::silent),
+    ("an API server that is away for a minute loses nothing", api::away),
     ("a plugin that expires, fails or hangs fails no task", access::plugin),
     ("a Job whose worker goes later is taken up, and let go for another worker", adoption::gone_later),
     ("an image that cannot be pulled is told for what it is", pods::images),
@@ -30,6 +32,7 @@ const CHAPTERS: [(&str, Chapter); 21] = [
     ("a quota that is freed, or never is", pods::quota),
     ("a Pod or a Job that somebody deletes", pods::deleted),
     ("what ended meanwhile is told once", adoption::ended_meanwhile),
+    ("an answer that is lost, a webhook that is late and a busy server make one Job", faults::answers),
     ("of two workers one takes up what a third left", adoption::of_two),
     ("an older Role takes up without a mark", adoption::older_role),
     ("each verb that a Role lacks is named", access::roles),

@@ -8,10 +8,11 @@ use oz_worker_core::time::Instant;
 use oz_worker_runtime::{Environment, Files, Host, Lane, Machine};
 use oz_worker_text::line::beginning;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::cluster::{ApiError, Call, Cluster};
+use super::cluster::{ApiError, Call, Cluster, Tries};
 use super::credentials::Credentials;
 use super::instance::OwnPod;
 use super::kubeconfig::{Access, Kubeconfig, SERVICE_ACCOUNT, in_cluster};
@@ -181,6 +182,25 @@ pub fn no_patch(namespace: &str) -> String {
     )
 }
 
+/// Calls until the server does not say any more that it cannot now. One that is not there at start is told at once.
+async fn patiently<R: Host, T: DeserializeOwned>(
+    cluster: &Cluster<R>,
+    call: &Call,
+    until: Instant,
+) -> Result<T, ApiError> {
+    let mut tries = Tries::new(cluster.runtime().now());
+    loop {
+        let error = match cluster.once(call).await {
+            Err(error) if error.is_refusal_for_now() => error,
+            result => return result,
+        };
+        match tries.next(cluster.runtime().now(), &error).filter(|at| *at < until) {
+            Some(at) => cluster.runtime().sleep_until(at).await,
+            None => return Err(error),
+        }
+    }
+}
+
 async fn may<R: Host>(
     cluster: &Cluster<R>,
     namespace: &str,
@@ -205,7 +225,7 @@ async fn may<R: Host>(
             {"namespace": namespace, "verb": verb, "group": group, "resource": resource, "subresource": part}},
     });
     let call = Call::post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", asked);
-    match cluster.once(&call).await {
+    match patiently(cluster, &call, cluster.runtime().now().plus(LIMIT)).await {
         Ok(Review { status }) => Ok(status.allowed),
         // Who may not even ask will learn it from the preflight.
         Err(ApiError::Status { status: 403 | 404, .. }) => Ok(true),
@@ -256,7 +276,7 @@ async fn started<R: Host>(
     let image = &settings.preflight_image;
     let mut last;
     loop {
-        let pods: Result<Items<Pod>, _> = cluster.once(&call).await;
+        let pods: Result<Items<Pod>, _> = patiently(cluster, &call, until).await;
         let pod = match pods {
             Ok(Items { items }) => items.into_iter().next(),
             Err(error) => return Err(format!("the preflight's Pod cannot be looked at: {error}")),

@@ -71,6 +71,11 @@ impl ApiError {
         matches!(self, Self::Credentials(_) | Self::Status { status: 401, .. })
     }
 
+    /// Whether the server says that it cannot do it now.
+    pub const fn is_refusal_for_now(&self) -> bool {
+        matches!(self, Self::Status { status: 429 | 500.., .. })
+    }
+
     pub const fn is_missing(&self) -> bool {
         matches!(self, Self::Status { status: 404, .. })
     }
