@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 /// The server's view of one worker.
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 #[derive(Debug, Default)]
 pub struct Ledger {
     /// `--max-concurrent-tasks`; 0 means any number.

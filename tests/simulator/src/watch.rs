@@ -364,11 +364,7 @@ impl Facts {
             }
             "task succeeded" | "task cancelled" | "task dispatched" => {
                 self.count(&ended(message.trim_start_matches("task ")));
-                match message {
-                    "task succeeded" => wrong.extend(self.judge(task, "", 0)),
-                    "task cancelled" => wrong.extend(self.judge(task, "cancelled", 0)),
-                    _ => {}
-                }
+                wrong.extend(self.judge_well(task, message));
                 wrong.extend(self.end(task));
                 if self.succeeded.remove(task) && message != "task succeeded" {
                     wrong.push(format!("the agent of {task} exited 0, and it says: {message}"));
@@ -428,6 +424,15 @@ impl Facts {
     /// Law: the end that is told is that of the container, or of the Pod.
     fn judge(&self, task: &str, reason: &str, exit_code: i64) -> Option<String> {
         self.truths.as_ref()?.judge(self.claimed.get(task)?, reason, exit_code)
+    }
+
+    /// The same of an end that is no failure.
+    fn judge_well(&self, task: &str, message: &str) -> Option<String> {
+        match message {
+            "task succeeded" => self.judge(task, "", 0),
+            "task cancelled" => self.judge(task, "cancelled", 0),
+            _ => None,
+        }
     }
 
     fn end(&mut self, task: &str) -> Vec<String> {

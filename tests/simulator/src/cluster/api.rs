@@ -71,7 +71,7 @@ impl Cluster {
             // Nobody waits for it any more.
             return Err(gone());
         }
-        if self.executor.now() - asked > LONGEST {
+        if self.executor.now() > asked + LONGEST {
             return status(504, "Timeout", "Timeout: request did not complete within the allotted timeout")
                 .write(stream)
                 .await;

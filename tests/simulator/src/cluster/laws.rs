@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::plan::Trouble;
 use crate::journal::Journal;
+use crate::scene::MACHINE;
 use crate::watch::Judge;
 
 /// A moment that an object shows is one of whole seconds: two within this may be told in either order.
@@ -112,7 +113,7 @@ impl Truths {
 
 impl Truth {
     /// Whether this is its end: `reason` is that of a failure, and empty of a success.
-    fn is_end(&self, now: Duration, reason: &str, exit_code: i64) -> bool {
+    fn is_end(&self, now: Duration, woken: Option<Duration>, reason: &str, exit_code: i64) -> bool {
         // What is given up may start between the last look and the deletion.
         let was_idle = self.started.is_none_or(|started| self.looked.is_some_and(|looked| looked <= started));
         let ended_by = |code: i64, oom| {
@@ -147,7 +148,9 @@ impl Truth {
             }
             // Of one whose answer was lost nobody knows; it is deleted later.
             "job_create" => {
-                let is_soon = self.asked.is_some_and(|asked| asked + IMPATIENT > now);
+                // By a worker's clock that did not stand still while its machine slept.
+                let was_awake = woken.is_none_or(|woken| woken + IMPATIENT < now);
+                let is_soon = was_awake && self.asked.is_some_and(|asked| asked + IMPATIENT > now);
                 self.is_name_taken || (self.is_disturbed && !is_soon)
             }
             "job_watch" => self.is_removed || self.is_disturbed,
@@ -158,10 +161,10 @@ impl Truth {
 
 impl Judge for Truths {
     fn judge(&self, execution: &str, reason: &str, exit_code: i64) -> Option<String> {
-        let now = self.journal.now();
+        let (now, woken) = (self.journal.now(), self.journal.executor().last_woken(MACHINE));
         self.note(execution, |truth| {
             let told = if reason.is_empty() { "success" } else { reason };
-            let is_true = truth.is_end(now, reason, exit_code);
+            let is_true = truth.is_end(now, woken, reason, exit_code);
             let seen = format!("{truth:?}");
             let before = truth.told.replace((now, told.to_owned()));
             if let Some((_, before)) = before.filter(|_| !truth.is_orphan) {

@@ -185,14 +185,15 @@ impl Cluster {
             let told = truth.told.map(|(_, reason)| reason);
             let is_kept = match told.as_deref() {
                 Some("success") => !cleanup,
-                None => false,
-                Some(
+                None
+                | Some(
                     "cancelled" | "job_create" | "unschedulable" | "image_pull" | "container_create" | "volume_mount",
                 ) => false,
                 _ => true,
             };
-            // What a worker that is gone by now was to delete nobody does.
-            if !is_kept && !truth.is_orphan {
+            // What a worker that is gone by now was to delete nobody does; but the next one tells what it had not told.
+            let is_nobodys = truth.is_orphan && (told.is_some() || !job["metadata"]["annotations"][TOLD].is_null());
+            if !is_kept && !is_nobodys {
                 let told =
                     told.map_or_else(|| "whose end nobody tells".to_owned(), |told| format!("told to be {told}"));
                 left.push(format!("Job {name} of {execution}, {told}"));

@@ -17,7 +17,7 @@ use crate::network::Stream;
 const BOOKMARK: Duration = Duration::from_secs(60);
 /// A list a second: these many within so much less, since requests overtake each other on their way.
 const MOST_LISTS: usize = 10;
-const LISTS_TAKE: Duration = Duration::from_millis(9_000);
+const LISTS_TAKE: Duration = Duration::from_secs(9);
 
 /// What is known of the lists that were asked for.
 #[derive(Default)]
@@ -38,18 +38,17 @@ impl Cluster {
         let mut state = self.state();
         // Servers may give less than they are asked for.
         let limit = limit.map_or(usize::MAX, |limit| if state.faulty { limit.min(small) } else { limit });
-        let (version, mut items) = match token {
-            Some(token) => match state.lists.pages.remove(token) {
+        let (version, mut items) = if let Some(token) = token {
+            match state.lists.pages.remove(token) {
                 Some((version, _)) if version < state.store.compacted() => {
                     return status(410, "Expired", "token expired");
                 }
                 Some(left) => left,
                 None => return status(400, "BadRequest", "continue key is not valid"),
-            },
-            None => {
-                let all = state.store.all(kind).map(|(_, object)| object).filter(|one| is_selected(one, selector));
-                (state.store.version(), all.cloned().collect())
             }
+        } else {
+            let all = state.store.all(kind).map(|(_, object)| object).filter(|one| is_selected(one, selector));
+            (state.store.version(), all.cloned().collect())
         };
         let rest = items.split_off(limit.min(items.len()));
         let mut metadata = json!({"resourceVersion": version.to_string()});
@@ -72,10 +71,11 @@ impl Cluster {
         asked.push_back(now);
         if asked.len() > MOST_LISTS
             && let Some(first) = asked.pop_front()
-            && now - first < LISTS_TAKE
+            && now < first + LISTS_TAKE
         {
             drop(state);
-            self.watch.violate(format!("{MOST_LISTS} lists of {}s within {:?}", kind.name(), now - first));
+            let within = now.saturating_sub(first);
+            self.watch.violate(format!("{MOST_LISTS} lists of {}s within {within:?}", kind.name()));
         }
     }
 
