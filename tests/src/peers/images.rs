@@ -22,11 +22,16 @@ const APPLETS: [&str; 15] =
 
 /// Makes both.
 pub fn make(engine: &Engine) {
+    make_as(engine, TASK, AGENT, "LABEL oz-test=kept");
+}
+
+/// Makes the same with these names and one more instruction of a Dockerfile.
+pub fn make_as(engine: &Engine, task: &str, agent: &str, instruction: &str) {
     let root = shell_root();
-    engine.import(TASK, root.path(), &["ENV PATH=/bin"]);
-    let agent = tempfile::tempdir().expect("a temporary directory");
-    put(agent.path(), "entrypoint.sh", ENTRYPOINT, 0o755);
-    engine.import(AGENT, agent.path(), &[]);
+    engine.import(task, root.path(), &["ENV PATH=/bin", instruction]);
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    put(folder.path(), "entrypoint.sh", ENTRYPOINT, 0o755);
+    engine.import(agent, folder.path(), &[instruction]);
 }
 
 /// The files of an image with a shell.

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use oz_worker_tests::peers::{docker::Engine, registry::Registry};
+use oz_worker_tests::peers::{docker::Engine, images::make_as, registry::Registry};
 use serde_json::json;
 use tiny_http::{Response, Server};
 
-use super::scene::{self, AGENT, Scene, TASK, task};
+use super::scene::{Scene, TASK, task};
 
 /// What registries say with each status (Distribution specification, error codes).
 const REFUSALS: [(u16, &str, bool); 3] =
@@ -54,16 +54,26 @@ pub fn refusals(engine: &Engine) {
 pub fn pruned(engine: &Engine) {
     let Some(registry) = Registry::open() else { return };
     let [own, agent] = ["task:1", "agent:1"].map(|name| format!("{}/{name}", registry.address));
-    for (from, to) in [(TASK, &own), (AGENT, &agent)] {
-        engine.docker(["tag", from, to]);
-        engine.docker(["push", to]);
+    make_as(engine, &own, &agent, "LABEL oz-test=pruned");
+    for image in [&own, &agent] {
+        engine.docker(["push", image]);
     }
+    // All but the images of others, which are kept for long.
+    let prune = || {
+        for what in [
+            &["container", "prune", "--force"][..],
+            &["volume", "prune", "--force"],
+            &["image", "prune", "--all", "--force", "--filter", "label=oz-test=pruned"],
+        ] {
+            let _ = engine.command().args(what).output();
+        }
+    };
     let mut scene = Scene::new(engine);
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
-                let _ = engine.command().args(["system", "prune", "--all", "--force", "--volumes"]).output();
+                prune();
                 // A current engine comes to the end of no pull when there is always a prune.
                 thread::park_timeout(PRUNED_EVERY);
             }
@@ -78,12 +88,11 @@ pub fn pruned(engine: &Engine) {
         assert!(ends.iter().all(|(kind, _)| kind == "task_completed"), "{ends:?}");
     });
     scene.leave();
-    engine.docker(["system", "prune", "--all", "--force", "--volumes"]);
+    prune();
     // Newer engines leave volumes that have a name.
     let volume = format!("name={}-agent", registry.address.replace(':', "-"));
     let volumes = engine.docker(["volume", "ls", "--quiet", "--filter", &volume]);
     if !volumes.is_empty() {
         engine.docker(["volume", "rm"].into_iter().chain(volumes.lines()));
     }
-    scene::make_images(engine);
 }
