@@ -64,19 +64,19 @@ async fn many(scene: Scene, batches: u32) {
     if cluster.open_watches() != 2 {
         scene.watch.violate(format!("{} watches are open", cluster.open_watches()));
     }
-    // The creation of each Job, and its deletion; and a start.
-    if cluster.requests() > 2 * all + 100 {
+    // The creation of each Job, its deletion, and its events when its Pod is not seen within 3 s; and a start.
+    if cluster.requests() > 3 * all + 100 {
         scene.watch.violate(format!("{} requests were made", cluster.requests()));
     }
 }
 
 #[test]
-fn a_thousand_tasks_take_two_requests_each_and_leave_nothing() {
+fn a_thousand_tasks_take_few_requests_and_leave_nothing() {
     on_a_cluster(|scene| many(scene, 4));
 }
 
 #[test]
 #[ignore = "takes minutes in a debug build; the one above is the same with fewer"]
-fn ten_thousand_tasks_take_two_requests_each_and_leave_nothing() {
+fn ten_thousand_tasks_take_few_requests_and_leave_nothing() {
     on_a_cluster(|scene| many(scene, 40));
 }
