@@ -77,6 +77,8 @@ pub struct Worker {
     tasks: BTreeMap<String, Task>,
     /// The tasks whose end is told already, because the worker leaves, and that are still being cleaned up after.
     cleaning: BTreeMap<String, RunId>,
+    /// The tasks that this worker leaves alone on its way out, with their executions: they run on, and the next one takes them up.
+    let_go: BTreeMap<String, Option<String>>,
     runs: u64,
     readiness: Readiness,
     /// The tasks that a remote runtime has, with their executions.
@@ -101,6 +103,7 @@ impl Worker {
             is_fruitless: false,
             tasks: BTreeMap::new(),
             cleaning: BTreeMap::new(),
+            let_go: BTreeMap::new(),
             runs: 0,
             readiness: Readiness::default(),
             dispatched: Recent::new(DISPATCHED_LIMIT),
@@ -287,6 +290,12 @@ impl Worker {
         if let Some(end) = unproven.or_else(|| self.outbox.told(task_id, |told| of.may_have_been(told))) {
             let end = end.text.clone();
             self.report_again(now, task_id, end);
+            return true;
+        }
+        // What runs on without this worker is no task for another one.
+        let let_go = self.let_go.get(task_id).filter(|execution_id| of.may_be(execution_id.as_deref()));
+        if let Some(execution_id) = let_go.cloned() {
+            self.claim_again(now, task_id, execution_id.as_deref(), true);
             return true;
         }
         // What a remote runtime has is the same run assigned again.

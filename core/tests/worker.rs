@@ -988,6 +988,23 @@ fn what_runs_elsewhere_and_can_be_taken_up_is_neither_told_nor_waited_for() {
 }
 
 #[test]
+fn what_begins_elsewhere_on_the_way_out_is_left_alone_too_and_is_no_task_for_another_worker() {
+    let config = Config { stops_tasks_on_shutdown: false, after_kill: AfterKill::Resumes, ..config() };
+    let mut driver = Driver::connected(config);
+    let run = driver.claim("T");
+    driver.sent();
+    driver.handle(Input::Stop("SIGTERM"));
+    assert_eq!((driver.worker.active_tasks(), driver.exited()), (1, false));
+    driver.handle(Input::TaskStarted { task_id: "T", run });
+    assert_eq!(driver.worker.active_tasks(), 0);
+    driver.assign("T", "e1");
+    assert_eq!(driver.sent(), ["task_claimed T"]);
+    driver.assign("T", "e2");
+    assert_eq!(driver.sent(), ["task_rejected T worker is shutting down"]);
+    assert!(driver.stopped().is_empty());
+}
+
+#[test]
 fn a_user_who_cancels_a_task_that_shutdown_is_stopping_is_told_so() {
     let mut driver = Driver::connected(config());
     let run = driver.start("T");

@@ -32,7 +32,8 @@ fn what_the_parent_ignores_or_blocks_changes_nothing() {
 #[test]
 fn hangup_and_quit_ask_the_worker_to_stop() {
     for signal in [Signal::HUP, Signal::QUIT] {
-        let mut scene = Scene::new();
+        // Whoever runs this may ignore them, for himself and all that he starts: `nohup`.
+        let mut scene = Scene::with(|launch| launch.through(["env", "--default-signal=HUP,QUIT"]));
         scene.claim(&Assignment::new("T1").run("say pid $$; sleep 600"));
         let agent = Watch::new(scene.agent.hear_pid("T1", "pid"));
         scene.worker.signal(signal);

@@ -57,16 +57,23 @@ impl Worker {
         for (task_id, run) in self.runs() {
             if self.config.stops_tasks_on_shutdown {
                 self.ask_to_stop(&task_id, run, StopCause::Shutdown);
-            } else if self.config.after_kill == AfterKill::Resumes
-                && self.task(&task_id, run).is_some_and(|task| task.goes_on())
-            {
-                // It runs on, and the next worker takes it up: nothing is to be told.
-                self.tasks.remove(&task_id);
-                self.row = None;
-                continue;
             }
-            self.tell_if_due(now, &task_id);
+            if !self.let_go(&task_id, run) {
+                self.tell_if_due(now, &task_id);
+            }
         }
+    }
+
+    /// Leaves a task alone that runs on without this worker and that the next one takes up: nothing is to be told. Gives
+    /// whether it is such a one.
+    pub(super) fn let_go(&mut self, task_id: &str, run: RunId) -> bool {
+        let can_go = !self.config.stops_tasks_on_shutdown && self.config.after_kill == AfterKill::Resumes;
+        let goes = can_go && self.is_leaving() && self.task(task_id, run).is_some_and(|task| task.goes_on());
+        if goes && let Some(task) = self.tasks.remove(task_id) {
+            self.let_go.insert(task_id.into(), task.execution_id);
+            self.row = None;
+        }
+        goes
     }
 
     /// Reports every task that has not stopped in time as stopped: [`Output::Exit`] will end it. One that nobody has asked to

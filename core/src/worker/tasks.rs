@@ -49,6 +49,8 @@ impl Worker {
         if let Some(task) = self.task(task_id, run) {
             task.start();
             self.readiness.over(run);
+            // It began on the way out.
+            self.let_go(task_id, run);
         }
     }
 

@@ -99,6 +99,8 @@ pub struct Reference {
     cleaning: BTreeMap<String, RunId>,
     ready: bool,
     dispatched: BTreeMap<String, Option<String>>,
+    /// What runs on without the worker that leaves.
+    let_go: BTreeMap<String, Option<String>>,
     kept: Vec<Kept>,
     /// The last ends that were proven.
     told: Vec<Kept>,
@@ -126,6 +128,7 @@ impl Reference {
             cleaning: BTreeMap::new(),
             ready: true,
             dispatched: BTreeMap::new(),
+            let_go: BTreeMap::new(),
             kept: Vec::new(),
             told: Vec::new(),
             sent: 0,
@@ -182,6 +185,9 @@ impl Reference {
             }
             Input::TaskStarted { task_id, run } if self.is_run(task_id, *run) => {
                 self.tasks.get_mut(*task_id).unwrap().started = true;
+                if !matches!(self.phase, Phase::Running | Phase::Draining(_)) {
+                    self.let_go(task_id);
+                }
             }
             Input::TaskFinished { task_id, run, outcome } if self.is_run(task_id, *run) => {
                 self.finished(task_id, outcome.clone());
@@ -320,6 +326,9 @@ impl Reference {
             self.send(Self::claimed(task));
             self.send(end);
             return;
+        }
+        if let Some(let_go) = self.let_go.get(task).filter(|let_go| is_this(let_go)) {
+            return self.claim_again(task, let_go.clone(), kept.is_empty());
         }
         if let Some(handed_over) = self.dispatched.get(task).filter(|handed_over| was_this(handed_over)) {
             return self.claim_again(task, handed_over.clone(), kept.is_empty());
@@ -473,10 +482,19 @@ impl Reference {
                 if !std::mem::replace(&mut active.stopping, true) {
                     self.acts.push(Act::Stop(task));
                 }
-            } else if self.config.after_kill == AfterKill::Resumes && active.started && !active.stopping {
-                // It runs on without us.
-                self.tasks.remove(&task);
+            } else {
+                self.let_go(&task);
             }
+        }
+    }
+
+    /// Lets a task run on without the worker, if it can.
+    fn let_go(&mut self, task: &str) {
+        let can_go = !self.config.stops_tasks_on_shutdown && self.config.after_kill == AfterKill::Resumes;
+        let goes = |task: &&Task| task.started && !task.stopping && task.end.is_none();
+        if can_go && self.tasks.get(task).as_ref().is_some_and(goes) {
+            let task_now = self.tasks.remove(task).unwrap();
+            self.let_go.insert(task.into(), task_now.execution);
         }
     }
 

@@ -196,7 +196,7 @@ impl Watch {
     }
 
     pub fn after(&mut self, worker: &Worker, now: Instant) {
-        if self.lets_go && self.signalled && worker.active_tasks() < self.active.len() {
+        if self.lets_go && self.signalled && (worker.active_tasks() as u64) < self.claimed - self.completed {
             self.let_go();
         }
         let waits = self.active.values().any(|run| self.ended.contains(run)) && !self.journal;

@@ -17,8 +17,6 @@ pub struct Ledger {
     limit: usize,
     /// Whether tasks are handed on and report their end themselves. Their slots cannot be seen from here then.
     dispatches: bool,
-    /// Whether the worker's end leaves tasks alone where they are.
-    pub lets_go: bool,
     /// Whether the worker was asked to stop.
     pub stopping: bool,
     /// Whether everything that the worker sent again on this connection has arrived.
@@ -124,7 +122,7 @@ impl Ledger {
         let field = |name: &str| message["data"][name].as_str().unwrap_or_default();
         let task = field("task_id");
         let kind = message["type"].as_str().unwrap_or_default();
-        let (limit, dispatches, stopping, lets_go) = (self.limit, self.dispatches, self.stopping, self.lets_go);
+        let (limit, dispatches, stopping) = (self.limit, self.dispatches, self.stopping);
         // Of a task that was assigned anew the worker may have let the old end go already.
         let (active, unsure) = (self.active().count(), self.active().filter(|(task, _)| self.awaits(task)).count());
         let (full, may_be_full) = (limit > 0 && active - unsure >= limit, limit > 0 && active >= limit);
@@ -163,8 +161,6 @@ impl Ledger {
                     Ok(())
                 };
                 match (reason, subject.state) {
-                    // It was let go, and runs on: the worker does not know it any more.
-                    ("worker is shutting down", State::Active) if stopping && lets_go => Ok(()),
                     (_, State::Active | State::Ended) => Err(format!("{task} was rejected after it was claimed")),
                     ("worker at maximum concurrency", _) if may_be_full || dispatches => reject(subject),
                     ("worker is shutting down", _) if stopping => reject(subject),

@@ -191,8 +191,7 @@ impl Scene {
         journal.note(|| format!("{operator:?}"));
         let watch = Watch::new(&journal, operator.limit as usize);
         let (network, accepted) = Network::new(executor, &journal);
-        let mut ledger = Ledger::new(operator.limit as usize, operator.dispatches);
-        ledger.lets_go = operator.orchestrates.is_some();
+        let ledger = Ledger::new(operator.limit as usize, operator.dispatches);
         let server = Server::start(executor, &journal, &watch, ledger, operator.proxy, accepted);
         let clock = Clock { start: Duration::from_secs(1000), drift: operator.drift };
         let mut machine = Simulated::new(MACHINE, clock, &network, &watch, &journal);

@@ -57,6 +57,8 @@ struct Facts {
     stopping: bool,
     /// The execution of each task that was claimed last.
     claimed: BTreeMap<String, String>,
+    /// Every execution that was ever claimed, by whichever worker.
+    ever_claimed: BTreeSet<String>,
     executions: BTreeSet<String>,
     /// The executions whose agent or dispatch command was started.
     started: BTreeSet<String>,
@@ -159,12 +161,18 @@ impl Watch {
             violations: old.violations,
             lines: old.lines,
             claimed: old.claimed,
+            ever_claimed: old.ever_claimed,
             held_up: old.held_up,
             awaited: old.awaited,
             past_runs: old.past_runs + old.started.len(),
             truths: old.truths,
             ..Facts::default()
         };
+    }
+
+    /// Whether any worker claimed an execution.
+    pub fn was_claimed(&self, execution: &str) -> bool {
+        self.facts().ever_claimed.contains(execution)
     }
 
     /// The execution of a task that was claimed last.
@@ -331,6 +339,7 @@ impl Facts {
             "task claimed" => {
                 self.count("oz_worker_tasks_claimed_total");
                 let execution = line.field("execution_id");
+                self.ever_claimed.insert(execution.to_owned());
                 if self.stopping {
                     wrong.push(format!("{execution} was claimed after the worker was asked to stop"));
                 }

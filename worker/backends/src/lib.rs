@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aside;
 pub mod command;
 pub mod contract;
 pub mod direct;

@@ -200,7 +200,7 @@ impl Cluster {
             return status(409, "AlreadyExists", &format!("jobs.batch \"{name}\" already exists"));
         };
         let uid = text(&made["metadata"]["uid"]);
-        if let Some((task, execution)) = &of {
+        if let Some((_, execution)) = &of {
             self.journal.note(|| format!("cluster: Job {name} of {execution}: {plan:?}, suspended: {is_suspended}"));
             let is_orphan = self.state().deaths != deaths;
             let jobs = self.truths.note(execution, |truth| {
@@ -216,7 +216,7 @@ impl Cluster {
             if jobs > 1 {
                 self.watch.violate(format!("{execution} has a second Job"));
             }
-            if self.watch.claimed(task).as_ref() != Some(execution) {
+            if !self.watch.was_claimed(execution) {
                 self.watch.violate(format!("there is a Job of {execution}, which was not claimed"));
             }
         }

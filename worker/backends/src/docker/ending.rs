@@ -1,6 +1,6 @@
 //! From the start of a task's container to its removal: its end, or its stop, and what it wrote when it failed.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
@@ -15,7 +15,7 @@ use super::error::EngineError;
 use super::state::Seen;
 use super::tail::Tail;
 use super::wait::{self, ContainerEnd};
-use super::{Shared, Working, removal, state};
+use super::{Shared, removal, state};
 use crate::contract::{Report, Stop, failed};
 use crate::output::{TaskLog, forward};
 use crate::redaction::redact;
@@ -106,7 +106,7 @@ impl<R: Host> Shared<R> {
     /// Removes a container beside everything else, once its end is on its way.
     pub(super) fn remove_beside(self: &Arc<Self>, container: &str, report: &Report) {
         let (own, container, report) = (Arc::clone(self), container.to_owned(), report.clone());
-        let working = self.working();
+        let working = self.aside.working();
         let runtime = self.engine.runtime().clone();
         runtime.spawn(async move {
             let is_leaving = working.is_none();
@@ -118,18 +118,6 @@ impl<R: Host> Shared<R> {
             }
             drop(working);
         });
-    }
-
-    /// To be held while something is removed beside everything else; none any more once the worker leaves.
-    pub(super) fn working(&self) -> Option<Arc<Working>> {
-        self.working.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Waits until what is removed beside everything else is.
-    pub(super) async fn removed(&self) {
-        let own = self.working.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(own);
-        self.worked.wait().await;
     }
 
     /// How a container had ended by itself when it was to be stopped, and nobody had heard of it yet.

@@ -29,7 +29,7 @@ pub mod tail;
 mod wait;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use oz_worker_core::Failure;
@@ -38,7 +38,8 @@ use oz_worker_runtime::{Host, Lane, Machine};
 use serde::Deserialize;
 use tracing::{info, warn};
 
-use crate::contract::{Common, Earlier, Latch, Resumed, Task};
+use crate::aside::Aside;
+use crate::contract::{Common, Earlier, Resumed, Task};
 use crate::earlier::Left;
 use crate::machine;
 use crate::program::find_program;
@@ -72,19 +73,8 @@ struct Shared<R: Host> {
     own: Instance,
     /// The tasks that earlier workers started, from the oldest on.
     earlier: Vec<Left<String>>,
-    /// Held by whoever removes something beside everything else; none any more once the worker leaves.
-    working: Mutex<Option<Arc<Working>>>,
-    /// Set when nobody holds it.
-    worked: Latch,
-}
-
-/// Sets a latch when the last who holds it is done.
-struct Working(Latch);
-
-impl Drop for Working {
-    fn drop(&mut self) {
-        self.0.set();
-    }
+    /// What is removed beside everything else.
+    aside: Aside,
 }
 
 /// What an engine says of itself (`GET /info`).
@@ -181,9 +171,8 @@ impl<R: Host> DockerBackend<R> {
             runtime.spawn(Arc::clone(&sidecars).collect(ttl));
         }
         let extra_labels = settings.extra_labels.clone().into_iter().collect();
-        let worked = Latch::default();
-        let working = Mutex::new(Some(Arc::new(Working(worked.clone()))));
-        let shared = Shared { common, settings, extra_labels, engine, images, sidecars, own, earlier, working, worked };
+        let aside = Aside::default();
+        let shared = Shared { common, settings, extra_labels, engine, images, sidecars, own, earlier, aside };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -202,7 +191,7 @@ impl<R: Host> DockerBackend<R> {
 
     /// Gives back what was taken from the machine.
     pub(crate) async fn release(&self) {
-        self.shared.removed().await;
+        self.shared.aside.over().await;
         machine::release(&self.shared.common.runtime).await;
     }
 }

@@ -56,7 +56,7 @@ impl<R: Host> Drop for Unstarted<R> {
         if let Some(id) = self.id.take() {
             let shared = Arc::clone(&self.shared);
             let runtime = shared.engine.runtime().clone();
-            let working = shared.working();
+            let working = shared.aside.working();
             runtime.spawn(async move {
                 removal::remove_or_later(&shared.engine, &id).await;
                 drop(working);

@@ -46,16 +46,16 @@ impl<R: Host> Shared<R> {
         let names = [describe(identity.job_name())?, describe(identity.distinct_job_name())?];
         let of = Of { task_id: spec.task_id.clone(), execution_id: spec.execution_id.clone() };
         let (done, created) = oneshot::channel();
-        let (own, stop_too) = (Arc::clone(self), stop.clone());
+        let (own, working) = (Arc::clone(self), self.aside.working());
         self.cluster.runtime().spawn(async move {
             let mut open = None;
-            let created = own.make(names, &of, &mut open).await;
+            let created = own.make(names, &of, &mut open, || !done.is_canceled()).await;
             let left = open.filter(|_| created.is_err());
-            if let Err(Ok(created)) = done.send(created)
-                && !stop_too.is_abandoned()
-            {
+            // Nobody waits any more: the task was told to have been stopped.
+            if let Err(Ok(created)) = done.send(created) {
                 own.delete_surely(&created).await;
             }
+            drop(working);
             if let Some(name) = left {
                 // It may be there all the same.
                 let identity = Identity::new(&own.common.worker_id, &of.task_id, of.execution_id.as_deref());
@@ -89,8 +89,15 @@ impl<R: Host> Shared<R> {
     }
 
     /// Creates a Job once, however often the cluster must be asked: under its plain name, or with a mark where a namesake
-    /// has that. `open` is afterwards the name of a Job that may be there, since an answer was lost.
-    async fn make(&self, names: [(String, Value); 2], of: &Of, open: &mut Option<String>) -> Result<Created, String> {
+    /// has that. `open` is afterwards the name of a Job that may be there, since an answer was lost. It is not tried again once
+    /// nobody wants it.
+    async fn make(
+        &self,
+        names: [(String, Value); 2],
+        of: &Of,
+        open: &mut Option<String>,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<Created, String> {
         let identity = Identity::new(&self.common.worker_id, &of.task_id, of.execution_id.as_deref());
         for (name, description) in names {
             let call = Call::post(self.cluster.jobs(), description);
@@ -126,7 +133,7 @@ impl<R: Host> Shared<R> {
                 if error.is_open() {
                     *open = Some(name.clone());
                 }
-                match tries.next(runtime.now(), &error) {
+                match tries.next(runtime.now(), &error).filter(|_| is_wanted()) {
                     Some(at) => runtime.sleep_until(at).await,
                     None => return Err(format!("the Job cannot be created: {error}")),
                 }

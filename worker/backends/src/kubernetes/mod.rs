@@ -38,6 +38,7 @@ use oz_worker_core::Failure;
 use oz_worker_runtime::Host;
 use tracing::info;
 
+use crate::aside::Aside;
 use crate::contract::{Common, Earlier, Latch, Resumed, Task};
 use crate::machine;
 pub use crate::untyped::Untyped;
@@ -71,6 +72,8 @@ struct Shared<R: Host> {
     instance: String,
     pod: Option<OwnPod>,
     held: Held,
+    /// The creations that go on although their task is to stop.
+    aside: Aside,
     /// Whether Jobs can be marked.
     can_patch: AtomicBool,
     /// Whether it was said that the Pods of workers cannot be seen.
@@ -134,6 +137,7 @@ impl<R: Host> KubernetesBackend<R> {
             instance,
             pod,
             held: Held::default(),
+            aside: Aside::default(),
             can_patch: can_patch.into(),
             is_blind_to_workers: false.into(),
         });
@@ -167,8 +171,10 @@ impl<R: Host> KubernetesBackend<R> {
         self.shared.run(task).await
     }
 
-    /// Gives back what was taken from the machine, and watches no longer.
+    /// Gives back what was taken from the machine, and watches no longer. Nothing that was told to have been stopped begins
+    /// afterwards.
     pub(crate) async fn release(&self) {
+        self.shared.aside.over().await;
         self.over.set();
         machine::release(&self.shared.common.runtime).await;
     }

@@ -59,6 +59,11 @@ impl<R: Host> Shared<R> {
                 return Vec::new();
             }
         };
+        if stop.is_asked() {
+            // It is not known to have begun: it is told to have been stopped, also by a worker that leaves.
+            report.finished(Outcome::Stopped);
+            return self.delete_surely(&created).await;
+        }
         let followed = Followed {
             task_id: &spec.task_id,
             execution_id: spec.execution_id.as_deref(),
