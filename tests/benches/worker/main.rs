@@ -13,10 +13,12 @@ mod alone;
 mod bare;
 mod burst;
 mod claim;
+mod cluster;
 mod core;
 mod docker;
 mod endurance;
 mod idle;
+mod kubernetes;
 mod memory;
 mod proc;
 mod record;
@@ -52,8 +54,8 @@ struct Flags {
     #[argh(switch, hidden_help)]
     #[allow(dead_code)]
     bench: bool,
-    /// what to measure: core, record, claim, alone, tasks, burst, start, scrape, idle, memory, flood, endurance, docker, which
-    /// starts an engine (default: everything)
+    /// what to measure: core, record, claim, alone, tasks, burst, start, scrape, idle, memory, flood, endurance, kubernetes,
+    /// docker, which starts an engine (default: everything)
     #[argh(positional)]
     subjects: Vec<String>,
 }
@@ -123,6 +125,9 @@ fn main() {
     }
     if wanted("endurance") {
         endurance::measure(&mut report, effort);
+    }
+    if wanted("kubernetes") {
+        kubernetes::measure(&mut report, effort);
     }
     if wanted("docker") {
         docker::measure(&mut report, effort);

@@ -39,7 +39,8 @@ impl Judge for Truths {
         let Truth { starts, end, is_gone } = self.of(execution);
         let is_true = match reason {
             "" => end.is_some_and(|(code, _)| code == 0),
-            "container_exit" => end == Some((exit_code, false)),
+            // Why it was killed, only the container itself could say.
+            "container_exit" => end.is_some_and(|(code, is_oom)| code == exit_code && (!is_oom || is_gone)),
             "container_oom" => end == Some((exit_code, true)),
             "container_wait" => is_gone,
             "cancelled" => true,
