@@ -155,8 +155,12 @@ impl Verdict {
         self.note(now, pod);
     }
 
-    /// The Pods were read.
+    /// The Pods were read. One that is not among them is gone, and what was seen of it last is not how it ended.
     pub fn looked(&mut self, now: Instant, pods: Vec<Pod>) {
+        let known = self.pod.last.as_ref().map(|pod| pod.metadata.uid.clone());
+        if known.is_some_and(|known| pods.iter().all(|pod| pod.metadata.uid != known)) {
+            self.pod.gone.get_or_insert(now);
+        }
         for pod in pods {
             self.pod(now, pod);
         }
@@ -251,10 +255,16 @@ impl Verdict {
             .or_else(|| self.failed_pod())
             .or_else(|| self.deletion(now, &mut wake))
             .or_else(|| self.jobs_word(now, &mut wake))
-            .or_else(|| self.image(now, &mut wake))
-            .or_else(|| self.placement(now, &mut wake))
-            .or_else(|| self.start(now, &mut wake));
+            .or_else(|| self.beginning(now, &mut wake));
         next.unwrap_or(Next::Wait(wake.at()))
+    }
+
+    /// What keeps it from beginning; nothing does once its Pod is gone.
+    fn beginning(&mut self, now: Instant, wake: &mut Wake) -> Option<Next> {
+        if self.pod.gone.is_some() {
+            return None;
+        }
+        self.image(now, wake).or_else(|| self.placement(now, wake)).or_else(|| self.start(now, wake))
     }
 
     /// A failure without an exit code, with what the cluster says about it last. Asks for that first.

@@ -105,12 +105,20 @@ fn played(steps: &[(u64, Step)], events: &[Event]) -> (u64, Option<Ending>) {
     verdict.job(seconds(0), parsed(job(&json!([]))));
     let mut steps = steps.iter().peekable();
     let (mut asked, mut looks, mut sights) = (0, 0, 0);
+    // Nothing was missed: what is read is what was seen.
+    let mut there: Option<Pod> = None;
     for second in 0..3600 {
         let now = seconds(second);
         while let Some((_, step)) = steps.next_if(|(at, _)| *at == second) {
             sights += 1;
+            if matches!(step, PodGone(_)) {
+                there = None;
+            }
             match step.clone() {
-                Step::Pod(pod) => verdict.pod(now, parsed(pod)),
+                Step::Pod(pod) => {
+                    there = Some(parsed(pod.clone()));
+                    verdict.pod(now, parsed(pod));
+                }
                 PodGone(None) => verdict.pod_gone(now, "u1", None),
                 PodGone(Some(pod)) => {
                     let pod: Pod = parsed(pod);
@@ -131,7 +139,7 @@ fn played(steps: &[(u64, Step)], events: &[Event]) -> (u64, Option<Ending>) {
                 Next::Look => {
                     looks += 1;
                     assert!(looks <= 1 + sights, "reads twice what nobody changed");
-                    verdict.looked(now, Vec::new());
+                    verdict.looked(now, there.clone().into_iter().collect());
                 }
                 Next::Wait(until) => {
                     assert!(until.is_none_or(|until| until > now), "waits for what is past");
@@ -401,6 +409,24 @@ fn nothing_is_given_up_for_what_was_seen_last_when_it_is_over_by_now() {
         verdict.looked(seconds(at), vec![parsed(pod("Running", json!({"running": {}}), json!({})))]);
         assert!(matches!(next(&mut verdict, at), Next::Wait(_)), "{stuck}");
     }
+}
+
+#[test]
+fn a_pod_that_is_gone_when_it_is_read_is_not_told_by_what_was_seen_of_it_last() {
+    let mut verdict = Verdict::new(LIMITS, seconds(0));
+    verdict.job(seconds(0), parsed(job(&json!([]))));
+    verdict.pod(seconds(1), parsed(pod("Pending", waiting("ErrImagePull", "not found"), json!({}))));
+    while let Next::Ask(_) = verdict.look(seconds(30)) {
+        verdict.events(Vec::new());
+    }
+    assert_eq!(verdict.look(seconds(30)), Next::Look);
+    verdict.looked(seconds(30), Vec::new());
+    assert!(matches!(verdict.look(seconds(30)), Next::Wait(_)), "its last state may be on its way");
+    let last = pod("Failed", exited(3, "Error"), json!({}));
+    verdict.pod_gone(seconds(31), "u1", Some(parsed(last)));
+    let next = verdict.look(seconds(40));
+    let Next::End(ending) = next else { panic!("{next:?}") };
+    assert!(matches!(failure(Some(&ending)), Some((FailureReason::ContainerExit, 3, _))), "{ending:?}");
 }
 
 #[test]
