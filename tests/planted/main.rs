@@ -35,7 +35,7 @@ impl Finder {
             Self::Properties => "test --package oz-worker-core --test session -- a_fleet whatever_happens",
             Self::Restarts => "test --package oz-worker-core --test session -- that_is_killed",
             Self::Simulator => "run --package oz-worker-simulator -- --from 0 --count 300",
-            Self::Cluster => "run --package oz-worker-simulator -- --backend kubernetes --from 0 --count 1200",
+            Self::Cluster => "run --package oz-worker-simulator -- --cluster --from 0 --count 300",
         }
     }
 

@@ -62,12 +62,23 @@ pub struct Options {
     pub suspend: bool,
     /// The engine or the cluster breaks off, stands still, is restarted, loses what it has; workers on it are killed.
     pub engine: bool,
+    /// Tasks run on a cluster; else on the worker's machine, on an engine, or wherever a command takes them.
+    pub cluster: bool,
 }
 
 impl Default for Options {
-    /// Everything.
+    /// Everything that breaks, without a cluster.
     fn default() -> Self {
-        Self { network: true, server: true, processes: true, disk: true, blocking: true, suspend: true, engine: true }
+        Self {
+            network: true,
+            server: true,
+            processes: true,
+            disk: true,
+            blocking: true,
+            suspend: true,
+            engine: true,
+            cluster: false,
+        }
     }
 }
 
@@ -134,15 +145,11 @@ pub fn fresh_seed() -> u64 {
     now.as_secs() << 20
 }
 
-/// The backend of the worker in this seed's run.
-pub fn backend(seed: u64) -> &'static str {
-    Operator::draw(&Executor::new(seed)).backend()
-}
-
 /// One run: a worker, a server, and whatever the seed has in store.
 pub fn simulate(seed: u64, options: Options) -> Report {
     let longest = Duration::from_secs(30 * 24 * 3600);
-    run(seed, longest, |executor| Scene::new(executor, Operator::draw(executor)), |scene| storm::drive(scene, options))
+    let draw = if options.cluster { Operator::on_a_cluster } else { Operator::draw };
+    run(seed, longest, |executor| Scene::new(executor, draw(executor)), |scene| storm::drive(scene, options))
 }
 
 /// Runs what `drive` does with the scene that `stage` makes, for at most `longest`.

@@ -18,15 +18,16 @@ struct Args {
     /// how many seeds
     #[argh(option, default = "10_000")]
     count: u64,
-    /// of those seeds only the ones whose worker has this backend
-    #[argh(option)]
-    backend: Option<String>,
+    /// tasks run on a cluster
+    #[argh(switch)]
+    cluster: bool,
 }
 
 fn main() -> ExitCode {
     let args: Args = argh::from_env();
+    let options = Options { cluster: args.cluster, ..Options::default() };
     if let Some(seed) = args.seed {
-        let report = simulate(seed, Options::default());
+        let report = simulate(seed, options);
         print!("{}", report.trace);
         println!("{report}");
         return if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
@@ -34,14 +35,14 @@ fn main() -> ExitCode {
     let from = args.from.unwrap_or_else(oz_worker_simulator::fresh_seed);
     let (started, mut simulated, mut runs) = (Instant::now(), Duration::ZERO, 0);
     for (done, seed) in (1..=args.count).zip(from..) {
-        if args.backend.as_ref().is_some_and(|backend| oz_worker_simulator::backend(seed) != backend) {
-            continue;
-        }
-        let report = simulate(seed, Options::default());
+        let report = simulate(seed, options);
         simulated += report.simulated;
         runs += report.runs;
         if !report.violations.is_empty() {
             println!("{report}");
+            if args.cluster {
+                println!("with --cluster");
+            }
             return ExitCode::FAILURE;
         }
         if done.is_power_of_two() || done == args.count {

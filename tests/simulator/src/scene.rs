@@ -97,17 +97,14 @@ impl Operator {
     /// Decisions drawn from the seed.
     pub fn draw(executor: &Executor) -> Self {
         let seconds = |from, to| executor.duration(Duration::from_secs(from), Duration::from_secs(to));
-        // Drawn apart: other backends' seeds stay what they are.
-        let mut apart = executor.random(|random| random.clone().fork());
-        let orchestrates = (apart.u32(..100) < 25).then(|| Orchestration::draw(&mut apart));
-        let contains = executor.chance(35) && orchestrates.is_none();
+        let contains = executor.chance(35);
         Self {
             limit: executor.random(|random| random.u32(0..5)),
             drain: if executor.chance(50) { Duration::ZERO } else { seconds(1, 600) },
             grace: executor.duration(Duration::from_millis(100), Duration::from_secs(30)),
-            dispatches: !contains && executor.chance(45) && orchestrates.is_none(),
+            dispatches: !contains && executor.chance(45),
             contains,
-            orchestrates,
+            orchestrates: None,
             scripts: executor.chance(50),
             cleanup: executor.chance(80),
             shares_directory: executor.chance(20),
@@ -116,13 +113,19 @@ impl Operator {
         }
     }
 
-    pub const fn backend(&self) -> &'static str {
+    const fn backend(&self) -> &'static str {
         match (self.contains, self.dispatches) {
             _ if self.orchestrates.is_some() => "kubernetes",
             (true, _) => "docker",
             (_, true) => "command",
             _ => "direct",
         }
+    }
+
+    /// The same of an operator whose tasks run on a cluster.
+    pub fn on_a_cluster(executor: &Executor) -> Self {
+        let orchestrates = Some(executor.random(Orchestration::draw));
+        Self { contains: false, dispatches: false, orchestrates, ..Self::draw(executor) }
     }
 
     /// The settings of a backend whose tasks run elsewhere.

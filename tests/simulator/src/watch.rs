@@ -253,6 +253,11 @@ impl Watch {
         self.violate_all(wrong);
     }
 
+    /// An execution of which nothing is there any more may run once more.
+    pub fn begins_anew(&self, execution: &str) {
+        self.facts().started.remove(execution);
+    }
+
     /// A process joined a task's tree.
     pub fn entered(&self, number: u64, task: &str) {
         self.facts().alive.insert(number, task.to_owned());

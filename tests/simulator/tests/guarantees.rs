@@ -18,9 +18,8 @@ fn on_seeds<F: Future<Output = ()> + Send + 'static>(drive: fn(Scene) -> F) -> V
     on_so_many_seeds(20, drive)
 }
 
-/// Tasks run here: a worker on a cluster dials only after its preflight, at a time that is the cluster's.
 fn operator(executor: &Executor) -> Operator {
-    Operator { limit: 4, orchestrates: None, ..Operator::draw(executor) }
+    Operator { limit: 4, ..Operator::draw(executor) }
 }
 
 fn on_so_many_seeds<F: Future<Output = ()> + Send + 'static>(seeds: u64, drive: fn(Scene) -> F) -> Vec<Report> {
@@ -214,7 +213,6 @@ fn on_seeds_direct<F: Future<Output = ()> + Send + 'static>(drive: fn(Scene) -> 
             limit: 4,
             dispatches: false,
             contains: false,
-            orchestrates: None,
             drain: Duration::ZERO,
             ..Operator::draw(executor)
         };
@@ -291,14 +289,7 @@ fn a_dispatch_that_even_sigkill_does_not_end_frees_its_slot() {
     let stage = |executor: &_| {
         Scene::new(
             executor,
-            Operator {
-                limit: 1,
-                dispatches: true,
-                contains: false,
-                orchestrates: None,
-                drain: Duration::ZERO,
-                ..Operator::draw(executor)
-            },
+            Operator { limit: 1, dispatches: true, contains: false, drain: Duration::ZERO, ..Operator::draw(executor) },
         )
     };
     for seed in 0..20 {

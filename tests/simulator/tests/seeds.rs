@@ -45,11 +45,21 @@ fn fresh_seeds_hold() {
     }
 }
 
+/// The first ones on a cluster: the same each time, for its model is young.
+#[test]
+fn the_first_seeds_on_a_cluster_hold() {
+    for seed in 0..FRESH {
+        let report = simulate(seed, Options { cluster: true, ..Options::default() });
+        assert!(report.violations.is_empty(), "{report}");
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run_byte_for_byte() {
     let first = fresh_seed();
     for seed in first..first + FRESH {
-        let (one, other) = (simulate(seed, Options::default()), simulate(seed, Options::default()));
+        let options = Options { cluster: seed.is_multiple_of(2), ..Options::default() };
+        let (one, other) = (simulate(seed, options), simulate(seed, options));
         let differs = one.trace.lines().zip(other.trace.lines()).position(|(one, other)| one != other);
         assert_eq!(differs, None, "seed {seed}: the two runs differ from this line on");
         assert_eq!(one.trace.len(), other.trace.len(), "seed {seed}: one run goes on for longer");
@@ -67,6 +77,7 @@ fn without_faults_one_dial_is_enough() {
         blocking: false,
         suspend: false,
         engine: false,
+        cluster: false,
     };
     for seed in 0..20 {
         let report = simulate(seed, quiet);

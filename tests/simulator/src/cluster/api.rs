@@ -203,16 +203,21 @@ impl Cluster {
         if let Some((_, execution)) = &of {
             self.journal.note(|| format!("cluster: Job {name} of {execution}: {plan:?}, suspended: {is_suspended}"));
             let is_orphan = self.state().deaths != deaths;
+            let mut is_anew = false;
             let jobs = self.truths.note(execution, |truth| {
                 // Nobody knows of the Job that there was before: its worker is gone, or somebody deleted it while the answer was
                 // lost.
-                if truth.is_orphan || (truth.is_removed && truth.is_disturbed) {
+                is_anew = truth.is_orphan || (truth.is_removed && truth.is_disturbed);
+                if is_anew {
                     *truth = Truth { is_orphan: truth.is_orphan, is_disturbed: true, ..Truth::default() };
                 }
                 truth.is_orphan |= is_orphan;
                 truth.jobs += 1;
                 if truth.is_orphan { 0 } else { truth.jobs }
             });
+            if is_anew {
+                self.watch.begins_anew(execution);
+            }
             if jobs > 1 {
                 self.watch.violate(format!("{execution} has a second Job"));
             }

@@ -58,13 +58,20 @@ impl<R: Host> Shared<R> {
         }
         let mut taken = Vec::new();
         for Left { task, thing: job } in newest {
-            match self.claim(&job).await {
+            let claimed = self.claim(&job).await;
+            if claimed.is_ok() {
+                self.held.doubt_no_more(&job.metadata.uid);
+            }
+            match claimed {
                 Ok(Some(created)) => {
                     self.held.take_up(Key::new(&task.task_id, task.execution_id.as_deref()), created);
                     taken.push(task);
                 }
                 Ok(None) => info!(task_id = task.task_id, "another worker took up the Job {}", job.metadata.name),
-                Err(error) => warn!(task_id = task.task_id, "cannot take up the Job {}: {error}", job.metadata.name),
+                Err(error) => {
+                    self.held.doubt(&job.metadata.uid);
+                    warn!(task_id = task.task_id, "cannot take up the Job {}: {error}", job.metadata.name);
+                }
             }
         }
         taken
@@ -73,13 +80,18 @@ impl<R: Host> Shared<R> {
     /// Whether a Job that nobody here follows may be to be taken up.
     fn is_candidate(&self, job: &Job) -> bool {
         let instance = job.annotation(INSTANCE);
-        let is_anothers = !job.annotation(TASK_ID).is_empty() && !instance.is_empty() && instance != self.instance;
+        let is_ours = instance == self.instance && !self.held.is_unsure(&job.metadata.uid);
+        let is_anothers = !job.annotation(TASK_ID).is_empty() && !instance.is_empty() && !is_ours;
         let is_of_now = self.can_patch() || !ended_long_ago(job);
         is_anothers && is_of_now && !job.is_told() && !self.held.is_taken_up(&job.metadata.uid)
     }
 
     /// Whether this process is known to be gone.
     async fn is_gone(&self, instance: &str) -> bool {
+        if instance == self.instance {
+            // What this very process may have taken up, and does not follow.
+            return true;
+        }
         let (runtime, owner) = (self.cluster.runtime(), &self.common.owner);
         match Instance::parse(instance) {
             None => false,

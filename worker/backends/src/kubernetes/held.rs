@@ -1,6 +1,6 @@
 //! Which Jobs this worker has: what identifies one, and what is kept of those that were taken up or whose end is not proven.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::objects::Job;
@@ -45,12 +45,28 @@ pub struct Ended {
 pub struct Held {
     /// Those that were taken up and are to be resumed.
     taken: Mutex<BTreeMap<Key, Created>>,
+    /// The UIDs of those that may have been taken up, since an answer was lost: nobody follows them.
+    unsure: Mutex<BTreeSet<String>>,
     ended: Mutex<BTreeMap<Key, Ended>>,
 }
 
 impl Held {
     pub fn take_up(&self, key: Key, created: Created) {
         lock(&self.taken).insert(key, created);
+    }
+
+    /// An answer was lost that would have said whether it was taken up.
+    pub fn doubt(&self, uid: &str) {
+        lock(&self.unsure).insert(uid.to_owned());
+    }
+
+    pub fn is_unsure(&self, uid: &str) -> bool {
+        lock(&self.unsure).contains(uid)
+    }
+
+    /// It is known now.
+    pub fn doubt_no_more(&self, uid: &str) {
+        lock(&self.unsure).remove(uid);
     }
 
     pub fn is_taken_up(&self, uid: &str) -> bool {

@@ -23,6 +23,8 @@ use super::{LookedAt, Shared};
 use crate::contract::{Report, Resumed, Stop, Task, failed};
 use crate::output::TaskLog;
 
+/// How long it may take to see whether a task has ended already.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// How long the events may take that are asked for before a failure is told.
 const EVENTS_LIMIT: Duration = Duration::from_secs(3);
 /// How long a deletion may hold up the end of a task that gave up.
@@ -121,10 +123,17 @@ impl<R: Host> Shared<R> {
                 report.finished(Outcome::Dispatched);
                 return Vec::new();
             }
-            None => {
+            // The worker leaves, and its Jobs run on.
+            None if stop.is_abandoned() => {
                 report.finished(Outcome::Stopped);
-                // The worker leaves, and its Jobs run on.
-                return if stop.is_abandoned() { Vec::new() } else { self.delete_surely(&created).await };
+                return Vec::new();
+            }
+            None => {
+                let Some(ending) = Box::pin(self.end_before(&created, &mut verdict)).await else {
+                    report.finished(Outcome::Stopped);
+                    return self.delete_surely(&created).await;
+                };
+                ending
             }
         };
         if let Some(warning) = warning {
@@ -218,6 +227,14 @@ impl<R: Host> Shared<R> {
             Some(Sighting::Blind(why)) => return Some(unwatched(&why)),
         }
         None
+    }
+
+    /// How a task had ended by itself when it was to be stopped, and no watch had told of it yet.
+    async fn end_before(&self, created: &Created, verdict: &mut Verdict) -> Option<Ending> {
+        let read = self.cluster.within(LOOK_LIMIT, pods(&self.cluster, &created.uid)).await.ok()?;
+        let now = self.cluster.runtime().now();
+        verdict.looked(now, read);
+        verdict.own_end(now)
     }
 
     /// Whether a worker that came after this one has a Job. A watch may still show who had it before.

@@ -259,6 +259,18 @@ impl Verdict {
         next.unwrap_or(Next::Wait(wake.at()))
     }
 
+    /// How the task ended by itself, if it did: its container has, and nobody was taking the Pod away.
+    pub fn own_end(&mut self, now: Instant) -> Option<Ending> {
+        if self.is_leaving() {
+            return None;
+        }
+        let mut wake = Wake::NEVER;
+        match self.result(now, &mut wake)? {
+            Next::End(ending) => Some(ending),
+            _ => None,
+        }
+    }
+
     /// What keeps it from beginning; nothing does once its Pod is gone.
     fn beginning(&mut self, now: Instant, wake: &mut Wake) -> Option<Next> {
         if self.pod.gone.is_some() {
