@@ -133,13 +133,24 @@ impl<R: Host> Shared<R> {
                 if error.is_open() {
                     *open = Some(name.clone());
                 }
-                match tries.next(runtime.now(), &error).filter(|_| is_wanted()) {
-                    Some(at) => runtime.sleep_until(at).await,
-                    None => return Err(format!("the Job cannot be created: {error}")),
-                }
+                let Some(at) = tries.next(runtime.now(), &error).filter(|_| is_wanted()) else {
+                    // It may be there all the same.
+                    let made = if open.is_some() { self.made(&name, &identity).await } else { None };
+                    return made.ok_or_else(|| format!("the Job cannot be created: {error}"));
+                };
+                runtime.sleep_until(at).await;
             }
         }
         Err("other tasks' Jobs have both names that this one could have".into())
+    }
+
+    /// The Job that a creation made whose answer was lost, if it can be seen.
+    async fn made(&self, name: &str, identity: &Identity<'_>) -> Option<Created> {
+        let there: Job = self.cluster.once(&Call::get(self.cluster.job(name))).await.ok()?;
+        let is_it = identity.standing(&there.metadata.labels) == Standing::Ours
+            && there.annotation(INSTANCE) == self.instance
+            && !self.followers.is_done(&there.metadata.uid);
+        is_it.then(|| Created::of(&there))
     }
 
     /// Whether a Job of this very execution is done with, and the task to run once more; otherwise it is this run's. `is_open`:
