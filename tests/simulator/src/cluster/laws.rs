@@ -137,7 +137,10 @@ impl Truth {
             "container_oom" => ended_by(exit_code, true),
             "init_container" => self.init.map(i64::from) == Some(exit_code),
             "evicted" => {
-                came_first(self.disrupted) || (self.is_threatened && (self.is_removed || self.deadline.is_some()))
+                // Of a Pod whose end nobody saw only this is known.
+                let is_unseen = self.disrupted.is_some() && self.is_disturbed;
+                let is_threatened = self.is_threatened && (self.is_removed || self.deadline.is_some());
+                came_first(self.disrupted) || is_unseen || is_threatened
             }
             // Of a Pod whose end nobody saw only this is known.
             "active_deadline" => came_first(self.deadline) || (self.deadline.is_some() && self.is_disturbed),

@@ -99,10 +99,11 @@ impl Verdict {
     pub(super) fn disruption(&mut self, now: Instant, wake: &mut Wake) -> Option<Next> {
         let (why, _) = self.disrupted()?;
         let pod = self.pod.last.as_ref()?;
-        if pod.status.phase == "Failed" || self.pod.gone.is_some() || self.is_lost(now, wake) {
+        if pod.status.phase == "Failed" || self.pod.gone.is_some() {
             return Some(self.evicted(&why));
         }
-        None
+        // Or the watch is behind.
+        self.is_lost(now, wake).then(|| self.look_first().unwrap_or_else(|| self.evicted(&why)))
     }
 
     /// Whether the Pod should be gone for so long that its node must be lost.
@@ -149,6 +150,9 @@ impl Verdict {
             }
         }
         if self.ran {
+            if is_pod_there && let Some(look) = self.look_first() {
+                return Some(look);
+            }
             let message = format!("{}: somebody deleted the {what} while the task ran", self.place());
             let failure = Failure { reason: FailureReason::ContainerExit, exit_code: STOPPED, message };
             return Some(Next::End(Ending { outcome: Outcome::Failed(failure), warning: None, gives_up: true }));
