@@ -167,7 +167,7 @@ planted! {
         => "        match &mut self.connection {"
     }
     the_end_of_a_task_is_lost_when_the_channel_is_busy {
-        Simulator, "did not end within", "worker/src/run.rs",
+        Simulator, "waits to be begun", "worker/src/run.rs",
         "            let _ = events.try_send(Event::Ended { task_id, run, cleanup });"
         => "            if events.len() < 2 {\n                let _ = events.try_send(Event::Ended { task_id, run, cleanup });\n            }"
     }
@@ -236,7 +236,7 @@ planted! {
         => "runtime.unblock(Lane::Remove, "
     }
     a_task_that_cannot_begin_hears_no_cancellation {
-        Simulator, "dialled after", "worker/backends/src/direct/mod.rs",
+        Simulator, "did not end within", "worker/backends/src/direct/mod.rs",
         "machine::begun(&self.runtime, begin, stop.asked())"
         => "machine::begun(&self.runtime, begin, std::future::pending())"
     }
@@ -261,7 +261,7 @@ planted! {
         => "?force=1"
     }
     a_container_that_could_not_be_removed_stays {
-        Simulator, "are left on the engine", "worker/backends/src/docker/removal.rs",
+        Simulator, "never comes to rest", "worker/backends/src/docker/removal.rs",
         "        remove_later(Arc::clone(engine), id.to_owned());\n"
         => ""
     }
@@ -352,8 +352,8 @@ planted! {
     }
     the_job_of_a_cancelled_task_stays {
         Cluster, "cancelled", "worker/backends/src/kubernetes/run.rs",
-        "return if stop.is_abandoned() { Vec::new() }"
-        => "return if stop.is_asked() { Vec::new() }"
+        "                    return self.delete_surely(&created).await;"
+        => "                    return Vec::new();"
     }
     a_job_that_is_created_after_its_task_was_cancelled_stays {
         Cluster, "cancelled", "worker/backends/src/kubernetes/creation.rs",
@@ -367,7 +367,7 @@ planted! {
     }
     the_job_of_a_dead_worker_is_not_taken_up {
         Cluster, "whose end nobody tells", "worker/backends/src/kubernetes/adoption.rs",
-        "&& !instance.is_empty() && instance != self.instance;"
-        => "&& !instance.is_empty() && instance == self.instance;"
+        "&& !instance.is_empty() && !is_ours;"
+        => "&& !instance.is_empty() && is_ours;"
     }
 }
