@@ -33,21 +33,28 @@ fn registry_that_says(status: u16, code: &str) -> String {
 }
 
 pub fn refusals(engine: &Engine) {
+    // Side by side: engines try again, at length.
+    thread::scope(|scope| {
+        for (status, code, may_be_used) in REFUSALS {
+            scope.spawn(move || refusal(engine, status, code, may_be_used));
+        }
+    });
+}
+
+fn refusal(engine: &Engine, status: u16, code: &str, may_be_used: bool) {
     let mut scene = Scene::with(engine, |launch| launch.config("pull_policy", "always"));
-    for (status, code, may_be_used) in REFUSALS {
-        let image = format!("{}/refused:1", registry_that_says(status, code));
-        let own = |task_id: String| task(&task_id, "").with("docker_image", image.as_str().into());
-        let own = |task_id: String| own(task_id).without("sidecar_image");
-        engine.docker(["tag", TASK, &image]);
-        // Without a sidecar there is nothing to run: it fails after its image was taken, or for want of it.
-        let reason = if may_be_used { "container_start" } else { "image_pull" };
-        let (_, message) = scene.fails(&own(format!("{status}-here")), reason);
-        println!("{status}: {message}");
-        let warned = scene.worker.lines_with("and uses the one that the engine has");
-        assert_eq!(warned.iter().any(|line| line.contains(&image)), may_be_used, "{status}: {warned:?}");
-        engine.docker(["rmi", &image]);
-        scene.fails(&own(format!("{status}-not-here")), "image_pull");
-    }
+    let image = format!("{}/refused:1", registry_that_says(status, code));
+    let own = |task_id: String| task(&task_id, "").with("docker_image", image.as_str().into());
+    let own = |task_id: String| own(task_id).without("sidecar_image");
+    engine.docker(["tag", TASK, &image]);
+    // Without a sidecar there is nothing to run: it fails after its image was taken, or for want of it.
+    let reason = if may_be_used { "container_start" } else { "image_pull" };
+    let (_, message) = scene.fails(&own(format!("{status}-here")), reason);
+    println!("{status}: {message}");
+    let warned = scene.worker.lines_with("and uses the one that the engine has");
+    assert_eq!(warned.iter().any(|line| line.contains(&image)), may_be_used, "{status}: {warned:?}");
+    engine.docker(["rmi", &image]);
+    scene.fails(&own(format!("{status}-not-here")), "image_pull");
     scene.leave();
 }
 
