@@ -186,7 +186,7 @@ fn answer(state: &mut State, mut request: Request) {
             let kind = if kind == "jobs" { Kind::Jobs } else { Kind::Pods };
             return state.watching[kind as usize].push(writer);
         }
-        (Method::Get, "pods") if query.contains("job-name") => {
+        (Method::Get, "pods") if query.contains("job") => {
             let main = json!({"name": "main", "state": {"terminated": {"exitCode": 0}}});
             json!({"items": [{"metadata": {"uid": "p"}, "status": {"containerStatuses": [main]}}]})
         }

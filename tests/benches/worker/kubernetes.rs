@@ -53,17 +53,17 @@ pub fn measure(report: &mut Report, effort: Effort) {
         assert!(is_success(scene.peer.text()), "a task did not end well");
         threads = threads.max(proc::threads(scene.pid()));
     }
-    // What proves the ends to the worker comes within a Ping's interval; only then are the Jobs deleted.
-    wait_for(&mut scene, "no Job", || cluster.jobs() == 0);
-    let calls = (cluster.calls() - before) as f64 / tasks as f64;
-    scene.stop(|| ());
-
     let per_task = (running.rss - idle.rss) / tasks as f64 / KIBIBYTE;
     Row::new("resident memory per task", format!("{per_task:.1} KiB")).at_most(per_task, 16.0, " KiB").print(report);
     let anonymous = (running.anonymous - idle.anonymous) / tasks as f64 / KIBIBYTE;
     report::note(&format!("not backed by a file: {anonymous:.1} KiB; in all {}", mebibytes(running.rss)));
     Row::new("threads at most", threads.to_string()).at_most(threads as f64, 14.0, "").print(report);
+    // The Jobs are deleted once the worker knows that its server has heard the ends.
+    scene.peer.settle();
+    wait_for(&mut scene, "no Job", || cluster.jobs() == 0);
+    let calls = (cluster.calls() - before) as f64 / tasks as f64;
     Row::new("calls per task beside the watches", format!("{calls:.2}")).at_most(calls, MOST_CALLS, "").print(report);
+    scene.stop(|| ());
 }
 
 fn wait_for(scene: &mut Scene, what: &str, is_so: impl Fn() -> bool) {
