@@ -16,6 +16,7 @@ pub mod fuzzing;
 mod helper;
 mod image;
 pub mod kubernetes;
+mod last_output;
 mod machine;
 pub mod output;
 mod program;

@@ -17,23 +17,16 @@ use super::tail::Tail;
 use super::wait::{self, ContainerEnd};
 use super::{Shared, removal, state};
 use crate::contract::{Report, Stop, failed};
-use crate::output::{TaskLog, forward};
+use crate::last_output::{self, MOST_READ};
+use crate::output::TaskLog;
 use crate::redaction::redact;
 
 /// How long it may take to see whether a container has ended already.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// How long one call may take that stops a container.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// How long the output may take that is asked for after a failure.
-const OUTPUT_LIMIT: Duration = Duration::from_secs(10);
 /// How long a container stays after its end, so that the end is told before.
 const TELLING: Duration = Duration::from_millis(50);
-/// How many lines of it are asked for; of those the last [`tail::MOST`](super::tail::MOST) bytes are kept.
-const OUTPUT_LINES: u32 = 10_000;
-/// The most bytes of them that are read.
-const MOST_OUTPUT: u64 = 64 << 20;
-/// How many lines are asked for when those are more: an engine cuts lines at 16 KiB, and this many hold all that is kept.
-const LONG_LINES: u32 = 64;
 
 /// What is the same for a task that is started and one that is taken up.
 pub(super) struct Followed<'a> {
@@ -174,23 +167,12 @@ impl<R: Host> Shared<R> {
 
     /// Logs the end of what a container wrote, without secrets.
     async fn log_output(&self, container: &str, followed: &Followed<'_>, variables: &[(String, String)]) {
-        let read = async {
-            // An answer that is broken off lacks its end, which says most.
-            if let Some(text) = self.output(container, OUTPUT_LINES).await? {
-                return Ok(text);
-            }
-            Ok(self.output(container, LONG_LINES).await?.unwrap_or_default())
-        };
+        let read = last_output::read(|lines| self.output(container, lines));
         let runtime = self.engine.runtime();
-        match within(runtime, Some(OUTPUT_LIMIT), read).await {
+        match within(runtime, Some(last_output::LIMIT), read).await {
             Ok(text) => {
                 let text = redact(text, variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-                let text = futures_lite::io::Cursor::new(text);
-                let written = forward(runtime, Some(text), Arc::clone(followed.log));
-                let written = async {
-                    let _ = written.await;
-                };
-                written.or(runtime.sleep_until(runtime.now().plus(OUTPUT_LIMIT))).await;
+                last_output::show(runtime, text, followed.log).await;
             }
             // It was removed with its output.
             Err(error) if error.is_missing() => {}
@@ -207,7 +189,7 @@ impl<R: Host> Shared<R> {
             let chunk = chunk.as_ref();
             tail.take(chunk);
             read += chunk.len() as u64;
-            if read > MOST_OUTPUT {
+            if read > MOST_READ {
                 return Ok(None);
             }
         }

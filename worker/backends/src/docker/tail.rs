@@ -1,21 +1,18 @@
 //! The last of what a container wrote, out of the frames in which an engine gives it.
 
-use std::collections::VecDeque;
+use crate::last_output::Last;
+pub use crate::last_output::MOST;
 
-/// The most that is kept, in bytes.
-pub const MOST: usize = 1 << 20;
 /// A frame's head: which stream, three zeros, the length (Docker Engine API, `ContainerAttach`).
 const HEAD: usize = 8;
 
 /// Takes frames in any pieces and keeps the end of what is in them.
 #[derive(Debug, Default)]
 pub struct Tail {
-    kept: VecDeque<u8>,
+    last: Last,
     head: Vec<u8>,
     /// How much of the present frame is still to come.
     left: usize,
-    /// How many bytes were thrown away at the beginning.
-    cut: u64,
 }
 
 impl Tail {
@@ -34,23 +31,13 @@ impl Tail {
             let (content, rest) = bytes.split_at(bytes.len().min(self.left));
             self.left -= content.len();
             bytes = rest;
-            // Only the end of a piece that is larger than all that is kept.
-            let skipped = content.len().saturating_sub(MOST);
-            self.kept.extend(content.get(skipped..).unwrap_or_default());
-            let over = self.kept.len().saturating_sub(MOST);
-            self.kept.drain(..over);
-            self.cut += (skipped + over) as u64;
+            self.last.take(content);
         }
     }
 
     /// What is kept. Where something was thrown away it begins with the first whole line.
     pub fn finish(self) -> Vec<u8> {
-        let kept = Vec::from(self.kept);
-        let whole = if self.cut > 0 { kept.iter().position(|byte| *byte == b'\n') } else { None };
-        match whole {
-            Some(end) => kept.get(end + 1..).unwrap_or_default().to_vec(),
-            None => kept,
-        }
+        self.last.finish()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Calls to the API server: one connection each, bounded in bytes and time, with the credentials of the moment. A retry says
 //! which failures it is for.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
@@ -237,24 +237,6 @@ impl<R: Host> Cluster<R> {
         };
         future.or(late).await
     }
-}
-
-/// The last `most` bytes of a body, of at most `all`.
-pub async fn tail<R: Host>(opened: &mut Opened<R>, most: usize, all: usize) -> Result<Vec<u8>, ApiError> {
-    let (mut kept, mut read) = (Vec::new(), 0);
-    while let Some(chunk) = poll_fn(|cx| opened.body.poll_chunk(cx)).await? {
-        read += chunk.len();
-        kept.extend_from_slice(&chunk);
-        // Not for every chunk: what stands behind moves each time.
-        if kept.len() > 2 * most {
-            kept.drain(..kept.len() - most);
-        }
-        if read > all {
-            break;
-        }
-    }
-    kept.drain(..kept.len().saturating_sub(most));
-    Ok(kept)
 }
 
 /// The error that an answer is.

@@ -1,26 +1,21 @@
 //! What a task's container wrote, into the log after a failure: its end, without secrets.
 
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_lite::FutureExt;
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_runtime::Host;
 use serde_json::Value;
 use tracing::warn;
 
 use super::Shared;
-use super::cluster::{ApiError, Call, refused, tail};
+use super::cluster::{ApiError, Call, refused};
 use super::held::Created;
 use super::scripts::plain;
 use super::template::TASK;
-use crate::output::{TaskLog, forward};
+use crate::last_output::{self, Last, MOST_READ};
+use crate::output::TaskLog;
 use crate::redaction::redact;
-
-/// How long the output may take, how many lines of it are asked for, and how many bytes are kept and read.
-const OUTPUT_LIMIT: Duration = Duration::from_secs(10);
-const OUTPUT_LINES: u32 = 10_000;
-const MOST_OUTPUT: [usize; 2] = [1 << 20, 64 << 20];
 
 impl<R: Host> Shared<R> {
     /// Logs the end of what the container of a task wrote; `spec` is what the task was started with, if that is known.
@@ -32,8 +27,8 @@ impl<R: Host> Shared<R> {
         task_id: &str,
         log: &Arc<dyn TaskLog>,
     ) {
-        let read = self.cluster.within(OUTPUT_LIMIT, async {
-            let text = self.read_output(pod).await?;
+        let read = self.cluster.within(last_output::LIMIT, async {
+            let text = last_output::read(|lines| self.output(pod, lines)).await?;
             if let Some(spec) = spec {
                 return Ok(redact(text, spec.env.iter().map(|(name, value)| (name, value.expose()))));
             }
@@ -42,13 +37,7 @@ impl<R: Host> Shared<R> {
         });
         match read.await {
             Ok(text) => {
-                let text = futures_lite::io::Cursor::new(text);
-                let runtime = self.cluster.runtime();
-                let written = forward(runtime, Some(text), Arc::clone(log));
-                let written = async {
-                    let _ = written.await;
-                };
-                written.or(runtime.sleep_until(runtime.now().plus(OUTPUT_LIMIT))).await;
+                last_output::show(self.cluster.runtime(), text, log).await;
             }
             // It was removed with its output, or the Role does not show it.
             Err(ApiError::Status { status: 403 | 404, .. }) => {}
@@ -56,14 +45,21 @@ impl<R: Host> Shared<R> {
         }
     }
 
-    async fn read_output(&self, pod: &str) -> Result<Vec<u8>, ApiError> {
+    /// The end of so many last lines. None: they are too long.
+    async fn output(&self, pod: &str, lines: u32) -> Result<Option<Vec<u8>>, ApiError> {
         let path = self.cluster.core(&format!("pods/{pod}/log"));
-        let call = Call::get(format!("{path}?container={TASK}&tailLines={OUTPUT_LINES}"));
-        let mut opened = self.cluster.open(&call).await?;
-        let [most, all] = MOST_OUTPUT;
-        let text = tail(&mut opened, most, all).await?;
+        let mut opened = self.cluster.open(&Call::get(format!("{path}?container={TASK}&tailLines={lines}"))).await?;
+        let (mut last, mut read) = (Last::default(), 0);
+        while let Some(chunk) = poll_fn(|cx| opened.body.poll_chunk(cx)).await? {
+            last.take(&chunk);
+            read += chunk.len() as u64;
+            if read > MOST_READ {
+                return Ok(None);
+            }
+        }
+        let text = last.finish();
         refused(&opened, &text)?;
-        Ok(text)
+        Ok(Some(text))
     }
 }
 
