@@ -235,6 +235,7 @@ impl<R: Host> Shared<R> {
             volumes: &self.settings.volumes,
             options: self.settings.container_options.as_ref().map(|options| &options.0),
             labels: &self.extra_labels,
+            as_binds: self.engine.is_podman(),
         };
         let description = container::description(spec, &mounts, &additions, &self.owned());
         // Beside the task: what is made after it was stopped is removed by its owner.
