@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use super::scene::{AGENT, ENGINE_BOUND, shell_root, task};
 
 /// How many workers are killed, unless `KILLS` says otherwise.
-const KILLS: u64 = 12;
+const KILLS: u64 = 15;
 /// What the moments are made of, unless `SEED` says otherwise.
 const SEED: u64 = 7;
 /// How many tasks a worker has at once, beside those that it takes up.
