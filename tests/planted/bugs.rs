@@ -276,9 +276,9 @@ planted! {
         => "_ if is_oom || exit_code == 137 => ("
     }
     a_container_that_never_ran_is_followed {
-        Simulator, "is told to have ended by success", "worker/backends/src/docker/run.rs",
-        "if let Some(Seen::Created) = wait::known"
-        => "if let Some(Seen::Unknown) = wait::known"
+        Simulator, "is told to have ended by success", "worker/backends/src/docker/removal.rs",
+        "while wait::settled(engine, id).await == Some(Seen::Created) {"
+        => "while wait::settled(engine, id).await == Some(Seen::Unknown) {"
     }
     what_a_dead_worker_left_is_not_taken_up {
         Simulator, "and nobody takes it up", "worker/backends/src/docker/earlier.rs",

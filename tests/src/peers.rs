@@ -6,10 +6,12 @@
 pub mod chromium;
 pub mod container;
 pub mod docker;
+pub mod events;
 pub mod images;
 pub mod kubernetes;
 pub mod otelcol;
 pub mod otlp;
+mod podman;
 pub mod prometheus;
 pub mod queries;
 pub mod registry;
@@ -47,6 +49,8 @@ pub enum Peer {
     Docker,
     /// A current Docker engine, much younger than that one, and its runc.
     Engine,
+    /// Podman, whose service speaks Docker's API.
+    Podman,
     /// A registry of images.
     Registry,
     /// Debian as an archive, to make images of.
@@ -72,6 +76,7 @@ impl Peer {
             Self::GrafanaCheck => "grafana-check.sh",
             Self::Docker => "docker.sh",
             Self::Engine => "engine.sh",
+            Self::Podman => "podman.sh",
             Self::Registry => "registry.sh",
             Self::Debian => "debian.sh",
             Self::Cyclonedx => "cyclonedx.sh",
@@ -88,7 +93,7 @@ impl Peer {
 
     /// Once per process; other processes wait in the script.
     fn install(self) -> Result<&'static [PathBuf], &'static str> {
-        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 14] = [const { OnceLock::new() }; 14];
+        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 15] = [const { OnceLock::new() }; 15];
         let installed = INSTALLED.get(self as usize).expect("one place per peer");
         installed.get_or_init(|| run(self.script())).as_deref().map_err(String::as_str)
     }

@@ -22,7 +22,7 @@ use rustix::{
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{Peer, service::Service};
+use super::{Peer, podman, service::Service};
 use crate::{
     chart::repository,
     process::{self, Watch, with_input},
@@ -66,6 +66,8 @@ pub enum Release {
     Debian,
     /// A current one, whose images are kept by containerd.
     Current,
+    /// Podman 4.3, whose service speaks Docker's API.
+    Podman,
 }
 
 impl Release {
@@ -77,6 +79,15 @@ impl Release {
                 let daemon = Peer::Engine.programs()?.first()?;
                 Some((daemon, daemon.parent()))
             }
+            Self::Podman => Some((Peer::Podman.programs()?.first()?, None)),
+        }
+    }
+
+    /// Where it keeps its images for the next time, if it does.
+    fn kept(self) -> PathBuf {
+        match self {
+            Self::Debian | Self::Podman => kept(),
+            Self::Current => kept().join("current"),
         }
     }
 }
@@ -127,10 +138,7 @@ impl Engine {
 
     fn begin(release: Release, client: &'static Path, dir: TempDir, turn: File) -> Option<Self> {
         let (program, runc) = release.daemon()?;
-        let kept = match release {
-            Release::Debian => kept(),
-            Release::Current => kept().join("current"),
-        };
+        let kept = release.kept();
         fs::create_dir_all(&kept).unwrap_or_else(|error| panic!("cannot make {}: {error}", kept.display()));
 
         // One that was killed in its sleep has left it.
@@ -149,31 +157,17 @@ impl Engine {
             .args(["sh", "-c", "while test -e \"$0\"; do \"$@\"; done"])
             .arg(at("goes-on"))
             .arg(program);
-        command.arg("--host").arg(host(dir.path())).arg("--data-root").arg(kept.join("data"));
-        command.arg("--exec-root").arg(at("exec")).arg("--pidfile").arg(at("pid"));
         let ports = [free_port("127.0.0.1"), free_port(HOST)];
-        for (address, port) in ["127.0.0.1", HOST].iter().zip(ports) {
-            command.args(["--host", &format!("tcp://{address}:{port}")]);
-        }
-        command.arg("--tlsverify").arg("--tlscacert").arg(at("ca.pem"));
-        command.arg("--tlscert").arg(at("server-cert.pem")).arg("--tlskey").arg(at("server-key.pem"));
-        // Not the file of this machine's own engine. What builds have left is thrown away before it fills the disk.
-        command.arg("--config-file").arg(at("daemon.json"));
-        command.args(["--bridge", BRIDGE, "--iptables=false", "--ip-forward=false", "--ip-masq=false"]);
-        command.args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", CGROUP]);
-        if let Some(runc) = runc {
-            let path = env::var_os("PATH").unwrap_or_default();
-            let all = [runc.to_owned()].into_iter().chain(env::split_paths(&path));
-            command.env("PATH", env::join_paths(all).expect("they were in a PATH"));
-            // Its runc is built without the library for seccomp.
-            command.args(["--ip6tables=false", "--seccomp-profile=unconfined"]);
-            command.env("DOCKER_MIN_API_VERSION", OLDEST_API);
+        if release == Release::Podman {
+            podman::describe(&mut command, dir.path(), &host(dir.path()));
+        } else {
+            describe(&mut command, dir.path(), &kept, ports, runc);
+            write_settings(dir.path(), release, false);
         }
         // Nothing is looked for outside: what cannot be reached fails at once.
         command.env("HTTP_PROXY", NOWHERE).env("HTTPS_PROXY", NOWHERE).env("NO_PROXY", "127.0.0.0/8,localhost");
-        write_settings(dir.path(), release, false);
         let service = Service::start("the Docker engine", &mut command);
-        service.wait_for_line("API listen on");
+        service.wait_for_line(if release == Release::Podman { podman::LISTENS } else { "API listen on" });
         let engine = Self { service, release, program, client, dir, turn, ports };
         engine.remove_containers();
         engine.docker(["image", "prune", "--force"]);
@@ -281,6 +275,23 @@ impl Engine {
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"))
     }
 
+    /// Removes all that no container has which runs, as `docker system prune --all --force --volumes` does, and volumes with
+    /// a name as well. Of Debian's engine only images with this label go: the others are kept for long.
+    pub fn prune(&self, label: &str) {
+        let label = format!("label={label}");
+        let everything =
+            [&["system", "prune", "--all", "--force"][..], &["volume", "prune", "--force", "--filter", "all=1"]];
+        let some = [
+            &["container", "prune", "--force"][..],
+            &["volume", "prune", "--force"],
+            &["image", "prune", "--all", "--force", "--filter", &label],
+        ];
+        for arguments in if self.release == Release::Debian { &some[..] } else { &everything[..] } {
+            // Two at once are refused.
+            let _ = self.command().args(*arguments).output();
+        }
+    }
+
     /// Runs `docker` with these arguments and gives what it printed, and panics with all it said if it fails.
     pub fn docker<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> String {
         let mut command = self.command();
@@ -386,13 +397,37 @@ impl Drop for Engine {
     }
 }
 
+/// Adds what a daemon of Docker's is told: everything of it is in `dir`, but for the images, which are in `kept`.
+fn describe(command: &mut Command, dir: &Path, kept: &Path, ports: [u16; 2], runc: Option<&Path>) {
+    let at = |name: &str| dir.join(name);
+    command.arg("--host").arg(host(dir)).arg("--data-root").arg(kept.join("data"));
+    command.arg("--exec-root").arg(at("exec")).arg("--pidfile").arg(at("pid"));
+    for (address, port) in ["127.0.0.1", HOST].iter().zip(ports) {
+        command.args(["--host", &format!("tcp://{address}:{port}")]);
+    }
+    command.arg("--tlsverify").arg("--tlscacert").arg(at("ca.pem"));
+    command.arg("--tlscert").arg(at("server-cert.pem")).arg("--tlskey").arg(at("server-key.pem"));
+    // Not the file of this machine's own engine. What builds have left is thrown away before it fills the disk.
+    command.arg("--config-file").arg(at("daemon.json"));
+    command.args(["--bridge", BRIDGE, "--iptables=false", "--ip-forward=false", "--ip-masq=false"]);
+    command.args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", CGROUP]);
+    if let Some(runc) = runc {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let all = [runc.to_owned()].into_iter().chain(env::split_paths(&path));
+        command.env("PATH", env::join_paths(all).expect("they were in a PATH"));
+        // Its runc is built without the library for seccomp.
+        command.args(["--ip6tables=false", "--seccomp-profile=unconfined"]);
+        command.env("DOCKER_MIN_API_VERSION", OLDEST_API);
+    }
+}
+
 fn write_settings(dir: &Path, release: Release, are_kept: bool) {
     let settings = match release {
         Release::Debian => {
             let collected = json!({"gc": {"enabled": true, "defaultKeepStorage": "6GB"}});
             json!({"live-restore": are_kept, "builder": collected})
         }
-        Release::Current => json!({"live-restore": are_kept}),
+        Release::Current | Release::Podman => json!({"live-restore": are_kept}),
     };
     fs::write(dir.join("daemon.json"), settings.to_string()).expect("one's own directory");
 }

@@ -7,6 +7,7 @@ mod contained;
 mod engines;
 mod faults;
 mod images;
+mod kills;
 mod registries;
 mod scene;
 mod steps;
@@ -19,7 +20,7 @@ use oz_worker_tests::peers::docker::{Engine, Release};
 use scene::Chapter;
 
 /// What happens on every engine, in this order.
-const CHAPTERS: [(&str, Chapter); 29] = [
+const CHAPTERS: [(&str, Chapter); 31] = [
     ("a task runs and nothing of it is left", tasks::plain),
     ("a task that fails gives its code, and its output without secrets", tasks::fails),
     ("a task that is cancelled is stopped and removed", tasks::cancelled),
@@ -43,9 +44,11 @@ const CHAPTERS: [(&str, Chapter); 29] = [
     ("trace and page say which step a task is in", steps::told),
     ("what a killed worker left is taken up, and what is not its own is left alone", faults::adoption),
     ("what ended meanwhile, or never began, is told", faults::ended_meanwhile),
+    ("workers that are killed again and again lose no task that ran, and run none twice", kills::again_and_again),
     ("a worker in a container takes up what one in another left", contained::adoption),
     ("an engine that stands still fails no task", faults::hung),
     ("a prune beside tasks fails none", faults::pruned),
+    ("what is pruned and pulled again fails no task", registries::pruned),
     ("an engine that is restarted fails no task that outlives it", engines::restarted),
     ("a connection that is cut when it is idle ends nothing", engines::cut_when_idle),
     ("a task takes few calls", engines::few_calls),
@@ -54,11 +57,17 @@ const CHAPTERS: [(&str, Chapter); 29] = [
     ("an engine that cannot be reached is one line", faults::not_reached),
 ];
 
+/// What Podman does as well.
+const ON_PODMAN: [(&str, Chapter); 4] = [
+    ("a task runs and nothing of it is left", tasks::plain),
+    ("a task that fails gives its code, and its output without secrets", tasks::fails),
+    ("a task that is cancelled is stopped and removed", tasks::cancelled),
+    ("sidecars hold what their images do, and nothing else", images::sidecars),
+];
+
 /// What takes long and is the same on every engine and for every build: on Debian's, with the default build.
-const ONCE: [(&str, Chapter); 5] = [
+const ONCE: [(&str, Chapter); 4] = [
     ("a worker in a container runs as its page says", contained::as_the_page_says),
-    // A current engine breaks off every pull that a prune falls into, each in other words.
-    ("what is pruned and pulled again fails no task", registries::pruned),
     ("an engine that stands still for a minute fails no task", engines::hung_for_a_minute),
     ("much output takes no memory", tasks::much_output),
     ("the playground tells its story with containers", tasks::playground),
@@ -74,6 +83,12 @@ fn on_debians_engine() {
 #[ignore = "starts a Docker engine; .ci/run asks for it"]
 fn on_a_current_engine() {
     story(Release::Current);
+}
+
+#[test]
+#[ignore = "starts Podman's service; .ci/run asks for it"]
+fn on_podman() {
+    story(Release::Podman);
 }
 
 #[test]
@@ -94,9 +109,12 @@ fn story(release: Release) {
     scene::make_images(&engine);
     // One chapter alone, while it is being written.
     let only = std::env::var("CHAPTER").unwrap_or_default();
-    let is_once = release == Release::Debian && is_default();
-    let all = CHAPTERS.into_iter().chain(ONCE.into_iter().filter(|_| is_once));
-    for (title, chapter) in all.filter(|(title, _)| only.split('|').any(|only| title.contains(only))) {
+    let all = match release {
+        Release::Podman => ON_PODMAN.to_vec(),
+        Release::Debian if is_default() => [&CHAPTERS[..], &ONCE].concat(),
+        Release::Debian | Release::Current => CHAPTERS.to_vec(),
+    };
+    for (title, chapter) in all.into_iter().filter(|(title, _)| only.split('|').any(|only| title.contains(only))) {
         let (before, begun) = (scene::left(&engine), Instant::now());
         chapter(&engine);
         println!("{release:?}, {:.1} s: {title}", begun.elapsed().as_secs_f64());

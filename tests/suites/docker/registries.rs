@@ -4,7 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use oz_worker_tests::peers::{docker::Engine, images::make_as, registry::Registry};
+use oz_worker_tests::peers::{
+    docker::Engine,
+    images::{make, make_as},
+    registry::Registry,
+};
 use serde_json::json;
 use tiny_http::{Response, Server};
 
@@ -65,16 +69,7 @@ pub fn pruned(engine: &Engine) {
     for image in [&own, &agent] {
         engine.docker(["push", image]);
     }
-    // All but the images of others, which are kept for long.
-    let prune = || {
-        for what in [
-            &["container", "prune", "--force"][..],
-            &["volume", "prune", "--force"],
-            &["image", "prune", "--all", "--force", "--filter", "label=oz-test=pruned"],
-        ] {
-            let _ = engine.command().args(what).output();
-        }
-    };
+    let prune = || engine.prune("oz-test=pruned");
     let mut scene = Scene::new(engine);
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -96,10 +91,6 @@ pub fn pruned(engine: &Engine) {
     });
     scene.leave();
     prune();
-    // Newer engines leave volumes that have a name.
-    let volume = format!("name={}-agent", registry.address.replace(':', "-"));
-    let volumes = engine.docker(["volume", "ls", "--quiet", "--filter", &volume]);
-    if !volumes.is_empty() {
-        engine.docker(["volume", "rm"].into_iter().chain(volumes.lines()));
-    }
+    // What no registry has.
+    make(engine);
 }

@@ -31,6 +31,8 @@ pub struct Additions<'a> {
     /// Laid under what the worker sets of `HostConfig`.
     pub options: Option<&'a Value>,
     pub labels: &'a [(String, String)],
+    /// Whether sidecars are mounted as `volumes` are. Podman 4.3 leaves `NoCopy` of the other form alone.
+    pub as_binds: bool,
 }
 
 /// What of `container_options` has no effect, since the worker sets it.
@@ -47,11 +49,15 @@ pub fn description(spec: &TaskSpec, mounts: &[Mount], additions: &Additions<'_>,
     for key in OURS {
         host.remove(key);
     }
-    if !additions.volumes.is_empty() {
-        host.insert("Binds".into(), json!(additions.volumes));
+    // A bind cannot name such a path.
+    let is_bind = |mount: &&Mount| additions.as_binds && !mount.target.contains(':');
+    let (as_binds, mounts): (Vec<&Mount>, Vec<&Mount>) = mounts.iter().partition(is_bind);
+    let binds: Vec<String> = additions.volumes.iter().cloned().chain(as_binds.into_iter().map(bind)).collect();
+    if !binds.is_empty() {
+        host.insert("Binds".into(), json!(binds));
     }
     if !mounts.is_empty() {
-        host.insert("Mounts".into(), mounts.iter().map(mount).collect());
+        host.insert("Mounts".into(), mounts.into_iter().map(mount).collect());
     }
     limits(spec.shape, &mut host);
 
@@ -80,6 +86,11 @@ fn mount(mount: &Mount) -> Value {
         // it is empty then, and must be known as one that may be thrown away.
         "VolumeOptions": {"NoCopy": true, "Labels": {labels::SIDECAR: mount.digest}},
     })
+}
+
+fn bind(mount: &Mount) -> String {
+    let mode = if mount.read_write { "nocopy" } else { "ro,nocopy" };
+    format!("{}:{}:{mode}", mount.volume, mount.target)
 }
 
 /// CPUs, and memory with swap in it: a task never gets more by swapping.
@@ -153,7 +164,8 @@ mod tests {
     fn a_container_has_all_that_decides_what_runs() {
         let mounts = [Mount { volume: "v".into(), digest: "d".into(), target: "/agent".into(), read_write: false }];
         let volumes = ["/a:/b:ro".to_owned()];
-        let additions = Additions { volumes: &volumes, options: None, labels: &[("team".into(), "x".into())] };
+        let labels = [("team".into(), "x".into())];
+        let additions = Additions { volumes: &volumes, labels: &labels, ..Additions::default() };
         let expected = json!({
             "Image": "h/x:1",
             "Cmd": ["/agent/entrypoint.sh", "agent", "l1\nl2"],
@@ -176,6 +188,23 @@ mod tests {
             },
         });
         assert_eq!(description(&spec(), &mounts, &additions, &OWNED), expected);
+    }
+
+    #[test]
+    fn for_podman_a_sidecar_is_a_bind_unless_its_path_cannot_be_one() {
+        let mount = |target: &str, read_write| Mount {
+            volume: "v".into(),
+            digest: "d".into(),
+            target: target.into(),
+            read_write,
+        };
+        let mounts = [mount("/agent", false), mount("/own", true), mount("/a:b", false)];
+        let volumes = ["/a:/b:ro".to_owned()];
+        let additions = Additions { volumes: &volumes, as_binds: true, ..Additions::default() };
+        let made = description(&spec(), &mounts, &additions, &OWNED);
+        let binds = json!(["/a:/b:ro", "v:/agent:ro,nocopy", "v:/own:nocopy"]);
+        assert_eq!(made.pointer("/HostConfig/Binds"), Some(&binds));
+        assert_eq!(made.pointer("/HostConfig/Mounts/0/Target"), Some(&json!("/a:b")));
     }
 
     #[test]

@@ -13,14 +13,13 @@ use super::engine::{Call, Engine};
 use super::error::EngineError;
 use super::instance::Instance;
 use super::labels::{self, EXECUTION_ID, Holder, INSTANCE, TASK_ID, WORKER_ID};
-use super::state::Seen;
-use super::{removal, wait};
+use super::removal;
 use crate::contract::Earlier;
 use crate::earlier::{Left, newest};
 use crate::query::escaped;
 
-/// When it is looked for what an engine made late: as long as one may stand still, and once more.
-const LATER: [Duration; 2] = [Duration::from_secs(180), Duration::from_secs(600)];
+/// When it is looked for what an engine made late: soon, after as long as one may stand still, and once more.
+const LATER: [Duration; 3] = [Duration::from_secs(10), Duration::from_secs(180), Duration::from_secs(600)];
 
 /// Finds what dead workers with this id left, and takes it: tasks and their containers. Nothing of a live worker, of another one, or of anybody else is
 /// touched.
@@ -73,9 +72,7 @@ pub async fn remove_late<R: Host>(engine: Arc<Engine<R>>, own: Instance, worker_
     for pause in LATER {
         engine.pause(pause).await;
         for listed in of_dead_workers(&engine, &own, &worker_id).await.unwrap_or_default() {
-            if let Ok(Some(Seen::Created)) = wait::look(&engine, &listed.id).await {
-                removal::remove_or_later(&engine, &listed.id).await;
-            }
+            removal::remove_unstarted(&engine, &listed.id).await;
         }
     }
 }

@@ -51,6 +51,7 @@ pub struct Engine<R: Host> {
     version: Mutex<Option<Version>>,
     /// Whether the last call was answered.
     answers: AtomicBool,
+    is_podman: AtomicBool,
     numbers: AtomicU64,
 }
 
@@ -190,8 +191,9 @@ impl<R: Host> Engine<R> {
             Destination::Host(remote) => remote.url.path_and_query().path().trim_end_matches('/').to_owned(),
             Destination::Unix(_) => String::new(),
         };
-        let (version, answers, numbers) = (Mutex::new(None), AtomicBool::new(true), AtomicU64::new(1));
-        Self { runtime, destination, ssh, prefix, version, answers, numbers }
+        let (version, numbers) = (Mutex::new(None), AtomicU64::new(1));
+        let (answers, is_podman) = (AtomicBool::new(true), AtomicBool::new(false));
+        Self { runtime, destination, ssh, prefix, version, answers, is_podman, numbers }
     }
 
     pub const fn runtime(&self) -> &R {
@@ -201,6 +203,11 @@ impl<R: Host> Engine<R> {
     /// Whether the last call was answered.
     pub fn answers(&self) -> bool {
         self.answers.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is Podman that speaks Docker's API.
+    pub fn is_podman(&self) -> bool {
+        self.is_podman.load(Ordering::Relaxed)
     }
 
     /// Calls until there is an answer, for as long as an engine may take to be restarted. Only for calls that may be made
@@ -301,6 +308,7 @@ impl<R: Host> Engine<R> {
         let newest = answer.head.headers.get("api-version").and_then(|value| value.to_str().ok());
         let newest = newest.and_then(Version::parse).ok_or(EngineError::NoVersion)?;
         let version = newest.min(NEWEST);
+        self.is_podman.store(answer.head.headers.contains_key("libpod-api-version"), Ordering::Relaxed);
         *self.known() = Some(version);
         Ok(version)
     }

@@ -18,6 +18,7 @@ use super::engine::{Call, Engine, LONG_SILENCE, PATIENCE};
 use super::error::EngineError;
 use super::keyring::{Keyring, Shown};
 use super::pull::{LONGEST_LINE, PullProgress};
+use super::refusals::Refusals;
 use super::registry::{self, PullFault};
 use super::settings::PullWhen;
 use crate::query::escaped;
@@ -27,6 +28,8 @@ use crate::reference::{Reference, is_digest};
 const TRIES: u32 = 3;
 /// How often an image is pulled again that somebody removes meanwhile.
 const MOST_PRUNED: u32 = 20;
+/// How long a pull is tried again at least that breaks off on the engine: each version words a prune in its own ways.
+const BROKEN_PATIENCE: Duration = Duration::from_secs(30);
 /// The wait before the second try; twice that before the third. An engine that is away is asked again more often.
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -136,14 +139,16 @@ impl<R: Host> Images<R> {
 
     /// Gets an image and looks at it.
     pub async fn obtain(&self, reference: &Reference, trace: &TaskTrace) -> Result<Image, ImageError> {
+        let mut refusals = Refusals::default();
         for _ in 0..TRIES {
-            match self.fetch(reference, trace).await? {
-                Fetched::Present(image) => return Ok(image),
-                Fetched::Pulled(_) => {
-                    if let Some(image) = self.look(reference).await? {
-                        return Ok(image);
-                    }
-                }
+            if let Fetched::Present(image) = self.fetch(reference, trace).await? {
+                return Ok(image);
+            }
+            match self.look(reference).await {
+                Ok(Some(image)) => return Ok(image),
+                Ok(None) => {}
+                Err(ImageError::Engine(error)) if refusals.doubt(&error) => {}
+                Err(error) => return Err(error),
             }
         }
         Err(ImageError::Vanished)
@@ -208,7 +213,7 @@ impl<R: Host> Images<R> {
         if let Some(problem) = &shown.problem {
             warn!(image = %reference, "the pull goes on without credentials: {problem}");
         }
-        let until = runtime.now().plus(PATIENCE);
+        let (until, broken_until) = (runtime.now().plus(PATIENCE), runtime.now().plus(BROKEN_PATIENCE));
         let (mut pause, mut tries, mut pruned) = (PAUSE, 1, 0);
         loop {
             match Box::pin(self.try_pull(reference, &shown, trace)).await {
@@ -216,6 +221,7 @@ impl<R: Host> Images<R> {
                     pruned += 1;
                     pause = PAUSE;
                 }
+                Err(ImageError::Pull { fault: PullFault::Broken, .. }) if runtime.now() < broken_until => pause = PAUSE,
                 Err(ImageError::Pull { fault, .. }) if fault.is_worth_a_try() && tries < TRIES => tries += 1,
                 // The engine is away, and the registry has said nothing.
                 Err(ImageError::Engine(error)) if error.is_transport() && runtime.now() < until => {}
@@ -241,7 +247,7 @@ impl<R: Host> Images<R> {
         let reply = match self.engine.open(&call).await {
             Ok(reply) => reply,
             Err(EngineError::Status { message, .. }) => {
-                return Err(fail(registry::read(&message, reference), message));
+                return Err(fail(registry::read(&message, reference, false), message));
             }
             Err(error) => return Err(ImageError::Engine(error)),
         };
@@ -270,7 +276,7 @@ impl<R: Host> Images<R> {
             }
         }
         match pull.error() {
-            Some(text) => Err(fail(registry::read(text, reference), text.to_owned())),
+            Some(text) => Err(fail(registry::read(text, reference, pull.is_known()), text.to_owned())),
             None => Ok(pull),
         }
     }

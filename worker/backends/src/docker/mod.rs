@@ -18,6 +18,7 @@ mod keyring;
 pub mod labels;
 mod line;
 pub mod pull;
+mod refusals;
 pub mod registry;
 mod removal;
 mod run;

@@ -18,6 +18,7 @@ const LONGEST_ID: usize = 80;
 pub struct PullProgress {
     error: Option<String>,
     digest: Option<String>,
+    is_known: bool,
     /// Each layer that is being downloaded: how many bytes are here, and how many there are.
     layers: Vec<(String, u64, u64)>,
 }
@@ -64,6 +65,8 @@ impl PullProgress {
         {
             self.error = Some(error.chars().take(LONGEST_TEXT).collect());
         }
+        // Engine 20.10 and 29 say so once they have the manifest.
+        self.is_known |= line.status.as_deref().is_some_and(|status| status.starts_with("Pulling from "));
         let digest = line.status.as_deref().and_then(|status| status.strip_prefix("Digest: ")).map(str::trim);
         if let Some(digest) = digest.filter(|digest| is_digest(digest)) {
             self.digest = Some(digest.to_owned());
@@ -83,6 +86,11 @@ impl PullProgress {
     /// The first error in it: it is no pull then, however it ended.
     pub fn error(&self) -> Option<&str> {
         self.error.as_deref()
+    }
+
+    /// Whether the registry has said what the image is.
+    pub const fn is_known(&self) -> bool {
+        self.is_known
     }
 
     /// The digest of what was pulled, as the registry has it.
@@ -121,6 +129,12 @@ mod tests {
         }
         let long = format!(r#"{{"error":"{}"}}"#, "ü".repeat(5000));
         assert_eq!(read(&[&long]).error().map(|text| text.chars().count()), Some(LONGEST_TEXT));
+    }
+
+    #[test]
+    fn an_image_is_known_once_the_engine_has_its_manifest() {
+        assert!(read(&[r#"{"status":"Pulling from oz/x","id":"1"}"#, r#"{"error":"x"}"#]).is_known());
+        assert!(!read(&[r#"{"error":"Pulling from oz/x"}"#]).is_known());
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub enum PullFault {
     Transient,
     /// Somebody cleaned up on the engine while it pulled: it says nothing about the registry.
     Pruned,
+    /// It broke off on the engine, after the registry had said what the image is. A prune may be behind it, or a full disk.
+    Broken,
     /// Something that is not known: no try more, and no local copy.
     Unknown,
 }
@@ -26,7 +28,7 @@ pub enum PullFault {
 impl PullFault {
     /// Whether another try may help.
     pub const fn is_worth_a_try(self) -> bool {
-        matches!(self, Self::Transient | Self::Pruned)
+        matches!(self, Self::Transient | Self::Pruned | Self::Broken)
     }
 
     /// Whether a copy that is present may be used instead.
@@ -50,11 +52,11 @@ const MISSING: &[&str] = &[
     "manifest_unknown",
     "name unknown",
     "name_unknown",
-    "not found",
-    "does not exist",
     "no matching manifest",
     "does not match the specified platform",
 ];
+/// The same, unless the registry has said already what the image is: then it is something on the engine that is not there.
+const NOT_THERE: &[&str] = &["not found", "does not exist"];
 const LIMITED: &[&str] = &["toomanyrequests", "too many requests"];
 const TRANSIENT: &[&str] = &[
     "connection refused",
@@ -88,8 +90,9 @@ const TRANSIENT: &[&str] = &[
     "digest did not match",
 ];
 
-/// What the text says that an engine gives for a failed pull of `reference`.
-pub fn read(text: &str, reference: &Reference) -> PullFault {
+/// What the text says that an engine gives for a failed pull of `reference`; `is_known` says whether the registry had said what
+/// the image is.
+pub fn read(text: &str, reference: &Reference, is_known: bool) -> PullFault {
     // The name is whoever assigns the task's to choose: it must not decide.
     let mut text = text.to_lowercase();
     for name in [reference.repository(), reference.familiar()] {
@@ -113,8 +116,11 @@ pub fn read(text: &str, reference: &Reference) -> PullFault {
         PullFault::Refused
     } else if says(TRANSIENT) {
         PullFault::Transient
-    } else if says(MISSING) {
+    } else if says(MISSING) || (!is_known && says(NOT_THERE)) {
         PullFault::Missing
+    } else if is_known {
+        // Whatever it is, it is not about who may have the image, or whether there is one.
+        PullFault::Broken
     } else {
         PullFault::Unknown
     }
@@ -228,15 +234,40 @@ mod tests {
             ("x509: certificate signed by unknown authority", Unknown),
             ("", Unknown),
         ] {
-            assert_eq!(read(text, &Reference::parse("127.0.0.1:5055/oz/x:1").unwrap()), fault, "{text}");
+            assert_eq!(read(text, &Reference::parse("127.0.0.1:5055/oz/x:1").unwrap(), false), fault, "{text}");
         }
+    }
+
+    #[test]
+    fn what_fails_once_the_registry_has_named_the_image_is_its_fault_only_when_it_says_so() {
+        use PullFault::{Broken, Limited, Missing, Pruned, Refused, Transient};
+        let image = Reference::parse("127.0.0.1:5055/oz/x:1").unwrap();
+        for (text, fault) in [
+            ("failed to extract layer: something: not found", Broken),
+            ("write /var/lib/docker/tmp/x: no space left on device", Broken),
+            ("in words of a later version", Broken),
+            ("lease does not exist: not found", Pruned),
+            (
+                "unexpected status from GET request to http://127.0.0.1:5055/v2/oz/x/blobs/sha256:01: 403 Forbidden",
+                Refused,
+            ),
+            (
+                "unexpected status from GET request to http://127.0.0.1:5055/v2/oz/x/blobs/sha256:01: 404 Not Found",
+                Missing,
+            ),
+            ("toomanyrequests: slow down", Limited),
+            ("unexpected EOF", Transient),
+        ] {
+            assert_eq!(read(text, &image, true), fault, "{text}");
+        }
+        assert!(Broken.is_worth_a_try() && !Broken.allows_local());
     }
 
     #[test]
     fn the_name_of_an_image_decides_nothing() {
         let image = Reference::parse("r.example/connection/refused/denied:1").unwrap();
         let text = "manifest for r.example/connection/refused/denied:1 not found: manifest unknown";
-        assert_eq!(read(text, &image), PullFault::Missing);
-        assert_eq!(read("Get r.example/connection/refused/denied: EOF", &image), PullFault::Transient);
+        assert_eq!(read(text, &image, false), PullFault::Missing);
+        assert_eq!(read("Get r.example/connection/refused/denied: EOF", &image, false), PullFault::Transient);
     }
 }

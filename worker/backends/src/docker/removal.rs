@@ -10,6 +10,8 @@ use super::calls;
 use super::engine::{Call, Engine, within};
 use super::error::EngineError;
 use super::labels;
+use super::state::Seen;
+use super::wait;
 use crate::query::escaped;
 
 /// How often a container is removed that is busy.
@@ -38,12 +40,31 @@ pub async fn remove<R: Host>(engine: &Engine<R>, id: &str) -> Result<(), EngineE
     within(engine.runtime(), Some(LIMIT), removed).await
 }
 
-async fn once<R: Host>(engine: &Engine<R>, id: &str) -> Result<(), EngineError> {
-    match engine.once(&calls::remove(id)).await {
-        Err(error) if error.is_missing() => Ok(()),
-        Err(error) if error.words().contains("removal") && error.words().contains("already in progress") => Ok(()),
-        result => result.map(drop),
+/// Removes a container that was made and never started, so that no start which is still under way can come to it. False: it
+/// was started, or is gone. There is no limit.
+pub async fn remove_unstarted<R: Host>(engine: &Engine<R>, id: &str) -> bool {
+    // Without force: an engine removes nothing so that runs, and starts nothing that it removes.
+    let call = Call::delete(format!("/containers/{}?v=1", escaped(id)));
+    while wait::settled(engine, id).await == Some(Seen::Created) {
+        if is_removed(&engine.once(&call).await) {
+            return true;
+        }
+        engine.pause(PAUSE).await;
     }
+    false
+}
+
+async fn once<R: Host>(engine: &Engine<R>, id: &str) -> Result<(), EngineError> {
+    let answer = engine.once(&calls::remove(id)).await;
+    if is_removed(&answer) { Ok(()) } else { answer.map(drop) }
+}
+
+/// Whether a container that was to be removed is gone, or about to be.
+fn is_removed<T>(answer: &Result<T, EngineError>) -> bool {
+    answer.as_ref().err().is_none_or(|error| {
+        let words = error.words();
+        error.is_missing() || (words.contains("removal") && words.contains("already in progress"))
+    })
 }
 
 /// Removes a container for which nobody waits, and goes on with it beside everything else when it cannot be done at once.

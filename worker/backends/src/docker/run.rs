@@ -21,6 +21,7 @@ use super::engine::Call;
 use super::error::EngineError;
 use super::images::ImageError;
 use super::labels;
+use super::refusals::Refusals;
 use super::removal;
 use super::sidecars::Prepared;
 use super::state::Seen;
@@ -30,10 +31,15 @@ use crate::reference::Reference;
 
 /// How long whoever is asked to stop waits for a container that is being made.
 const CREATE_PATIENCE: Duration = Duration::from_secs(5);
-/// How often a container is made anew whose image or volumes were removed meanwhile.
-const TRIES: u32 = 20;
-/// How long a start whose answer was lost may still be under way.
-const SETTLING: Duration = Duration::from_secs(2);
+/// The wait before a container is made anew.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Why there is no container.
+enum Unmade {
+    /// Its image or its volumes were removed meanwhile.
+    Gone,
+    Error(EngineError),
+}
 
 /// A container that was made for a task. When nobody takes it, it is removed.
 pub struct Unstarted<R: Host> {
@@ -101,12 +107,11 @@ impl<R: Host> Shared<R> {
         report.started();
         let stopped = async {
             stop.asked().await;
-            None
+            false
         };
-        if let Some(Seen::Created) = wait::known(&self.engine, &container).or(stopped).await {
+        if removal::remove_unstarted(&self.engine, &container).or(stopped).await {
             let message = "the worker was killed before it could start the container";
             report.finished(failed(FailureReason::ContainerStart, message.into()));
-            self.remove_beside(&container, &report);
             return Vec::new();
         }
         trace.step(&TaskStep::Running { node: None });
@@ -122,7 +127,7 @@ impl<R: Host> Shared<R> {
         followed: &Followed<'_>,
     ) -> Result<String, Outcome> {
         let stop = followed.stop;
-        let mut tries = 0;
+        let mut refusals = Refusals::default();
         loop {
             let reference = self.image(spec, trace).or(stopped(stop)).await?;
             followed.report.started();
@@ -130,7 +135,7 @@ impl<R: Host> Shared<R> {
             let late = async {
                 stop.asked().await;
                 self.engine.runtime().sleep_until(self.engine.runtime().now().plus(CREATE_PATIENCE)).await;
-                Err(Outcome::Stopped)
+                Err(Unmade::Gone)
             };
             let made = self.make(spec, &reference, &sidecars, followed).or(late).await;
             // The container has them now.
@@ -138,13 +143,23 @@ impl<R: Host> Shared<R> {
             if stop.is_asked() {
                 return Err(Outcome::Stopped);
             }
-            tries += 1;
-            let Some(container) = made? else {
-                if tries < TRIES {
+            let container = match made {
+                Ok(container) => container,
+                Err(unmade) => {
+                    let message = match unmade {
+                        Unmade::Gone if refusals.let_go() => None,
+                        Unmade::Error(error) if refusals.doubt(&error) => None,
+                        Unmade::Gone => Some(
+                            "its image or its volumes were removed again and again before it could start".to_owned(),
+                        ),
+                        Unmade::Error(error) => Some(format!("cannot create the container: {error}")),
+                    };
+                    if let Some(message) = message {
+                        return Err(failed(FailureReason::ContainerCreate, message));
+                    }
+                    self.engine.pause(PAUSE).await;
                     continue;
                 }
-                let message = "its image or its volumes were removed again and again before it could start";
-                return Err(failed(FailureReason::ContainerCreate, message.into()));
             };
             match self.launch(container.id(), stop).await {
                 Ok(()) => {
@@ -152,13 +167,20 @@ impl<R: Host> Shared<R> {
                     return Ok(container.take());
                 }
                 // A prune came between.
-                Err(error) if is_container_gone(&error) && tries < TRIES => {}
+                Err(error) if self.is_lost(&error, container.id()).await && refusals.let_go() => {}
                 Err(error) => {
                     let outcome = failed(FailureReason::ContainerStart, format!("cannot start the container: {error}"));
                     return Err(self.give_up(container, outcome).await);
                 }
             }
         }
+    }
+
+    /// Whether a container could not be started since it is not there any more, or about to go. What else its image lacks may
+    /// be answered in the same way.
+    async fn is_lost(&self, error: &EngineError, container: &str) -> bool {
+        let is_refused = error.status().is_some();
+        is_refused && ((error.is_gone() && !error.is_missing()) || wait::is_going(&self.engine, container).await)
     }
 
     /// Removes a container that will not run, and gives the reason.
@@ -200,19 +222,20 @@ impl<R: Host> Shared<R> {
         Ok(prepared)
     }
 
-    /// Makes the container. None: its image or its volumes were removed meanwhile.
+    /// Makes the container.
     async fn make(
         self: &Arc<Self>,
         spec: &TaskSpec,
         reference: &Reference,
         sidecars: &[Prepared<R>],
         followed: &Followed<'_>,
-    ) -> Result<Option<Unstarted<R>>, Outcome> {
+    ) -> Result<Unstarted<R>, Unmade> {
         let mounts: Vec<_> = sidecars.iter().map(|sidecar| sidecar.mount.clone()).collect();
         let additions = Additions {
             volumes: &self.settings.volumes,
             options: self.settings.container_options.as_ref().map(|options| &options.0),
             labels: &self.extra_labels,
+            as_binds: self.engine.is_podman(),
         };
         let description = container::description(spec, &mounts, &additions, &self.owned());
         // Beside the task: what is made after it was stopped is removed by its owner.
@@ -225,29 +248,26 @@ impl<R: Host> Shared<R> {
             let made = made.map(|Created { id, warnings }| (Unstarted { shared: own, id: Some(id) }, warnings));
             let _ = done.send(made);
         });
-        let fail = |error: EngineError| {
-            failed(FailureReason::ContainerCreate, format!("cannot create the container: {error}"))
-        };
         let (container, warnings) = match result.await {
             Ok(Ok(made)) => made,
-            Ok(Err(error)) if is_part_gone(&error) => return Ok(None),
-            Ok(Err(error)) => return Err(fail(error)),
-            Err(_) => return Err(fail(EngineError::Form)),
+            Ok(Err(error)) if is_part_gone(&error) => return Err(Unmade::Gone),
+            Ok(Err(error)) => return Err(Unmade::Error(error)),
+            Err(_) => return Err(Unmade::Error(EngineError::Form)),
         };
         for warning in warnings.into_iter().flatten().take(10) {
             let warning = oz_worker_text::line::beginning(&warning, 300);
             warn!(task_id = followed.task_id, image = %reference, "the engine says of the task's container: {warning}");
         }
         match self.sidecars.are_whole(sidecars).await {
-            Ok(true) => Ok(Some(container)),
+            Ok(true) => Ok(container),
             Ok(false) => {
                 // It would keep what is to be thrown away.
                 if removal::remove(&self.engine, container.id()).await.is_ok() {
                     container.take();
                 }
-                Ok(None)
+                Err(Unmade::Gone)
             }
-            Err(error) => Err(fail(error)),
+            Err(error) => Err(Unmade::Error(error)),
         }
     }
 
@@ -265,17 +285,7 @@ impl<R: Host> Shared<R> {
                 stop.asked().await;
                 Some(Seen::Running)
             };
-            let known = async {
-                match wait::known(&self.engine, container).await {
-                    // An engine may come to it a moment later. What has run would run once more when it is started again.
-                    Some(Seen::Created | Seen::Unknown) => {
-                        self.engine.pause(SETTLING).await;
-                        wait::known(&self.engine, container).await
-                    }
-                    seen => seen,
-                }
-            };
-            match known.or(stopped).await {
+            match wait::settled(&self.engine, container).or(stopped).await {
                 // One that is gone may have run: nothing is started a second time.
                 Some(Seen::Running | Seen::Exited { .. }) | None => return Ok(()),
                 Some(Seen::Created | Seen::Unknown) => {}
@@ -299,11 +309,4 @@ fn is_part_gone(error: &EngineError) -> bool {
     let missing = ["no such image", "no such volume", "image not known"];
     // Engine 29 says 500 of an image whose layers are gone.
     (error.is_missing() && missing.iter().any(|text| words.contains(text))) || words.contains("parent snapshot")
-}
-
-/// Whether a start failed since its container is not there any more, or about to go. A file that its image lacks is 404 too.
-fn is_container_gone(error: &EngineError) -> bool {
-    let words = error.words();
-    let is_gone = error.is_gone() && !error.is_missing();
-    is_gone || words.contains("no such container") || words.contains("no container with name or id")
 }

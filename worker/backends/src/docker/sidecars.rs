@@ -25,6 +25,7 @@ use super::error::EngineError;
 use super::images::{Fetched, Image, Images};
 use super::instance::Instance;
 use super::labels::{self, Owned, SIDECAR, VOLUME};
+use super::refusals::Refusals;
 use super::removal;
 use super::sidecar_error::SidecarError;
 use crate::query::escaped;
@@ -36,10 +37,8 @@ const MOST_NAMES: u32 = 256;
 const OTHERS_LIMIT: Duration = Duration::from_secs(1800);
 /// How often it is looked whether they have.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-/// How often a volume is filled again whose parts were removed meanwhile.
+/// How often somebody tries to be the one that fills a volume while those who were it go.
 const TRIES: u32 = 20;
-/// How often an engine must refuse to fill a volume to be believed: each words a removal that is going on in its own way.
-const ANSWERS: u32 = 3;
 /// How often unused volumes are looked for at least.
 const LONGEST_COLLECT_INTERVAL: Duration = Duration::from_secs(3600);
 const SHORTEST_COLLECT_INTERVAL: Duration = Duration::from_secs(1);
@@ -220,7 +219,7 @@ impl<R: Host> Sidecars<R> {
         trace: &TaskTrace,
     ) -> Result<(String, String, Option<OwnCopy<R>>), SidecarError> {
         let until = self.engine.runtime().now().plus(OTHERS_LIMIT);
-        let mut tries = 0;
+        let mut refusals = Refusals::default();
         'again: loop {
             let digest = image.digest(reference);
             let base = reference.volume(&digest);
@@ -249,24 +248,14 @@ impl<R: Host> Sidecars<R> {
                             // It is in the list now, unless somebody removed it already.
                             Ok(Filled::Kept(_) | Filled::Whole) => {
                                 self.unlock(&name, &lock).await;
-                                tries += 1;
-                                if tries >= TRIES {
+                                if !refusals.let_go() {
                                     return Err(SidecarError::Removed);
                                 }
                                 continue 'again;
                             }
                             Err(error) => {
                                 self.unlock(&name, &lock).await;
-                                tries += 1;
-                                // Somebody removes what is not used yet, or the engine is restarted; all else is an answer,
-                                // if it is given again.
-                                let is_passing = error.is_gone() || error.is_transport();
-                                if !is_passing && tries >= ANSWERS {
-                                    return Err(error.into());
-                                }
-                                if tries >= TRIES {
-                                    return Err(SidecarError::Removed);
-                                }
+                                again(&mut refusals, error)?;
                                 // The image may have been removed too, and its name mean another by now.
                                 image = self.images.obtain(reference, trace).await?;
                                 continue 'again;
@@ -281,12 +270,12 @@ impl<R: Host> Sidecars<R> {
                         continue 'again;
                     }
                     Ok(Lock::Theirs | Lock::Foreign) => {}
-                    Err(error) if error.is_gone() && tries < TRIES => {
-                        tries += 1;
+                    Err(error) if error.is_transport() => return Err(error.into()),
+                    Err(error) => {
+                        again(&mut refusals, error)?;
                         image = self.images.obtain(reference, trace).await?;
                         continue 'again;
                     }
-                    Err(error) => return Err(error.into()),
                 }
             }
             return Err(SidecarError::NoName(base));
@@ -429,6 +418,14 @@ impl<R: Host> Sidecars<R> {
 fn prepared<R: Host>(sidecar: &Sidecar, volume: String, digest: String, copy: Option<OwnCopy<R>>) -> Prepared<R> {
     let mount = Mount { volume, digest, target: sidecar.mount_path.clone(), read_write: sidecar.read_write };
     Prepared { mount, copy }
+}
+
+/// Whether a volume is to be filled once more after this: somebody removes what is not used yet, or the engine is restarted.
+fn again(refusals: &mut Refusals, error: EngineError) -> Result<(), SidecarError> {
+    if error.is_gone() || error.is_transport() {
+        return if refusals.let_go() { Ok(()) } else { Err(SidecarError::Removed) };
+    }
+    if refusals.doubt(&error) { Ok(()) } else { Err(error.into()) }
 }
 
 fn is_whole(listed: &Listed, volume: &str, digest: &str) -> bool {

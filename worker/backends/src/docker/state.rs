@@ -35,6 +35,11 @@ pub enum Seen {
 }
 
 impl ContainerState {
+    /// Whether the engine is about to have no such container.
+    pub fn is_going(&self) -> bool {
+        matches!(self.status.as_str(), "removing" | "dead")
+    }
+
     pub fn seen(&self) -> Seen {
         // Podman says `initialized` of one that is created, and `stopped` of one that has ended.
         match self.status.as_str() {

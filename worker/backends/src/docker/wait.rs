@@ -15,6 +15,8 @@ use super::state::{ContainerState, Seen, WaitAnswer};
 const WAIT_SILENCE: Duration = Duration::from_secs(600);
 /// The first and the longest wait between two looks.
 const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(10)];
+/// How long a start may still be under way whose answer nobody heard.
+const SETTLING: Duration = Duration::from_secs(2);
 /// The longest answer to a wait.
 const LONGEST_ANSWER: usize = 64 << 10;
 
@@ -53,6 +55,26 @@ pub async fn known<R: Host>(engine: &Engine<R>, id: &str) -> Option<Seen> {
         }
         engine.pause(pause).await;
         pause = (pause * 2).min(longest);
+    }
+}
+
+/// What is known of a container that somebody may be about to start: as soon as it is more than that it was made, and else
+/// what it is after a while.
+pub async fn settled<R: Host>(engine: &Engine<R>, id: &str) -> Option<Seen> {
+    match known(engine, id).await {
+        Some(Seen::Created | Seen::Unknown) => {
+            engine.pause(SETTLING).await;
+            known(engine, id).await
+        }
+        seen => seen,
+    }
+}
+
+/// Whether the engine has no such container any more, or is about to have none.
+pub async fn is_going<R: Host>(engine: &Engine<R>, id: &str) -> bool {
+    match engine.ask::<Inspected>(&Call::get(format!("/containers/{id}/json"))).await {
+        Ok(inspected) => inspected.state.is_going(),
+        Err(error) => error.is_gone(),
     }
 }
 
