@@ -23,6 +23,7 @@ mod program;
 mod query;
 pub mod redaction;
 pub mod reference;
+mod turns;
 mod untyped;
 
 use std::ffi::OsStr;

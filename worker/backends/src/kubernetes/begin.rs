@@ -12,10 +12,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tracing::warn;
 
+use super::access::{Access, SERVICE_ACCOUNT, in_cluster};
 use super::cluster::{ApiError, Call, Cluster, Tries};
 use super::credentials::Credentials;
 use super::instance::OwnPod;
-use super::kubeconfig::{Access, Kubeconfig, SERVICE_ACCOUNT, in_cluster};
+use super::kubeconfig::Kubeconfig;
 use super::names::hash;
 use super::objects::{ContainerStatus, Event, Items, Job, Pod};
 use super::preflight;
@@ -224,7 +225,7 @@ async fn may<R: Host>(
         "spec": {"resourceAttributes":
             {"namespace": namespace, "verb": verb, "group": group, "resource": resource, "subresource": part}},
     });
-    let call = Call::post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", asked);
+    let call = Call::post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &asked);
     match patiently(cluster, &call, cluster.runtime().now().plus(LIMIT)).await {
         Ok(Review { status }) => Ok(status.allowed),
         // Who may not even ask will learn it from the preflight.
@@ -245,12 +246,12 @@ pub async fn check_start<R: Host>(
     let moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let name = preflight::name(&hash(worker_id), moment);
     let until = cluster.runtime().now().plus(LIMIT);
-    let call = Call::post(cluster.jobs(), preflight::description(settings, &name));
+    let call = Call::post(cluster.jobs(), &preflight::description(settings, &name));
     let created: Result<Job, _> = cluster.within(LIMIT, cluster.ask(&call)).await;
     let job = created.map_err(|error| format!("the preflight Job cannot be created: {error}"))?;
     let result = started(cluster, settings, &job, until).await;
     let path = format!("{}/{name}", cluster.jobs());
-    let deleted: Result<Value, _> = cluster.within(LIMIT, cluster.ask(&Call::delete(path, delete_options()))).await;
+    let deleted: Result<Value, _> = cluster.within(LIMIT, cluster.ask(&Call::delete(path, &delete_options()))).await;
     if let Err(error) = deleted
         && !error.is_missing()
     {
