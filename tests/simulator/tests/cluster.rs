@@ -158,14 +158,13 @@ fn who_leaves_makes_no_job_that_waits_in_line() {
 fn who_waits_in_line_fails_once_nothing_was_answered_for_two_minutes() {
     on_a_cluster(|scene| async move {
         let cluster = with_creations_that_hang(&scene).await;
-        scene.executor.sleep(Duration::from_secs(100)).await;
-        let early = active(&scene);
-        if early != HELD as usize {
-            scene.watch.violate(format!("{early} tasks are active after 105 s"));
-        }
-        scene.executor.sleep(Duration::from_secs(150)).await;
-        if active(&scene) != 1 {
-            scene.watch.violate(format!("{} tasks are active after 255 s", active(&scene)));
+        // Those who had a turn by then try once more.
+        for (after, most) in [(100, HELD as usize), (30, 2 * MOST_CREATIONS + 1), (150, 1)] {
+            scene.executor.sleep(Duration::from_secs(after)).await;
+            let active = active(&scene);
+            if active > most || (most == HELD as usize && active < most) {
+                scene.watch.violate(format!("{active} tasks are active, not {most}"));
+            }
         }
         cluster.hold_creations(false);
     });

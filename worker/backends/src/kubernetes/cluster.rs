@@ -170,7 +170,7 @@ pub struct Opened<R: Host> {
 }
 
 /// The turn of a call.
-pub type CallTurn<R> = Turn<Connection<R>>;
+pub type CallTurn<R> = Turn<Box<Connection<R>>>;
 
 /// A connection on which the next in line can call, if it has the same credentials.
 pub struct Connection<R: Host> {
@@ -183,7 +183,7 @@ impl<R: Host> Opened<R> {
     fn hand_on(self) {
         let Self { body, turn, pass, .. } = self;
         if let (Some(mut turn), Some(client)) = (turn, body.into_client()) {
-            turn.hand_on(Connection { client, pass });
+            turn.hand_on(Box::new(Connection { client, pass }));
         }
     }
 }
@@ -199,10 +199,10 @@ pub struct Cluster<R: Host> {
 }
 
 struct Lines<R: Host> {
-    creations: Turns<Connection<R>>,
-    reads: Turns<Connection<R>>,
-    deletions: Turns<Connection<R>>,
-    logs: Turns<Connection<R>>,
+    creations: Turns<Box<Connection<R>>>,
+    reads: Turns<Box<Connection<R>>>,
+    deletions: Turns<Box<Connection<R>>>,
+    logs: Turns<Box<Connection<R>>>,
 }
 
 impl<R: Host> Lines<R> {
@@ -211,7 +211,7 @@ impl<R: Host> Lines<R> {
         Self { creations, reads, deletions, logs: Turns::new(MOST_LOGS) }
     }
 
-    const fn of(&self, kind: Kind) -> &Turns<Connection<R>> {
+    const fn of(&self, kind: Kind) -> &Turns<Box<Connection<R>>> {
         match kind {
             Kind::Create => &self.creations,
             Kind::Read => &self.reads,
@@ -253,30 +253,36 @@ impl<R: Host> Cluster<R> {
 
     /// Calls until there is an answer, for as long as what passes may take. Only for calls that may be made twice.
     pub async fn ask<T: DeserializeOwned>(&self, call: &Call) -> Result<T, ApiError> {
-        let mut turn = self.turn_of(call).await?;
-        let mut tries = Tries::new(self.runtime.now());
-        loop {
-            let error = match self.once_in(turn, call).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            match tries.next(self.runtime.now(), &error) {
-                Some(at) => self.runtime.sleep_until(at).await,
-                None => return Err(error),
+        // On the heap: what is needed for a call is needed for the time of one, and not for that of a task.
+        let asked = Box::pin(async {
+            let mut turn = self.turn_of(call).await?;
+            let mut tries = Tries::new(self.runtime.now());
+            loop {
+                let error = match self.once_in(turn, call).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => error,
+                };
+                match tries.next(self.runtime.now(), &error) {
+                    Some(at) => self.runtime.sleep_until(at).await,
+                    None => return Err(error),
+                }
+                turn = self.turn_of(call).await?;
             }
-            turn = self.turn_of(call).await?;
-        }
+        });
+        asked.await
     }
 
     /// Calls once.
     pub async fn once<T: DeserializeOwned>(&self, call: &Call) -> Result<T, ApiError> {
-        let turn = self.turn_of(call).await?;
-        self.once_in(turn, call).await
+        let called = Box::pin(async {
+            let turn = self.turn_of(call).await?;
+            self.once_in(turn, call).await
+        });
+        called.await
     }
 
     /// Calls once, and has that turn.
     pub async fn once_in<T: DeserializeOwned>(&self, turn: Option<CallTurn<R>>, call: &Call) -> Result<T, ApiError> {
-        // On the heap: what is needed for an exchange is needed for the time of one, and not for that of a task.
         let answered = Box::pin(async {
             let mut opened = self.open_in(turn, call).await?;
             let text = opened.body.read_whole(LARGEST_ANSWER).await?;

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use oz_worker_core::agent::TaskSpec;
+use oz_worker_core::secret::Variables;
 use oz_worker_runtime::Host;
 use serde_json::Value;
 use tracing::warn;
@@ -18,12 +18,12 @@ use crate::output::TaskLog;
 use crate::redaction::redact;
 
 impl<R: Host> Shared<R> {
-    /// Logs the end of what the container of a task wrote; `spec` is what the task was started with, if that is known.
+    /// Logs the end of what the container of a task wrote; `variables` is what the task was started with, if that is known.
     pub(super) async fn log_output(
         &self,
         pod: &str,
         created: &Created,
-        spec: Option<&TaskSpec>,
+        variables: Option<&Variables>,
         task_id: &str,
         log: &Arc<dyn TaskLog>,
     ) {
@@ -34,8 +34,8 @@ impl<R: Host> Shared<R> {
         };
         let read = self.cluster.within(last_output::LIMIT, async {
             let text = last_output::read(|lines| self.output(pod, lines)).await?;
-            if let Some(spec) = spec {
-                return Ok(redact(text, spec.env.iter().map(|(name, value)| (name, value.expose()))));
+            if let Some(variables) = variables {
+                return Ok(redact(text, variables.iter().map(|(name, value)| (name, value.expose()))));
             }
             let job: Value = self.cluster.once(&Call::get(self.cluster.job(&created.name))).await?;
             Ok(redact_by(text, &job))
