@@ -17,6 +17,6 @@ pub fn ask(connection: &mut impl Write, method: &str, path: &str, body: &str) ->
     let length = body.len();
     write!(
         connection,
-        "{method} {path} HTTP/1.0\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     )
 }

@@ -2,7 +2,7 @@
 //! soon the end of a task is told.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpStream},
     sync::mpsc::{self, Receiver},
@@ -49,16 +49,14 @@ fn launch(cluster: &Cluster) -> Launch {
 /// A start, from the process to its upgrade request, beside a Job like the preflight's, from its creation until its Pod runs.
 fn starts(report: &mut Report, effort: Effort, cluster: &Cluster, api: SocketAddr) {
     let model = Events::of(api, "/apis/batch/v1", "jobs", "");
-    launch(cluster).start().stop(|| ());
+    start(cluster);
     let description = model.next(|job| {
         let name = job["metadata"]["name"].as_str()?;
         name.starts_with("oz-preflight-").then(|| job["spec"]["template"]["spec"].clone())
     });
     let (mut workers, mut pods) = (Vec::new(), Vec::new());
     for number in 0..effort.pick(20, 5) {
-        let scene = launch(cluster).start();
-        workers.push(scene.to_request);
-        scene.stop(|| ());
+        workers.push(start(cluster));
         pods.push(start_of_a_pod(api, &format!("like-a-preflight-{number}"), &description));
     }
     let (workers, pods) = (Samples::new(workers), Samples::new(pods));
@@ -67,6 +65,16 @@ fn starts(report: &mut Report, effort: Effort, cluster: &Cluster, api: SocketAdd
         .beside("such a Pod, from its Job to its start", &millis(pods.median()), ratio)
         .at_most(ratio, 1.2, " ×")
         .print(report);
+}
+
+/// How long a worker takes until it asks for its connection.
+fn start(cluster: &Cluster) -> Duration {
+    let mut scene = launch(cluster).start();
+    let took = scene.to_request;
+    // One that is stopped before it has read the answer to its request hangs up.
+    scene.peer.sync();
+    scene.stop(|| ());
+    took
 }
 
 fn start_of_a_pod(api: SocketAddr, name: &str, pod: &Value) -> Duration {
@@ -108,14 +116,14 @@ fn ends(report: &mut Report, effort: Effort, cluster: &Cluster, api: SocketAddr)
         }
     }
     let (mut to_message, mut to_event, mut after_event) = (Vec::new(), Vec::new(), Vec::new());
-    let mut seen = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     while seen.len() < count {
         let (task, ended, at) = events.next_seen(|pod, at| {
             let ended = state(pod, "task")?["terminated"]["message"].as_str()?.trim().parse().ok()?;
             let task = pod["metadata"]["labels"]["oz-task-id"].as_str()?.to_owned();
-            (!seen.contains_key(&task)).then(|| (task, Duration::from_secs_f64(ended), at))
+            (!seen.contains(&task)).then(|| (task, Duration::from_secs_f64(ended), at))
         });
-        seen.insert(task.clone(), ());
+        seen.insert(task.clone());
         to_message.push(told[&task].saturating_sub(ended));
         to_event.push(at.saturating_sub(ended));
         after_event.push(told[&task].saturating_sub(at));
