@@ -259,7 +259,7 @@ impl<R: Host> RunLoop<R> {
         let log = logs::task(&task_id, trace.id());
         self.follow(task_id, run, async move {
             trace.started();
-            backend.run(Task { spec: *spec, trace, stop, report, log }).await
+            backend.run(Task { spec, trace, stop, report, log }).await
         });
     }
 
@@ -286,9 +286,11 @@ impl<R: Host> RunLoop<R> {
     /// Lets a backend work for a task, and hears when it is done.
     fn follow(&self, task_id: String, run: RunId, work: impl Future<Output = Vec<Failure>> + Send + 'static) {
         let events = self.events.0.clone();
+        // On the heap by itself: what one future is given and waits for as another takes its room twice.
+        let work = AssertUnwindSafe(Box::pin(work)).catch_unwind();
         let mut running = Box::pin(async move {
             // A task is never lost, not even to a bug of ours: the core knows what an end means that nothing came before.
-            let cleanup = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_default();
+            let cleanup = work.await.unwrap_or_default();
             let _ = events.try_send(Event::Ended { task_id, run, cleanup });
         });
         // The first step is taken here: what the task asks a lane for is on its way before another thread is awake.

@@ -1,7 +1,7 @@
 //! The backend docker beside the bare API of the same engine: create, start, wait and remove the same container.
 
 use std::{
-    io::{self, Read, Write},
+    io,
     net::TcpListener,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -21,7 +21,7 @@ use oz_worker_tests::{
 use serde_json::{Value, json};
 
 use crate::{
-    Effort, proc,
+    Effort, http, proc,
     report::{self, Report, Row, Samples, mebibytes, micros, millis, per_second, times},
     scene::{Launch, Scene},
     wire::{is_claim, is_success, text_frame},
@@ -264,16 +264,6 @@ impl Bare {
     }
 
     fn call(&self, method: &str, path: &str, body: &str) -> io::Result<String> {
-        let mut socket = UnixStream::connect(&self.socket)?;
-        let length = body.len();
-        write!(
-            socket,
-            "{method} {path} HTTP/1.0\r\nHost: engine\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-        )?;
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        assert!(head.split(' ').nth(1).is_some_and(|status| status.starts_with('2')), "{method} {path}: {answer}");
-        Ok(body.to_owned())
+        http::call(UnixStream::connect(&self.socket)?, method, path, body)
     }
 }

@@ -17,9 +17,11 @@ mod cluster;
 mod core;
 mod docker;
 mod endurance;
+mod http;
 mod idle;
 mod kubernetes;
 mod memory;
+mod pods;
 mod proc;
 mod record;
 mod report;
@@ -55,7 +57,7 @@ struct Flags {
     #[allow(dead_code)]
     bench: bool,
     /// what to measure: core, record, claim, alone, tasks, burst, start, scrape, idle, memory, flood, endurance, kubernetes,
-    /// docker, which starts an engine (default: everything)
+    /// pods and docker, which start a cluster and an engine (default: everything)
     #[argh(positional)]
     subjects: Vec<String>,
 }
@@ -128,6 +130,9 @@ fn main() {
     }
     if wanted("kubernetes") {
         kubernetes::measure(&mut report, effort);
+    }
+    if wanted("pods") {
+        pods::measure(&mut report, effort);
     }
     if wanted("docker") {
         docker::measure(&mut report, effort);

@@ -247,7 +247,7 @@ impl Ledger {
 
     /// Whether an execution of this task waits for its answer.
     fn awaits(&self, task: &str) -> bool {
-        self.unanswered().any(|(waiting, _)| waiting == task)
+        self.tasks.get(task).into_iter().flatten().any(|execution| execution.state == State::Unanswered)
     }
 
     fn state(&self, task: &str, execution: &str) -> Option<State> {

@@ -124,7 +124,7 @@ impl Neighbour {
         let trace = Recorder::disabled().claimed(&spec);
         let own = self.clone();
         self.executor.spawn(MACHINE, async move {
-            backend.run(Task { spec, trace, stop, report, log: Arc::new(Nowhere) }).await;
+            backend.run(Task { spec: Box::new(spec), trace, stop, report, log: Arc::new(Nowhere) }).await;
             own.is_done(&execution);
         });
     }

@@ -368,8 +368,9 @@ impl Server {
                 let heard = state.ledger.heard(&text, |task| self.watch.claimed(task));
                 // Only what was assigned on this connection can be answered on it more than once, or has two executions.
                 let is_of = |task: &str| text.contains(&format!("\"{task}\""));
-                let is_asked = state.assigned.iter().any(|task| is_of(task)) || state.ledger.several().any(is_of);
-                if !state.heard.insert(text.to_string()) && !is_asked {
+                let is_new = state.heard.insert(text.to_string());
+                let is_asked = || state.assigned.iter().any(|task| is_of(task)) || state.ledger.several().any(is_of);
+                if !is_new && !is_asked() {
                     self.watch.violate(format!("sent twice on one connection: {text}"));
                 }
                 let State { answered, ledger, .. } = &mut *state;

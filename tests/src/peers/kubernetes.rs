@@ -14,7 +14,7 @@ use std::{
 };
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Peer, service::Service};
 use crate::{
@@ -28,6 +28,12 @@ pub const HOST: &str = "198.18.0.1";
 
 /// The API server, as this machine sees it.
 pub const API: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 2), 6443);
+
+/// The only image that there is in every cluster.
+pub const IMAGE: &str = "busybox:1.36";
+
+/// What runs in the container of a task whose worker has the [`template`].
+const ENTRYPOINT: &str = "#!/bin/sh\neval \"${SCRIPT-}\"\n";
 
 /// How long a cluster may take to come up, another one before it to go, and an object to become what it should. (A Pod that
 /// becomes ready passes several of the kubelet's periods of seconds.)
@@ -71,6 +77,16 @@ impl Cluster {
         cluster.kubeconfig = stdout.lines().first().expect("what comes before the last line").into();
         cluster.kubectl(&format!("create --filename {}", kinds.display()));
         Some(cluster)
+    }
+
+    /// Makes a namespace with the agent in it: a file of a `ConfigMap`, which needs no image.
+    pub fn namespace(&self, name: &str) {
+        self.kubectl(&format!("create namespace {name}"));
+        let agent = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "agent"},
+            "data": {"entrypoint.sh": ENTRYPOINT}});
+        let applied = self.try_kubectl_reading(&format!("-n {name} apply -f -"), &agent.to_string());
+        applied.unwrap_or_else(|error| panic!("{error}"));
+        self.wait(&format!("--for=create serviceaccount/default configmap/kube-root-ca.crt -n {name}"));
     }
 
     /// The API server's own log of who asked it for what, but for Kubernetes' own accounts: a line of JSON for each call.
@@ -193,6 +209,16 @@ impl Cluster {
 pub struct Plain {
     _service: Service,
     pub address: SocketAddr,
+}
+
+/// The template of a worker whose tasks run what their assignments say ([`Assignment::run`](crate::message::Assignment::run)).
+pub fn template() -> Value {
+    json!({
+        "automountServiceAccountToken": false,
+        "terminationGracePeriodSeconds": 1,
+        "volumes": [{"name": "agent", "configMap": {"name": "agent", "defaultMode": 0o755}}],
+        "containers": [{"name": "task", "volumeMounts": [{"name": "agent", "mountPath": "/agent"}]}],
+    })
 }
 
 /// What a program wrote to standard output.

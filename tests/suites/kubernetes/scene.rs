@@ -16,16 +16,12 @@ use oz_worker_tests::{
 };
 use serde_json::{Value, json};
 
-pub type Chapter = fn(&Place<'_>);
+pub use oz_worker_tests::peers::kubernetes::{IMAGE, template};
 
-/// The only image that there is.
-pub const IMAGE: &str = "busybox:1.36";
+pub type Chapter = fn(&Place<'_>);
 
 /// How long a Pod may take to come up and to be gone on a busy machine.
 pub const CLUSTER_BOUND: Duration = Duration::from_secs(120);
-
-/// What runs in a task's container.
-const ENTRYPOINT: &str = "#!/bin/sh\neval \"${SCRIPT-}\"\n";
 
 /// A namespace, and what it is in.
 pub struct Place<'cluster> {
@@ -34,14 +30,10 @@ pub struct Place<'cluster> {
 }
 
 impl<'cluster> Place<'cluster> {
-    /// A new namespace with the agent in it: a file of a `ConfigMap`, which needs no image.
+    /// A new namespace with the agent in it.
     pub fn new(cluster: &'cluster Cluster, namespace: &str) -> Self {
-        cluster.kubectl(&format!("create namespace {namespace}"));
-        let place = Self { cluster, namespace: namespace.to_owned() };
-        place.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "agent"},
-            "data": {"entrypoint.sh": ENTRYPOINT}}));
-        cluster.wait(&format!("--for=create serviceaccount/default configmap/kube-root-ca.crt -n {namespace}"));
-        place
+        cluster.namespace(namespace);
+        Self { cluster, namespace: namespace.to_owned() }
     }
 
     /// What `kubectl` answers to these words, about this namespace.
@@ -279,16 +271,6 @@ impl Scene {
 fn accept(server: &Server, worker: &Worker) -> Connection {
     let request = server.try_request(CLUSTER_BOUND);
     request.unwrap_or_else(|error| panic!("no worker dialled: {error}: {:#?}", worker.log())).upgrade()
-}
-
-/// The template that workers of these chapters have.
-pub fn template() -> Value {
-    json!({
-        "automountServiceAccountToken": false,
-        "terminationGracePeriodSeconds": 1,
-        "volumes": [{"name": "agent", "configMap": {"name": "agent", "defaultMode": 0o755}}],
-        "containers": [{"name": "task", "volumeMounts": [{"name": "agent", "mountPath": "/agent"}]}],
-    })
 }
 
 /// A task that does this.

@@ -118,7 +118,7 @@ pub struct Common<R> {
 
 /// A task, and the way back to whoever gave it.
 pub struct Task {
-    pub spec: TaskSpec,
+    pub spec: Box<TaskSpec>,
     pub trace: TaskTrace,
     pub stop: Stop,
     pub report: Report,

@@ -23,6 +23,7 @@ mod program;
 mod query;
 pub mod redaction;
 pub mod reference;
+mod turns;
 mod untyped;
 
 use std::ffi::OsStr;
@@ -173,11 +174,12 @@ impl<R: Host> Backend<R> {
     /// Runs a task to its end, or until it is asked to stop. What became of it is told to the task's report; what failed
     /// after that is given.
     pub async fn run(&self, task: Task) -> Vec<Failure> {
+        // Each on the heap, or every task would take as much as one of the backend that takes most.
         match self {
-            Self::Docker(docker) => docker.run(task).await,
-            Self::Kubernetes(kubernetes) => kubernetes.run(task).await,
-            Self::Direct(direct) => direct.run(task).await,
-            Self::Command(command) => command.run(task).await,
+            Self::Docker(docker) => Box::pin(docker.run(task)).await,
+            Self::Kubernetes(kubernetes) => Box::pin(kubernetes.run(task)).await,
+            Self::Direct(direct) => Box::pin(direct.run(task)).await,
+            Self::Command(command) => Box::pin(command.run(task)).await,
         }
     }
 
@@ -214,8 +216,8 @@ impl<R: Host> Backend<R> {
     /// Takes up a task that an earlier worker started; otherwise as [`run`](Self::run).
     pub async fn resume(&self, resumed: Resumed) -> Vec<Failure> {
         match self {
-            Self::Docker(docker) => docker.resume(resumed).await,
-            Self::Kubernetes(kubernetes) => kubernetes.resume(resumed).await,
+            Self::Docker(docker) => Box::pin(docker.resume(resumed)).await,
+            Self::Kubernetes(kubernetes) => Box::pin(kubernetes.resume(resumed)).await,
             Self::Direct(_) | Self::Command(_) => {
                 nothing_left(&resumed.report);
                 Vec::new()

@@ -113,7 +113,10 @@ impl Cluster {
         }
         let answer = match (request.method.as_str(), path.as_slice()) {
             ("POST", ["apis", "authorization.k8s.io", ..]) => Answer::ok(json!({"status": {"allowed": true}})),
-            ("POST", [.., "jobs"]) => self.create(&body, deaths),
+            ("POST", [.., "jobs"]) => {
+                self.is_let_go(stream).await?;
+                self.create(&body, deaths)
+            }
             ("GET", [.., "jobs", name]) => match self.state().store.get(Kind::Job, name) {
                 Some(job) => Answer::ok(job.clone()),
                 None => missing(name),
@@ -177,7 +180,9 @@ impl Cluster {
         let (task, execution) = (text(&annotations[TASK_ID]), text(&annotations[EXECUTION_ID]));
         let of = (!name.starts_with(PREFLIGHT)).then(|| (task.clone(), execution.clone()));
         let is_rough = self.state().rough;
+        let length = self.state().creations.length;
         let plan = match &of {
+            Some(_) if length.is_some() => Plan::calm(Duration::from_secs(1), length),
             Some(_) => Plan::draw(&self.executor, is_rough),
             None => Plan::calm(Duration::from_millis(100), Some(Duration::from_millis(100))),
         };

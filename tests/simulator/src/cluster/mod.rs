@@ -1,9 +1,11 @@
 //! A cluster: an API server behind the real bytes of its API, and what acts on it, each in a file of its own.
 //!
 //! What workers call is in `api` and `watches`, what it keeps in `store`. Pods come from the Job controller (`jobs`), get a node
-//! from the `scheduler`, run on a `kubelet`; `nodes` fail and are made free; `doings` are those of everybody else.
+//! from the `scheduler`, run on a `kubelet`; `nodes` fail and are made free; `doings` are those of everybody else, and `creations`
+//! may be held up.
 
 mod api;
+mod creations;
 mod doings;
 mod jobs;
 mod kubelet;
@@ -26,6 +28,7 @@ use crate::executor::{Executor, OUTSIDE};
 use crate::journal::Journal;
 use crate::network::{Network, Stream};
 use crate::watch::Watch;
+use creations::Creations;
 pub use laws::Truths;
 use nodes::Node;
 use plan::Plan;
@@ -81,6 +84,7 @@ struct State {
     stopped: (Sender<()>, Receiver<()>),
     hangs_until: Duration,
     lists: Lists,
+    creations: Creations,
     /// How often a worker was killed: what it asked for before is its Job's orphan.
     deaths: u32,
     requests: u32,
@@ -117,6 +121,7 @@ impl Cluster {
             stopped: async_channel::bounded(1),
             hangs_until: Duration::ZERO,
             lists: Lists::default(),
+            creations: Creations::default(),
             deaths: 0,
             requests: 0,
         };
@@ -222,9 +227,7 @@ impl Cluster {
         let breaks = async {
             let _ = stopped.recv().await;
         };
-        let answered = async {
-            let _ = self.answer(&mut stream).await;
-        };
+        let answered = async { while self.answer(&mut stream).await.is_ok() {} };
         futures_lite::FutureExt::or(answered, breaks).await;
     }
 

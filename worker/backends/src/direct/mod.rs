@@ -146,7 +146,7 @@ impl<R: Host> DirectBackend<R> {
             report.finished(Outcome::Stopped);
             return Vec::new();
         }
-        let spec = Arc::new(spec);
+        let spec = Arc::<TaskSpec>::from(spec);
         let begin = self.begin(&spec, &trace, &stop, &report);
         let Parts { place, tree, first } = match machine::begun(&self.runtime, begin, stop.asked()).await {
             Some(Ok(parts)) => parts,

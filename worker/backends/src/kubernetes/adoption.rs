@@ -137,7 +137,7 @@ impl<R: Host> Shared<R> {
             let metadata = json!({
                 "uid": job.metadata.uid, "resourceVersion": version, "annotations": {INSTANCE: self.instance},
             });
-            match self.cluster.ask::<Job>(&Call::patch(&path, json!({"metadata": metadata}))).await {
+            match self.cluster.ask::<Job>(&Call::patch(&path, &json!({"metadata": metadata}))).await {
                 Ok(_) => return Ok(Some(created)),
                 Err(error) if error.is_forbidden() => self.cannot_patch(),
                 Err(error) if error.is_missing() => return Ok(None),

@@ -1,9 +1,12 @@
 //! What must be true before the first task: the cluster can be reached, lets us do what we need, and starts a Pod like a
 //! task's.
 
+use std::future::poll_fn;
 use std::path::{Path, PathBuf};
+use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_lite::FutureExt;
 use oz_worker_core::time::Instant;
 use oz_worker_runtime::{Environment, Files, Host, Lane, Machine};
 use oz_worker_text::line::beginning;
@@ -12,10 +15,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tracing::warn;
 
+use super::access::{Access, SERVICE_ACCOUNT, in_cluster};
 use super::cluster::{ApiError, Call, Cluster, Tries};
 use super::credentials::Credentials;
 use super::instance::OwnPod;
-use super::kubeconfig::{Access, Kubeconfig, SERVICE_ACCOUNT, in_cluster};
+use super::kubeconfig::Kubeconfig;
 use super::names::hash;
 use super::objects::{ContainerStatus, Event, Items, Job, Pod};
 use super::preflight;
@@ -26,8 +30,10 @@ use crate::query::escaped;
 
 /// How long the preflight may take.
 const LIMIT: Duration = Duration::from_secs(15);
-/// How often it is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How often it is looked at when no change of it is told.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// The same where changes cannot be watched.
+const BLIND_INTERVAL: Duration = Duration::from_millis(250);
 /// What is said where nothing leads to a cluster.
 const NOWHERE: &str =
     "no cluster is configured: this is no Pod, and there is no kubeconfig; set kubeconfig or KUBECONFIG";
@@ -48,6 +54,8 @@ const NEEDED: [(&str, &str, &str); 7] = [
 ];
 /// What it can do without, and what is then missing.
 const WANTED: [(&str, &str, &str); 2] = [("list", "", "events"), ("get", "", "pods/log")];
+/// What marks a Job.
+const PATCH: (&str, &str, &str) = ("patch", "batch", "jobs");
 
 /// The events of an object.
 pub async fn events<R: Host>(cluster: &Cluster<R>, uid: &str) -> Result<Vec<Event>, ApiError> {
@@ -155,19 +163,24 @@ fn find(files: &impl Files, given: Option<PathBuf>, has_context: bool, env: &Env
 /// # Errors
 /// The first thing that is needed and not allowed, or why it cannot be asked.
 pub async fn check_access<R: Host>(cluster: &Cluster<R>, namespace: &str) -> Result<bool, String> {
-    for (verb, group, resource) in NEEDED {
-        if !may(cluster, namespace, verb, group, resource).await? {
+    let asked = NEEDED.iter().chain(&WANTED).chain([&PATCH]);
+    let asked = asked.map(|(verb, group, resource)| may(cluster, namespace, verb, group, resource));
+    let mut answers = all(asked.collect()).await.into_iter();
+    // What is not told is taken for granted: the preflight will show it.
+    let mut answer = || answers.next().unwrap_or(Ok(true));
+    for (verb, _, resource) in NEEDED {
+        if !answer()? {
             return Err(format!(
                 "the worker may not {verb} {resource} in namespace {namespace}: its Role lacks that verb"
             ));
         }
     }
-    for (verb, group, resource) in WANTED {
-        if !may(cluster, namespace, verb, group, resource).await? {
+    for (verb, _, resource) in WANTED {
+        if !answer()? {
             warn!("the worker may not {verb} {resource} in namespace {namespace}: failures will be told with less");
         }
     }
-    let can_patch = may(cluster, namespace, "patch", "batch", "jobs").await?;
+    let can_patch = answer()?;
     if !can_patch {
         warn!("{}", no_patch(namespace));
     }
@@ -201,6 +214,21 @@ async fn patiently<R: Host, T: DeserializeOwned>(
     }
 }
 
+/// What all of these come to, side by side.
+async fn all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
+    let mut all: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    poll_fn(|cx| {
+        for (future, result) in all.iter_mut().filter(|(_, result)| result.is_none()) {
+            if let Poll::Ready(value) = future.as_mut().poll(cx) {
+                *result = Some(value);
+            }
+        }
+        if all.iter().all(|(_, result)| result.is_some()) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    all.into_iter().filter_map(|(_, result)| result).collect()
+}
+
 async fn may<R: Host>(
     cluster: &Cluster<R>,
     namespace: &str,
@@ -224,7 +252,7 @@ async fn may<R: Host>(
         "spec": {"resourceAttributes":
             {"namespace": namespace, "verb": verb, "group": group, "resource": resource, "subresource": part}},
     });
-    let call = Call::post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", asked);
+    let call = Call::post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &asked);
     match patiently(cluster, &call, cluster.runtime().now().plus(LIMIT)).await {
         Ok(Review { status }) => Ok(status.allowed),
         // Who may not even ask will learn it from the preflight.
@@ -245,12 +273,12 @@ pub async fn check_start<R: Host>(
     let moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let name = preflight::name(&hash(worker_id), moment);
     let until = cluster.runtime().now().plus(LIMIT);
-    let call = Call::post(cluster.jobs(), preflight::description(settings, &name));
+    let call = Call::post(cluster.jobs(), &preflight::description(settings, &name));
     let created: Result<Job, _> = cluster.within(LIMIT, cluster.ask(&call)).await;
     let job = created.map_err(|error| format!("the preflight Job cannot be created: {error}"))?;
     let result = started(cluster, settings, &job, until).await;
     let path = format!("{}/{name}", cluster.jobs());
-    let deleted: Result<Value, _> = cluster.within(LIMIT, cluster.ask(&Call::delete(path, delete_options()))).await;
+    let deleted: Result<Value, _> = cluster.within(LIMIT, cluster.ask(&Call::delete(path, &delete_options()))).await;
     if let Err(error) = deleted
         && !error.is_missing()
     {
@@ -272,7 +300,11 @@ async fn started<R: Host>(
 ) -> Result<(), String> {
     let runtime = cluster.runtime();
     let selector = escaped(&format!("job-name={}", job.metadata.name));
-    let call = Call::get(format!("{}?labelSelector={selector}", cluster.core("pods")));
+    let path = format!("{}?labelSelector={selector}", cluster.core("pods"));
+    let changes = Call::get(format!("{path}&watch=1&timeoutSeconds={}", 2 * LIMIT.as_secs())).at_once();
+    let call = Call::get(path);
+    let opened = cluster.within(until.since(runtime.now()), cluster.open(&changes)).await;
+    let mut changes = opened.ok().filter(|opened| opened.status == 200);
     let image = &settings.preflight_image;
     let mut last;
     loop {
@@ -297,7 +329,22 @@ async fn started<R: Host>(
             let limit = LIMIT.as_secs();
             return Err(format!("the preflight Job (image {image}) did not start within {limit} s: {last}{said}"));
         }
-        runtime.sleep_until(runtime.now().plus(LOOK_INTERVAL)).await;
+        let interval = if changes.is_some() { LOOK_INTERVAL } else { BLIND_INTERVAL };
+        let late = runtime.sleep_until(runtime.now().plus(interval).min(until));
+        let is_over = async {
+            match &mut changes {
+                // Whatever it tells, it is time for a look.
+                Some(opened) => !matches!(poll_fn(|cx| opened.body.poll_chunk(cx)).await, Ok(Some(_))),
+                None => std::future::pending().await,
+            }
+        };
+        let late = async {
+            late.await;
+            false
+        };
+        if is_over.or(late).await {
+            changes = None;
+        }
     }
 }
 

@@ -1,11 +1,11 @@
-//! Calls to the API server: one connection each, bounded in bytes and time, with the credentials of the moment. A retry says
-//! which failures it is for.
+//! Calls to the API server: bounded in bytes, in time and in number, with the credentials of the moment. A retry says which
+//! failures it is for. A connection is for one call, and for the next in line when somebody waits.
 
 use std::future::Future;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
-use http::{HeaderValue, Method, header};
+use http::{HeaderValue, Method, Request, header};
 use oz_worker_core::time::Instant;
 use oz_worker_net::{Answer, AnswerError, Body, DialError, HttpClient, Payload, Wire, dial, secret_value};
 use oz_worker_runtime::Host;
@@ -14,10 +14,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::credentials::{CredentialError, Credentials};
+use super::credentials::{CredentialError, Credentials, Pass};
 use crate::query::escaped;
+use crate::turns::{Turn, Turns};
 
-/// How long one call may take. An API server answers within a minute itself; a webhook may take 30 s of it.
+/// How long one call may take once it has its turn. An API server answers within a minute itself; a webhook may take 30 s of it.
 const CALL_LIMIT: Duration = Duration::from_secs(65);
 /// How long a call is repeated that fails by what passes, and how long one whose credentials are refused.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -31,6 +32,11 @@ const LARGEST_ANSWER: usize = 16 << 20;
 const MERGE_PATCH: &str = "application/merge-patch+json";
 /// The longest text of the server's that is repeated, in characters.
 const LONGEST_TEXT: usize = 600;
+/// How many calls of one kind are under way at most. API servers do a few hundred of all their clients' at once
+/// (`--max-requests-inflight`), a busy one some tens of a second.
+const MOST_CALLS: usize = 32;
+/// How many logs are read at once: each may be up to a mebibyte.
+const MOST_LOGS: usize = 8;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +49,12 @@ pub enum ApiError {
     Answer(#[from] AnswerError),
     #[error("no answer within {} s", .0.as_secs())]
     Silent(Duration),
+    /// It was never made: those before it in line got no answer for so long.
+    #[error("no call of its kind was answered for {} s", .0.as_secs())]
+    NoTurn(Duration),
+    /// It was not made, or not once more.
+    #[error("it is not wanted any more")]
+    Unwanted,
     #[error("the answer is not what an API server says")]
     Form,
     #[error("{message} (HTTP {status})")]
@@ -57,7 +69,7 @@ impl ApiError {
             Self::Dial(_) | Self::Answer(_) | Self::Silent(_) | Self::Status { status: 429 | 500.., .. } => {
                 Some(PATIENCE)
             }
-            Self::Form | Self::Status { .. } => None,
+            Self::NoTurn(_) | Self::Unwanted | Self::Form | Self::Status { .. } => None,
         }
     }
 
@@ -101,29 +113,48 @@ impl ApiError {
     }
 }
 
+/// What a call does. Each kind has a line of its own, so that nothing waits for what hangs elsewhere: a creation for a webhook,
+/// a log for the node that it is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Create,
+    /// Of objects: the API server knows them itself.
+    Read,
+    /// And to mark: what follows the end of a task.
+    Delete,
+    Log,
+}
+
 /// One call.
 pub struct Call {
     method: Method,
     path: String,
-    body: Option<Value>,
+    body: Option<String>,
+    /// Of which kind's line it waits for its turn, if it does.
+    kind: Option<Kind>,
 }
 
 impl Call {
     pub fn get(path: impl Into<String>) -> Self {
-        Self { method: Method::GET, path: path.into(), body: None }
+        Self { method: Method::GET, path: path.into(), body: None, kind: Some(Kind::Read) }
     }
 
-    pub fn post(path: impl Into<String>, body: Value) -> Self {
-        Self { method: Method::POST, path: path.into(), body: Some(body) }
+    pub fn post(path: impl Into<String>, body: &Value) -> Self {
+        Self { method: Method::POST, path: path.into(), body: Some(body.to_string()), kind: Some(Kind::Create) }
     }
 
     /// Changes the fields that `changes` has (RFC 7396).
-    pub fn patch(path: impl Into<String>, changes: Value) -> Self {
-        Self { method: Method::PATCH, path: path.into(), body: Some(changes) }
+    pub fn patch(path: impl Into<String>, changes: &Value) -> Self {
+        Self { method: Method::PATCH, kind: Some(Kind::Delete), ..Self::post(path, changes) }
     }
 
-    pub fn delete(path: impl Into<String>, options: Value) -> Self {
-        Self { method: Method::DELETE, path: path.into(), body: Some(options) }
+    pub fn delete(path: impl Into<String>, options: &Value) -> Self {
+        Self { method: Method::DELETE, kind: Some(Kind::Delete), ..Self::post(path, options) }
+    }
+
+    /// Without waiting for a turn: whoever makes it sees to it that there are few of its kind.
+    pub fn at_once(self) -> Self {
+        Self { kind: None, ..self }
     }
 }
 
@@ -132,6 +163,29 @@ pub struct Opened<R: Host> {
     pub status: u16,
     pub retry_after: Option<Duration>,
     pub body: Body<Wire<R::Stream>>,
+    /// Until the body was read.
+    turn: Option<CallTurn<R>>,
+    /// With which credentials it was asked for.
+    pass: u64,
+}
+
+/// The turn of a call.
+pub type CallTurn<R> = Turn<Box<Connection<R>>>;
+
+/// A connection on which the next in line can call, if it has the same credentials.
+pub struct Connection<R: Host> {
+    client: HttpClient<Wire<R::Stream>>,
+    pass: u64,
+}
+
+impl<R: Host> Opened<R> {
+    /// It was read: the connection is for the next in line.
+    fn hand_on(self) {
+        let Self { body, turn, pass, .. } = self;
+        if let (Some(mut turn), Some(client)) = (turn, body.into_client()) {
+            turn.hand_on(Box::new(Connection { client, pass }));
+        }
+    }
 }
 
 /// A cluster that can be called.
@@ -141,11 +195,35 @@ pub struct Cluster<R: Host> {
     /// What stands before the path of every call.
     prefix: String,
     namespace: String,
+    lines: Lines<R>,
+}
+
+struct Lines<R: Host> {
+    creations: Turns<Box<Connection<R>>>,
+    reads: Turns<Box<Connection<R>>>,
+    deletions: Turns<Box<Connection<R>>>,
+    logs: Turns<Box<Connection<R>>>,
+}
+
+impl<R: Host> Lines<R> {
+    fn new() -> Self {
+        let [creations, reads, deletions] = [MOST_CALLS; 3].map(Turns::new);
+        Self { creations, reads, deletions, logs: Turns::new(MOST_LOGS) }
+    }
+
+    const fn of(&self, kind: Kind) -> &Turns<Box<Connection<R>>> {
+        match kind {
+            Kind::Create => &self.creations,
+            Kind::Read => &self.reads,
+            Kind::Delete => &self.deletions,
+            Kind::Log => &self.logs,
+        }
+    }
 }
 
 impl<R: Host> Cluster<R> {
-    pub const fn new(runtime: R, credentials: Credentials<R>, prefix: String, namespace: String) -> Self {
-        Self { runtime, credentials, prefix, namespace }
+    pub fn new(runtime: R, credentials: Credentials<R>, prefix: String, namespace: String) -> Self {
+        Self { runtime, credentials, prefix, namespace, lines: Lines::new() }
     }
 
     pub const fn runtime(&self) -> &R {
@@ -164,28 +242,53 @@ impl<R: Host> Cluster<R> {
         format!("/api/v1/namespaces/{}/{resource}", escaped(&self.namespace))
     }
 
+    /// Waits until a call of this kind may be made. The limits of calls and of tries run from then on; whoever waits for less
+    /// long than a line may take stops waiting.
+    ///
+    /// # Errors
+    /// [`ApiError::NoTurn`].
+    pub async fn turn(&self, kind: Kind) -> Result<CallTurn<R>, ApiError> {
+        self.lines.of(kind).next(&self.runtime, PATIENCE).await.ok_or(ApiError::NoTurn(PATIENCE))
+    }
+
     /// Calls until there is an answer, for as long as what passes may take. Only for calls that may be made twice.
     pub async fn ask<T: DeserializeOwned>(&self, call: &Call) -> Result<T, ApiError> {
-        let mut tries = Tries::new(self.runtime.now());
-        loop {
-            let error = match self.once(call).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            match tries.next(self.runtime.now(), &error) {
-                Some(at) => self.runtime.sleep_until(at).await,
-                None => return Err(error),
+        // On the heap: what is needed for a call is needed for the time of one, and not for that of a task.
+        let asked = Box::pin(async {
+            let mut turn = self.turn_of(call).await?;
+            let mut tries = Tries::new(self.runtime.now());
+            loop {
+                let error = match self.once_in(turn, call).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => error,
+                };
+                match tries.next(self.runtime.now(), &error) {
+                    Some(at) => self.runtime.sleep_until(at).await,
+                    None => return Err(error),
+                }
+                turn = self.turn_of(call).await?;
             }
-        }
+        });
+        asked.await
     }
 
     /// Calls once.
     pub async fn once<T: DeserializeOwned>(&self, call: &Call) -> Result<T, ApiError> {
-        // On the heap: what is needed for an exchange is needed for the time of one, and not for that of a task.
+        let called = Box::pin(async {
+            let turn = self.turn_of(call).await?;
+            self.once_in(turn, call).await
+        });
+        called.await
+    }
+
+    /// Calls once, and has that turn.
+    pub async fn once_in<T: DeserializeOwned>(&self, turn: Option<CallTurn<R>>, call: &Call) -> Result<T, ApiError> {
         let answered = Box::pin(async {
-            let mut opened = self.open(call).await?;
+            let mut opened = self.open_in(turn, call).await?;
             let text = opened.body.read_whole(LARGEST_ANSWER).await?;
-            refused(&opened, &text)?;
+            let refused = refused(&opened, &text);
+            opened.hand_on();
+            refused?;
             serde_json::from_slice(&text).map_err(|_| ApiError::Form)
         });
         self.within(CALL_LIMIT, answered).await
@@ -193,25 +296,33 @@ impl<R: Host> Cluster<R> {
 
     /// Calls once, and gives the answer as soon as it begins, whatever its status is.
     pub async fn open(&self, call: &Call) -> Result<Opened<R>, ApiError> {
+        let turn = self.turn_of(call).await?;
+        self.open_in(turn, call).await
+    }
+
+    async fn turn_of(&self, call: &Call) -> Result<Option<CallTurn<R>>, ApiError> {
+        match call.kind {
+            Some(kind) => self.turn(kind).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn open_in(&self, mut turn: Option<CallTurn<R>>, call: &Call) -> Result<Opened<R>, ApiError> {
+        let handed = turn.as_mut().and_then(Turn::handed);
         let begun = Box::pin(async {
             let pass = self.credentials.pass().await?;
-            let path = format!("{}{}", self.prefix, call.path).parse().map_err(|_| ApiError::Form)?;
-            let payload = call.body.as_ref().map_or_else(Payload::default, |body| Payload::from(body.to_string()));
-            let mut request = pass.destination.request(call.method.clone(), path, payload);
-            let headers = request.headers_mut();
-            headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-            if call.body.is_some() {
-                let kind = if call.method == Method::PATCH { MERGE_PATCH } else { "application/json" };
-                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-            }
-            if let Some(value) = pass.authorization.as_ref().and_then(secret_value) {
-                headers.insert(header::AUTHORIZATION, value);
-            }
-            for (name, value) in &self.credentials.impersonation {
-                headers.append(name, value.clone());
-            }
-            let wire = dial(&self.runtime, &pass.destination).await.map_err(|error| ApiError::Dial(Box::new(error)))?;
-            let Answer { head, body } = HttpClient::new(wire).await?.send(request).await?;
+            let handed = handed.filter(|handed| handed.pass == pass.number).map(|handed| handed.client);
+            let answer = match handed {
+                Some(client) => match client.send(self.request(call, &pass)?).await {
+                    // The server had closed it, or does so in the middle. What it may have done is not asked for twice.
+                    Err(AnswerError::Empty | AnswerError::Broken(_)) if call.method != Method::POST => {
+                        self.send(call, &pass).await?
+                    }
+                    answer => answer?,
+                },
+                None => self.send(call, &pass).await?,
+            };
+            let Answer { head, body } = answer;
             let status = head.status.as_u16();
             if status == 401 {
                 self.credentials.refused(&pass).await;
@@ -220,9 +331,39 @@ impl<R: Host> Cluster<R> {
             }
             let asked = head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
             let retry_after = asked.and_then(|seconds| seconds.trim().parse().ok()).map(Duration::from_secs);
-            Ok(Opened { status, retry_after, body })
+            Ok((status, retry_after, body, pass.number))
         });
-        self.within(CALL_LIMIT, begun).await
+        let begun = self.within(CALL_LIMIT, begun).await;
+        if let Some(turn) = turn.as_ref().filter(|_| !matches!(begun, Err(ApiError::Silent(_)))) {
+            turn.is_answered(self.runtime.now());
+        }
+        begun.map(|(status, retry_after, body, pass)| Opened { status, retry_after, body, turn, pass })
+    }
+
+    /// Sends a call on a connection of its own.
+    async fn send(&self, call: &Call, pass: &Pass) -> Result<Answer<Wire<R::Stream>>, ApiError> {
+        let request = self.request(call, pass)?;
+        let wire = dial(&self.runtime, &pass.destination).await.map_err(|error| ApiError::Dial(Box::new(error)))?;
+        Ok(HttpClient::new(wire).await?.send(request).await?)
+    }
+
+    fn request(&self, call: &Call, pass: &Pass) -> Result<Request<Payload>, ApiError> {
+        let path = format!("{}{}", self.prefix, call.path).parse().map_err(|_| ApiError::Form)?;
+        let payload = call.body.clone().map_or_else(Payload::default, Payload::from);
+        let mut request = pass.destination.request(call.method.clone(), path, payload);
+        let headers = request.headers_mut();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        if call.body.is_some() {
+            let kind = if call.method == Method::PATCH { MERGE_PATCH } else { "application/json" };
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        }
+        if let Some(value) = pass.authorization.as_ref().and_then(secret_value) {
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        for (name, value) in &self.credentials.impersonation {
+            headers.append(name, value.clone());
+        }
+        Ok(request)
     }
 
     /// What `future` comes to, unless it takes longer than that.

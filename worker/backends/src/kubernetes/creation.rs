@@ -10,10 +10,9 @@ use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_runtime::Host;
 use oz_worker_text::line::quoted;
-use serde_json::Value;
 
 use super::Shared;
-use super::cluster::{Call, Tries};
+use super::cluster::{ApiError, Call, CallTurn, Kind, Tries};
 use super::held::Created;
 use super::job::{self, Frame};
 use super::names::{INSTANCE, Identity, Standing};
@@ -24,10 +23,11 @@ use crate::reference::Reference;
 /// How long a finished Job that stands in the way may take to be gone.
 const GONE_LIMIT: Duration = Duration::from_secs(60);
 
-/// Whose Job is created.
+/// Whose Job is created, and who may not want it any more.
 struct Of {
     task_id: String,
     execution_id: Option<String>,
+    stop: Stop,
 }
 
 impl<R: Host> Shared<R> {
@@ -37,19 +37,27 @@ impl<R: Host> Shared<R> {
             return Err(Outcome::Stopped);
         }
         self.check_image(&spec.image)?;
+        let fail = |problem| Err(failed(FailureReason::JobCreate, problem));
+        // In line there is nothing of a Job yet, and whoever is stopped leaves.
+        let turn = match self.turn_unless(stop).await {
+            Some(Ok(turn)) => turn,
+            Some(Err(error)) => return fail(format!("the Job cannot be created: {error}")),
+            None => return Err(Outcome::Stopped),
+        };
         let identity = Identity::new(&self.common.worker_id, &spec.task_id, spec.execution_id.as_deref());
         let frame = Frame { settings: &self.settings, instance: &self.instance, cleanup: self.common.cleanup };
         let describe = |name: String| {
             let described = job::description(frame, &identity, &name, spec);
-            described.map_err(|flaw| failed(FailureReason::SidecarPrep, flaw.to_string())).map(|job| (name, job))
+            let call = described.map(|job| Call::post(self.cluster.jobs(), &job));
+            call.map_err(|flaw| failed(FailureReason::SidecarPrep, flaw.to_string())).map(|call| (name, call))
         };
-        let names = [describe(identity.job_name())?, describe(identity.distinct_job_name())?];
-        let of = Of { task_id: spec.task_id.clone(), execution_id: spec.execution_id.clone() };
+        let calls = [describe(identity.job_name())?, describe(identity.distinct_job_name())?];
+        let of = Of { task_id: spec.task_id.clone(), execution_id: spec.execution_id.clone(), stop: stop.clone() };
         let (done, created) = oneshot::channel();
         let (own, working) = (Arc::clone(self), self.aside.working());
         self.cluster.runtime().spawn(async move {
             let mut open = None;
-            let created = own.make(names, &of, &mut open, || !done.is_canceled()).await;
+            let created = own.make(turn, calls, &of, &mut open).await;
             let left = open.filter(|_| created.is_err());
             // Nobody waits any more: the task was told to have been stopped.
             if let Err(Ok(created)) = done.send(created) {
@@ -64,8 +72,11 @@ impl<R: Host> Shared<R> {
         });
         let created = async {
             match created.await {
-                Ok(created) => created.map_err(|problem| failed(FailureReason::JobCreate, problem)),
-                Err(_) => Err(failed(FailureReason::JobCreate, "the worker gave up".into())),
+                Ok(Ok(created)) => Ok(created),
+                // It may have failed only since nobody wanted it any more.
+                _ if stop.is_asked() => Err(Outcome::Stopped),
+                Ok(Err(problem)) => fail(problem),
+                Err(_) => fail("the worker gave up".into()),
             }
         };
         let stopped = async {
@@ -73,6 +84,15 @@ impl<R: Host> Shared<R> {
             Err(Outcome::Stopped)
         };
         created.or(stopped).await
+    }
+
+    /// Waits until it is the turn of a creation. None: nobody wants it any more.
+    async fn turn_unless(&self, stop: &Stop) -> Option<Result<CallTurn<R>, ApiError>> {
+        let stopped = async {
+            stop.asked().await;
+            None
+        };
+        stopped.or(async { Some(self.cluster.turn(Kind::Create).await) }).await
     }
 
     fn check_image(&self, image: &str) -> Result<(), Outcome> {
@@ -93,21 +113,30 @@ impl<R: Host> Shared<R> {
     /// nobody wants it.
     async fn make(
         &self,
-        names: [(String, Value); 2],
+        turn: CallTurn<R>,
+        calls: [(String, Call); 2],
         of: &Of,
         open: &mut Option<String>,
-        is_wanted: impl Fn() -> bool,
     ) -> Result<Created, String> {
         let identity = Identity::new(&self.common.worker_id, &of.task_id, of.execution_id.as_deref());
-        for (name, description) in names {
-            let call = Call::post(self.cluster.jobs(), description);
+        let mut turn = Some(turn);
+        for (name, call) in calls {
             let runtime = self.cluster.runtime();
             let mut tries = Tries::new(runtime.now());
             *open = None;
             loop {
-                let error = match self.cluster.once::<Job>(&call).await {
-                    Ok(job) => return Ok(Created::of(&job)),
-                    Err(error) => error,
+                // Between two tries it is the others' turn.
+                let own_turn = match turn.take() {
+                    Some(turn) => Some(Ok(turn)),
+                    None => self.turn_unless(&of.stop).await,
+                };
+                let error = match own_turn {
+                    Some(Ok(turn)) => match self.cluster.once_in::<Job>(Some(turn), &call).await {
+                        Ok(job) => return Ok(Created::of(&job)),
+                        Err(error) => error,
+                    },
+                    Some(Err(error)) => error,
+                    None => ApiError::Unwanted,
                 };
                 if error.is_taken() {
                     let path = self.cluster.job(&name);
@@ -133,12 +162,12 @@ impl<R: Host> Shared<R> {
                 if error.is_open() {
                     *open = Some(name.clone());
                 }
-                let Some(at) = tries.next(runtime.now(), &error).filter(|_| is_wanted()) else {
+                let Some(at) = tries.next(runtime.now(), &error) else {
                     // It may be there all the same.
                     let made = if open.is_some() { self.made(&name, &identity).await } else { None };
                     return made.ok_or_else(|| format!("the Job cannot be created: {error}"));
                 };
-                runtime.sleep_until(at).await;
+                of.stop.asked().or(runtime.sleep_until(at)).await;
             }
         }
         Err("other tasks' Jobs have both names that this one could have".into())

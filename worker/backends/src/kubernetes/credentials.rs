@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tracing::{info, warn};
 
-use super::kubeconfig::{Access, Authority, Credential, Material, Plugin};
+use super::access::{Access, Authority, Credential, Material, Plugin};
 use crate::helper::{self, Answer, HelperError};
 use crate::program::{ProgramError, find_program};
 
@@ -59,7 +59,7 @@ pub struct Pass {
     /// The value of `Authorization`.
     pub authorization: Option<Secret>,
     /// Which one it is.
-    number: u64,
+    pub number: u64,
 }
 
 /// Credentials, and what they are made of.

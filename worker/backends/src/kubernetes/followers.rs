@@ -13,10 +13,10 @@ use crate::contract::Latch;
 /// What was seen of a Job.
 #[derive(Debug, Clone)]
 pub enum Sighting {
-    Job(Job),
-    JobGone(Option<Job>),
-    Pod(Pod),
-    PodGone(String, Option<Pod>),
+    Job(Box<Job>),
+    JobGone(Option<Box<Job>>),
+    Pod(Box<Pod>),
+    PodGone(String, Option<Box<Pod>>),
     /// Nothing can be seen any more, for this reason.
     Blind(String),
 }
@@ -33,8 +33,8 @@ pub struct Followers {
 struct Entry {
     follower: Option<UnboundedSender<Sighting>>,
     /// What was seen and nobody was told.
-    job: Option<Job>,
-    pod: Option<Pod>,
+    job: Option<Box<Job>>,
+    pod: Option<Box<Pod>>,
     /// Whether whoever followed it is done with it: nothing of it is kept any more.
     is_done: bool,
     /// Whether it was seen at all, and how many lists since it is followed did not have it.
@@ -69,10 +69,10 @@ impl Followers {
     }
 
     /// Whoever followed a Job is done with it, and it has not ended.
-    pub fn let_go(&self, job: Job, pod: Option<Pod>) {
+    pub fn let_go(&self, job: Box<Job>, pod: Option<Pod>) {
         let uid = job.metadata.uid.clone();
         if let Some(entry) = self.all().get_mut(&uid) {
-            *entry = Entry { job: Some(job), pod, is_seen: true, ..Entry::default() };
+            *entry = Entry { job: Some(job), pod: pod.map(Box::new), is_seen: true, ..Entry::default() };
         }
     }
 
@@ -83,11 +83,13 @@ impl Followers {
 
     /// The Jobs that nobody follows or has followed, of this kind.
     pub fn unfollowed(&self, is_it: impl Fn(&Job) -> bool) -> Vec<Job> {
-        self.all().values().filter_map(|entry| entry.job.as_ref()).filter(|job| is_it(job)).cloned().collect()
+        self.all().values().filter_map(|entry| entry.job.as_deref()).filter(|job| is_it(job)).cloned().collect()
     }
 
     pub fn job_seen(&self, mut job: Job) {
         job.metadata.annotations.retain(|name, _| name.starts_with(OWN));
+        job.metadata.labels.clear();
+        let job = Box::new(job);
         let mut all = self.all();
         let entry = all.entry(job.metadata.uid.clone()).or_default();
         entry.is_seen = true;
@@ -101,7 +103,7 @@ impl Followers {
     pub fn job_gone(&self, uid: &str, last: Option<Job>) {
         let mut all = self.all();
         match all.get(uid).and_then(|entry| entry.follower.as_ref()) {
-            Some(follower) => drop(follower.unbounded_send(Sighting::JobGone(last))),
+            Some(follower) => drop(follower.unbounded_send(Sighting::JobGone(last.map(Box::new)))),
             None => drop(all.remove(uid)),
         }
     }
@@ -109,6 +111,7 @@ impl Followers {
     pub fn pod_seen(&self, of: &str, mut pod: Pod) {
         pod.metadata.annotations.clear();
         pod.metadata.labels.clear();
+        let pod = Box::new(pod);
         let mut all = self.all();
         // A Pod may be seen before its Job.
         let entry = all.entry(of.to_owned()).or_default();
@@ -123,7 +126,7 @@ impl Followers {
         let mut all = self.all();
         let Some(entry) = all.get_mut(of) else { return };
         match &entry.follower {
-            Some(follower) => drop(follower.unbounded_send(Sighting::PodGone(uid.to_owned(), last))),
+            Some(follower) => drop(follower.unbounded_send(Sighting::PodGone(uid.to_owned(), last.map(Box::new)))),
             None if entry.is_seen => entry.pod = None,
             None => drop(all.remove(of)),
         }
@@ -210,7 +213,7 @@ mod tests {
         drop(followers.follow("j"));
         followers.leave("j");
         assert!(followers.unfollowed(|_| true).is_empty());
-        followers.let_go(job("j"), Some(Pod::default()));
+        followers.let_go(Box::new(job("j")), Some(Pod::default()));
         assert_eq!(followers.unfollowed(|_| true).len(), 1);
         assert_eq!(told(&mut followers.follow("j")), "job pod ");
     }

@@ -1,5 +1,6 @@
-//! How to reach the cluster, as kubectl reads it: kubeconfigs, merged, and the place that every Pod has for it. Only reading:
-//! whoever reads the files is elsewhere.
+//! How to reach a cluster, as kubectl reads it: kubeconfigs, merged. Only reading: whoever reads the files is elsewhere.
+
+mod file;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,82 +11,11 @@ use oz_worker_net::proxy::Proxy;
 use oz_worker_net::url::{Url, UrlError};
 use oz_worker_text::line::quoted;
 use oz_worker_text::yaml;
-use serde::Deserialize;
 
-/// Where a Pod finds what its service account may show the API server.
-pub const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// What an API server's URL begins with.
-const SCHEMES: &[&str] = &["https", "http"];
-
-/// A cluster, and who we are to it.
-#[derive(Debug)]
-pub struct Access {
-    pub server: Url,
-    pub authority: Authority,
-    /// Whom its certificate must be for, when that is not the server's host.
-    pub server_name: Option<String>,
-    /// Instead of what the variables of the environment say.
-    pub proxy: Option<Proxy>,
-    pub credential: Credential,
-    /// A certificate and its private key.
-    pub client: Option<(Material, Material)>,
-    /// Who we act as, in headers.
-    pub impersonation: Vec<(String, String)>,
-}
-
-/// Whom to trust.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Authority {
-    /// The operating system's authorities.
-    System,
-    These(Material),
-    /// Whoever answers.
-    Anybody,
-}
-
-/// Something in PEM form. `Debug` does not show it.
-#[derive(PartialEq, Eq)]
-pub enum Material {
-    Here(Vec<u8>),
-    /// In a file, which may change.
-    File(PathBuf),
-}
-
-impl std::fmt::Debug for Material {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Here(_) => f.write_str("Here(not shown)"),
-            Self::File(path) => write!(f, "File({})", path.display()),
-        }
-    }
-}
-
-/// What is shown in `Authorization`.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Credential {
-    Nothing,
-    Token(Secret),
-    /// In a file, which may change.
-    TokenFile(PathBuf),
-    Basic {
-        user: Secret,
-        password: Secret,
-    },
-    Plugin(Box<Plugin>),
-}
-
-/// A program that has credentials (`client.authentication.k8s.io`).
-#[derive(Debug, PartialEq, Eq)]
-pub struct Plugin {
-    /// A path, or a name to be looked for on `PATH`.
-    pub command: String,
-    pub args: Vec<String>,
-    pub env: Vec<(String, Secret)>,
-    /// The version that it speaks.
-    pub api_version: String,
-    /// What it is told about the cluster, if it wants to know.
-    pub cluster: Option<serde_json::Value>,
-}
+use super::access::{Access, Authority, Credential, Material, Plugin, SCHEMES};
+use file::{
+    AuthProvider, Cluster, Context, ExecVariable, File, NamedCluster, NamedContext, NamedUser, SecretText, User,
+};
 
 /// Why a kubeconfig cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -117,117 +47,6 @@ fn listed(names: &[String]) -> String {
         [] => "is none".to_owned(),
         names => format!("are {}", names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")),
     }
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
-struct File {
-    current_context: Option<String>,
-    clusters: Option<Vec<NamedCluster>>,
-    users: Option<Vec<NamedUser>>,
-    contexts: Option<Vec<NamedContext>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct NamedCluster {
-    name: String,
-    #[serde(default)]
-    cluster: Cluster,
-}
-
-#[derive(Debug, Deserialize)]
-struct NamedUser {
-    name: String,
-    #[serde(default)]
-    user: Option<User>,
-}
-
-#[derive(Debug, Deserialize)]
-struct NamedContext {
-    name: String,
-    #[serde(default)]
-    context: Context,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Context {
-    cluster: String,
-    user: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
-struct Cluster {
-    server: String,
-    certificate_authority: Option<PathBuf>,
-    certificate_authority_data: Option<String>,
-    insecure_skip_tls_verify: Option<bool>,
-    tls_server_name: Option<String>,
-    proxy_url: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
-struct User {
-    token: Option<SecretText>,
-    #[serde(rename = "tokenFile")]
-    token_file: Option<PathBuf>,
-    username: Option<SecretText>,
-    password: Option<SecretText>,
-    client_certificate: Option<PathBuf>,
-    client_certificate_data: Option<SecretText>,
-    client_key: Option<PathBuf>,
-    client_key_data: Option<SecretText>,
-    #[serde(rename = "as")]
-    act_as: Option<String>,
-    as_uid: Option<String>,
-    as_groups: Option<Vec<String>>,
-    as_user_extra: Option<BTreeMap<String, Vec<String>>>,
-    exec: Option<Exec>,
-    auth_provider: Option<AuthProvider>,
-}
-
-/// Text that `Debug` does not show.
-#[derive(Debug)]
-struct SecretText(Secret);
-
-impl<'de> Deserialize<'de> for SecretText {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from).map(|text| Self(text.into()))
-    }
-}
-
-impl SecretText {
-    fn is_empty(&self) -> bool {
-        self.0.expose().is_empty()
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Exec {
-    command: String,
-    #[serde(default)]
-    args: Option<Vec<String>>,
-    #[serde(default)]
-    env: Option<Vec<ExecVariable>>,
-    #[serde(default)]
-    api_version: String,
-    #[serde(default)]
-    provide_cluster_info: bool,
-}
-
-#[derive(Debug, Deserialize)]
-struct ExecVariable {
-    name: String,
-    value: SecretText,
-}
-
-#[derive(Debug, Deserialize)]
-struct AuthProvider {
-    #[serde(default)]
-    name: String,
 }
 
 /// Kubeconfigs, merged: what stands in an earlier one wins, and paths count from the file that they stand in.
@@ -305,23 +124,6 @@ impl Kubeconfig {
         let user_name = context.user.clone().unwrap_or_default();
         access(&context.cluster, cluster, &user_name, user)
     }
-}
-
-/// How a Pod reaches the cluster that it runs in, by what its environment says.
-pub fn in_cluster(env: &dyn Fn(&str) -> Option<String>) -> Option<Access> {
-    let host = env("KUBERNETES_SERVICE_HOST").filter(|host| !host.is_empty())?;
-    let port = env("KUBERNETES_SERVICE_PORT").filter(|port| !port.is_empty())?;
-    let host = if host.contains(':') { format!("[{host}]") } else { host };
-    let directory = Path::new(SERVICE_ACCOUNT);
-    Some(Access {
-        server: Url::parse(&format!("https://{host}:{port}"), SCHEMES).ok()?,
-        authority: Authority::These(Material::File(directory.join("ca.crt"))),
-        server_name: None,
-        proxy: None,
-        credential: Credential::TokenFile(directory.join("token")),
-        client: None,
-        impersonation: Vec::new(),
-    })
 }
 
 fn access(cluster_name: &str, cluster: Cluster, user_name: &str, user: User) -> Result<Access, KubeconfigError> {
@@ -534,17 +336,5 @@ users:
             let error = Kubeconfig::default().add(Path::new("/k"), text.as_bytes()).expect_err(text);
             assert!(!error.to_string().contains("canary"), "{error}");
         }
-    }
-
-    #[test]
-    fn a_pod_reaches_its_own_cluster() {
-        let env = |name: &str| match name {
-            "KUBERNETES_SERVICE_HOST" => Some("fd00::1".to_owned()),
-            "KUBERNETES_SERVICE_PORT" => Some("443".to_owned()),
-            _ => None,
-        };
-        let access = in_cluster(&env).expect("a Pod");
-        assert_eq!(access.server.authority().as_str(), "[fd00::1]:443");
-        assert!(in_cluster(&|_| None).is_none());
     }
 }

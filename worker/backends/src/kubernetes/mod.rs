@@ -1,9 +1,10 @@
 //! Backend `kubernetes`: a Job per task.
 //!
 //! What can be decided without a cluster is a function over what was read: [`names`], [`template`], [`job`], [`preflight`],
-//! [`scripts`], [`objects`], [`pulls`], [`kubeconfig`], `instance`; how a task ended and what a watch means are state machines, [`verdict`]
+//! [`scripts`], [`objects`], [`pulls`], [`access`], [`kubeconfig`], `instance`; how a task ended and what a watch means are state machines, [`verdict`]
 //! and [`watch`]. The rest calls the API server through `cluster`.
 
+pub mod access;
 mod adoption;
 mod begin;
 mod cluster;

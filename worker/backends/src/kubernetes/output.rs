@@ -3,13 +3,13 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use oz_worker_core::agent::TaskSpec;
+use oz_worker_core::secret::Variables;
 use oz_worker_runtime::Host;
 use serde_json::Value;
 use tracing::warn;
 
 use super::Shared;
-use super::cluster::{ApiError, Call, refused};
+use super::cluster::{ApiError, Call, Kind, refused};
 use super::held::Created;
 use super::scripts::plain;
 use super::template::TASK;
@@ -18,37 +18,47 @@ use crate::output::TaskLog;
 use crate::redaction::redact;
 
 impl<R: Host> Shared<R> {
-    /// Logs the end of what the container of a task wrote; `spec` is what the task was started with, if that is known.
+    /// Logs the end of what the container of a task wrote; `variables` is what the task was started with, if that is known.
     pub(super) async fn log_output(
         &self,
         pod: &str,
         created: &Created,
-        spec: Option<&TaskSpec>,
+        variables: Option<&Variables>,
         task_id: &str,
         log: &Arc<dyn TaskLog>,
     ) {
+        // Held until it is logged: a text of a mebibyte is not nothing.
+        let turn = match self.cluster.turn(Kind::Log).await {
+            Ok(turn) => turn,
+            Err(error) => return not_shown(task_id, &error),
+        };
         let read = self.cluster.within(last_output::LIMIT, async {
             let text = last_output::read(|lines| self.output(pod, lines)).await?;
-            if let Some(spec) = spec {
-                return Ok(redact(text, spec.env.iter().map(|(name, value)| (name, value.expose()))));
+            if let Some(variables) = variables {
+                return Ok(redact(text, variables.iter().map(|(name, value)| (name, value.expose()))));
             }
             let job: Value = self.cluster.once(&Call::get(self.cluster.job(&created.name))).await?;
             Ok(redact_by(text, &job))
         });
-        match read.await {
+        let read = read.await;
+        if !matches!(read, Err(ApiError::Silent(_))) {
+            turn.is_answered(self.cluster.runtime().now());
+        }
+        match read {
             Ok(text) => {
                 last_output::show(self.cluster.runtime(), text, log).await;
             }
             // It was removed with its output, or the Role does not show it.
             Err(ApiError::Status { status: 403 | 404, .. }) => {}
-            Err(error) => warn!(task_id, "cannot show what the container wrote: {error}"),
+            Err(error) => not_shown(task_id, &error),
         }
     }
 
     /// The end of so many last lines. None: they are too long.
     async fn output(&self, pod: &str, lines: u32) -> Result<Option<Vec<u8>>, ApiError> {
         let path = self.cluster.core(&format!("pods/{pod}/log"));
-        let mut opened = self.cluster.open(&Call::get(format!("{path}?container={TASK}&tailLines={lines}"))).await?;
+        let call = Call::get(format!("{path}?container={TASK}&tailLines={lines}")).at_once();
+        let mut opened = self.cluster.open(&call).await?;
         let (mut last, mut read) = (Last::default(), 0);
         while let Some(chunk) = poll_fn(|cx| opened.body.poll_chunk(cx)).await? {
             last.take(&chunk);
@@ -61,6 +71,10 @@ impl<R: Host> Shared<R> {
         refused(&opened, &text)?;
         Ok(Some(text))
     }
+}
+
+fn not_shown(task_id: &str, error: &ApiError) {
+    warn!(task_id, "cannot show what the container wrote: {error}");
 }
 
 /// The same without the values of the variables that a Job gives its task.

@@ -54,7 +54,7 @@ impl<R: Host> Shared<R> {
         }
         let metadata = json!({"uid": uid, "annotations": {TOLD: "true"}});
         let path = self.cluster.job(name);
-        match self.cluster.ask::<Value>(&Call::patch(path, json!({"metadata": metadata}))).await {
+        match self.cluster.ask::<Value>(&Call::patch(path, &json!({"metadata": metadata}))).await {
             Ok(_) => {}
             Err(error) if error.is_forbidden() => self.cannot_patch(),
             // Gone, or another's by now.
@@ -122,7 +122,7 @@ impl<R: Host> Shared<R> {
             options.insert("preconditions".into(), json!({"uid": uid}));
             options.insert("gracePeriodSeconds".into(), self.common.cancel_grace_period.as_secs().into());
         }
-        Call::delete(self.cluster.job(name), options)
+        Call::delete(self.cluster.job(name), &options)
     }
 }
 

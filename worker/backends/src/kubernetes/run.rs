@@ -8,6 +8,7 @@ use futures_channel::oneshot;
 use futures_lite::{FutureExt, StreamExt};
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
+use oz_worker_core::secret::Variables;
 use oz_worker_core::{Failure, Outcome};
 use oz_worker_runtime::Host;
 use oz_worker_telemetry::{TaskStep, TaskTrace};
@@ -42,19 +43,34 @@ enum End {
 struct Followed<'a> {
     task_id: &'a str,
     execution_id: Option<&'a str>,
-    /// What it was started with, if it was not taken up.
-    spec: Option<&'a TaskSpec>,
+    /// The environment that it was started with, if it was not taken up.
+    variables: Option<&'a Variables>,
     trace: &'a TaskTrace,
     stop: &'a Stop,
     report: &'a Report,
     log: &'a Arc<dyn TaskLog>,
 }
 
+/// What is needed of a task once it has its Job.
+struct Kept {
+    task_id: String,
+    execution_id: Option<String>,
+    variables: Variables,
+}
+
+impl Kept {
+    fn of(spec: Box<TaskSpec>) -> Self {
+        let spec = *spec;
+        Self { task_id: spec.task_id, execution_id: spec.execution_id, variables: spec.env }
+    }
+}
+
 impl<R: Host> Shared<R> {
     pub(super) async fn run(self: &Arc<Self>, task: Task) -> Vec<Failure> {
         let Task { spec, trace, stop, report, log } = task;
         trace.step(&TaskStep::Creating);
-        let created = match self.create(&spec, &stop).await {
+        // On the heap: a task needs what it takes to create its Job for a moment only.
+        let created = match Box::pin(self.create(&spec, &stop)).await {
             Ok(created) => created,
             Err(outcome) => {
                 report.finished(outcome);
@@ -66,15 +82,10 @@ impl<R: Host> Shared<R> {
             report.finished(Outcome::Stopped);
             return self.delete_surely(&created).await;
         }
-        let followed = Followed {
-            task_id: &spec.task_id,
-            execution_id: spec.execution_id.as_deref(),
-            spec: Some(&spec),
-            trace: &trace,
-            stop: &stop,
-            report: &report,
-            log: &log,
-        };
+        let Kept { task_id, execution_id, variables } = Kept::of(spec);
+        let (execution_id, variables) = (execution_id.as_deref(), Some(&variables));
+        let (trace, stop, report, log) = (&trace, &stop, &report, &log);
+        let followed = Followed { task_id: &task_id, execution_id, variables, trace, stop, report, log };
         self.follow(created, followed).await
     }
 
@@ -86,14 +97,14 @@ impl<R: Host> Shared<R> {
             report.finished(failed(FailureReason::JobWatch, "the worker was killed, and the Job is gone".into()));
             return Vec::new();
         };
-        let (spec, trace, stop, report, log) = (None, &trace, &stop, &report, &log);
-        let followed = Followed { task_id: &task_id, execution_id, spec, trace, stop, report, log };
+        let (variables, trace, stop, report, log) = (None, &trace, &stop, &report, &log);
+        let followed = Followed { task_id: &task_id, execution_id, variables, trace, stop, report, log };
         self.follow(created, followed).await
     }
 
     /// Follows a Job to its end, or until the task is to stop.
     async fn follow(self: &Arc<Self>, created: Created, followed: Followed<'_>) -> Vec<Failure> {
-        let Followed { task_id, execution_id, spec, trace, stop, report, log } = followed;
+        let Followed { task_id, execution_id, variables, trace, stop, report, log } = followed;
         let mut verdict = Verdict::new(self.limits(), self.cluster.runtime().now());
         let mut sightings = self.followers.follow(&created.uid);
         let looked_at = LookedAt { followers: Arc::clone(&self.followers), uid: created.uid.clone() };
@@ -119,7 +130,7 @@ impl<R: Host> Shared<R> {
             Some(End::Anothers(job)) => {
                 warn!(task_id, "another worker took up the Job {}, and tells how it ends", created.name);
                 // If that one goes too, it is there to be taken up again.
-                self.followers.let_go(*job, verdict.into_pod());
+                self.followers.let_go(job, verdict.into_pod());
                 report.finished(Outcome::Dispatched);
                 return Vec::new();
             }
@@ -165,7 +176,7 @@ impl<R: Host> Shared<R> {
         self.held.end(Key::new(task_id, execution_id), ended);
         report.finished(outcome);
         if has_output && let Some(pod) = verdict.pod_name() {
-            Box::pin(self.log_output(pod, &created, spec, task_id, log)).await;
+            Box::pin(self.log_output(pod, &created, variables, task_id, log)).await;
         }
         Vec::new()
     }
@@ -215,15 +226,15 @@ impl<R: Host> Shared<R> {
         match sighting {
             None => {}
             Some(Sighting::Job(job)) if self.is_anothers(created, job.annotation(INSTANCE)) => {
-                return Some(End::Anothers(Box::new(job)));
+                return Some(End::Anothers(job));
             }
             Some(Sighting::Job(mut job)) => {
                 job.metadata.annotations.clear();
-                verdict.job(now, job);
+                verdict.job(now, *job);
             }
-            Some(Sighting::JobGone(last)) => verdict.job_gone(now, last),
-            Some(Sighting::Pod(pod)) => verdict.pod(now, pod),
-            Some(Sighting::PodGone(uid, last)) => verdict.pod_gone(now, &uid, last),
+            Some(Sighting::JobGone(last)) => verdict.job_gone(now, last.map(|last| *last)),
+            Some(Sighting::Pod(pod)) => verdict.pod(now, *pod),
+            Some(Sighting::PodGone(uid, last)) => verdict.pod_gone(now, &uid, last.map(|last| *last)),
             Some(Sighting::Blind(why)) => return Some(unwatched(&why)),
         }
         None

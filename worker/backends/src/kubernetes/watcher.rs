@@ -104,7 +104,7 @@ impl<R: Host> Watcher<R> {
                     }
                 }
                 Step::Send(request) => {
-                    let call = Call::get(format!("{path}?{}", self.query(&request)));
+                    let call = Call::get(format!("{path}?{}", self.query(&request))).at_once();
                     match self.cluster.open(&call).await {
                         Ok(mut opened) => {
                             if opened.status != 200 {

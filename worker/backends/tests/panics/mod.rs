@@ -73,7 +73,7 @@ fn task(panics_at: At) -> Task {
     };
     let report = Report::new(move |event| assert!(!panics_at(&event), "as a test"));
     let stop = Stop::new(Latch::default(), Latch::default());
-    Task { spec, trace: TaskTrace::default(), stop, report, log: Arc::new(Silent) }
+    Task { spec: Box::new(spec), trace: TaskTrace::default(), stop, report, log: Arc::new(Silent) }
 }
 
 /// Runs the task, which panics; gives the daemon that it left.
