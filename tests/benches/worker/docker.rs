@@ -43,7 +43,8 @@ pub fn measure(report: &mut Report, effort: Effort) {
     let between = Between::to(&engine.host(), None);
 
     let mut scene = launch(&between.host()).start();
-    scene.peer.sync();
+    // A worker gives back what its start took once it is over.
+    scene.peer.idle(Duration::from_secs(20));
     let memory = proc::memory(scene.pid());
     Row::new("resident memory, idle", mebibytes(memory.rss))
         .at_most(memory.rss / f64::from(1 << 20), 6.5, " MiB")
@@ -196,7 +197,7 @@ fn registry_that_says_nothing() -> String {
 fn many(report: &mut Report, engine: &Engine) {
     let mut scene = launch(&engine.host()).start();
     run(&mut scene, "warms-up");
-    scene.peer.idle(Duration::from_secs(1));
+    scene.peer.idle(Duration::from_secs(20));
     let pid = scene.pid();
     let (before, threads) = (proc::memory(pid), proc::threads(pid));
     for number in 0..MANY {
@@ -207,7 +208,9 @@ fn many(report: &mut Report, engine: &Engine) {
         scene.peer.idle(Duration::from_millis(500));
     }
     scene.peer.idle(Duration::from_secs(2));
-    let per_task = (proc::memory(pid).rss - before.rss) / MANY as f64 / KIBIBYTE;
+    let now = proc::memory(pid);
+    let per_task = (now.rss - before.rss) / MANY as f64 / KIBIBYTE;
+    let anonymous = (now.anonymous - before.anonymous) / MANY as f64 / KIBIBYTE;
     let more = proc::threads(pid).saturating_sub(threads);
     let stopping = scene.stop(|| ());
     Row::new(&format!("resident memory per task, {MANY} at once"), format!("{per_task:.1} KiB"))
@@ -216,7 +219,7 @@ fn many(report: &mut Report, engine: &Engine) {
     Row::new(&format!("threads more than before, {MANY} at once"), more.to_string())
         .at_most(more as f64, MANY as f64 / 10.0, "")
         .print(report);
-    report::note(&format!("all stopped after {stopping:.1?}"));
+    report::note(&format!("not backed by a file: {anonymous:.1} KiB; all stopped after {stopping:.1?}"));
 }
 
 /// A client of an engine that does nothing but what must be done.

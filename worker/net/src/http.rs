@@ -83,9 +83,21 @@ impl<S: Duplex> HttpClient<S> {
     /// # Errors
     /// [`AnswerError::Broken`].
     pub async fn new(stream: S) -> Result<Self, AnswerError> {
+        Self::over(stream, |builder| builder.max_buf_size(LARGEST_HEAD)).await
+    }
+
+    /// The same for an exchange that lasts: it holds so many bytes to read into meanwhile, and takes no larger head.
+    ///
+    /// # Errors
+    /// [`AnswerError::Broken`].
+    pub async fn lasting(stream: S, buffer: usize) -> Result<Self, AnswerError> {
+        Self::over(stream, |builder| builder.read_buf_exact_size(Some(buffer))).await
+    }
+
+    async fn over(stream: S, buffered: impl FnOnce(&mut Builder) -> &mut Builder) -> Result<Self, AnswerError> {
         let mut builder = Builder::new();
         // Some proxies compare names letter by letter.
-        builder.title_case_headers(true).max_buf_size(LARGEST_HEAD).max_headers(MOST_HEADERS);
+        buffered(builder.title_case_headers(true).max_headers(MOST_HEADERS));
         let received = Arc::default();
         let socket = Socket::new(stream, Arc::clone(&received));
         let (sender, connection) = builder.handshake(socket).await.map_err(|error| read(&error, 0))?;

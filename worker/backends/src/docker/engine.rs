@@ -35,6 +35,8 @@ pub const PATIENCE: Duration = Duration::from_secs(180);
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 /// The largest answer that is read whole. An inspect has some 10 KiB, a list of a thousand containers 2 MiB.
 const LARGEST_ANSWER: usize = 16 << 20;
+/// What a call that lasts reads into, in bytes. An engine's head has some 400; a proxy's headers come on top.
+const LASTING_BUFFER: usize = 4 << 10;
 /// How long what `ssh` says about its end may take.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// The longest text of an engine's error that is passed on, in characters.
@@ -95,11 +97,12 @@ pub struct Call {
     body: Option<Value>,
     registry_auth: Option<Secret>,
     silence: Option<Duration>,
+    is_lasting: bool,
 }
 
 impl Call {
     fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), body: None, registry_auth: None, silence: Some(SILENCE) }
+        Self { method, path: path.into(), body: None, registry_auth: None, silence: Some(SILENCE), is_lasting: false }
     }
 
     pub fn get(path: impl Into<String>) -> Self {
@@ -125,6 +128,11 @@ impl Call {
     /// How long nothing may come; without limit when none is given.
     pub fn silence(self, limit: Option<Duration>) -> Self {
         Self { silence: limit, ..self }
+    }
+
+    /// That its answer may take as long as a task: every running task costs the memory of one.
+    pub fn lasting(self) -> Self {
+        Self { silence: None, is_lasting: true, ..self }
     }
 }
 
@@ -361,7 +369,13 @@ impl<R: Host> Engine<R> {
         }
         let exchanged = within(&self.runtime, call.silence, async {
             let (line, said) = within(&self.runtime, Some(SILENCE), self.connect()).await?;
-            let answered = async { HttpClient::new(line).await?.send(request).await };
+            let answered = async {
+                let client = match call.is_lasting {
+                    true => HttpClient::lasting(line, LASTING_BUFFER).await?,
+                    false => HttpClient::new(line).await?,
+                };
+                client.send(request).await
+            };
             match answered.await {
                 Ok(answer) => Ok((answer, said)),
                 Err(error) => {

@@ -107,7 +107,7 @@ pub async fn end<R: Host>(engine: &Engine<R>, id: &str) -> ContainerEnd {
 async fn wait<R: Host>(engine: &Engine<R>, id: &str) -> Result<Option<i32>, EngineError> {
     let runtime = engine.runtime();
     let answered = async {
-        let call = Call::post(format!("/containers/{id}/wait?condition=not-running")).silence(None);
+        let call = Call::post(format!("/containers/{id}/wait?condition=not-running")).lasting();
         let mut reply = Box::pin(engine.open(&call)).await?;
         let mut answer = Vec::new();
         while let Some(chunk) = reply.chunk().await? {
