@@ -26,6 +26,10 @@ use crate::query::escaped;
 
 /// How long the preflight may take.
 const LIMIT: Duration = Duration::from_secs(15);
+/// How long a preflight that nobody removes may take, and how long it stays after it.
+const LEFT_LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take to say that.
+const PATCH_LIMIT: Duration = Duration::from_secs(2);
 /// How often it is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// What is said where nothing leads to a cluster.
@@ -233,7 +237,7 @@ async fn may<R: Host>(
     }
 }
 
-/// Lets the cluster start a Pod like a task's, and removes it.
+/// Lets the cluster start a Pod like a task's, and removes it. If this worker is killed meanwhile, the cluster removes it.
 ///
 /// # Errors
 /// What stands in the way, in one line.
@@ -241,6 +245,7 @@ pub async fn check_start<R: Host>(
     cluster: &Cluster<R>,
     settings: &KubernetesSettings,
     worker_id: &str,
+    can_patch: bool,
 ) -> Result<(), String> {
     let moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let name = preflight::name(&hash(worker_id), moment);
@@ -248,8 +253,14 @@ pub async fn check_start<R: Host>(
     let call = Call::post(cluster.jobs(), preflight::description(settings, &name));
     let created: Result<Job, _> = cluster.within(LIMIT, cluster.ask(&call)).await;
     let job = created.map_err(|error| format!("the preflight Job cannot be created: {error}"))?;
+    let path = cluster.job(&name);
+    if can_patch {
+        let left = LEFT_LIMIT.as_secs();
+        let limits = json!({"spec": {"activeDeadlineSeconds": left, "ttlSecondsAfterFinished": left}});
+        // Without them it is as good, as long as this worker lives.
+        let _: Result<Value, _> = cluster.within(PATCH_LIMIT, cluster.once(&Call::patch(&path, limits))).await;
+    }
     let result = started(cluster, settings, &job, until).await;
-    let path = format!("{}/{name}", cluster.jobs());
     let deleted: Result<Value, _> = cluster.within(LIMIT, cluster.ask(&Call::delete(path, delete_options()))).await;
     if let Err(error) = deleted
         && !error.is_missing()
