@@ -294,7 +294,7 @@ async fn started<R: Host>(
         };
         last = match &pod {
             None => "it got no Pod".to_owned(),
-            Some(pod) => match look(pod) {
+            Some(pod) => match look(pod, settings.use_image_volumes) {
                 Look::Started => return Ok(()),
                 Look::Never(problem) => return Err(explained(settings, &problem)),
                 Look::NotYet(problem) => problem,
@@ -324,7 +324,8 @@ enum Look {
     NotYet(String),
 }
 
-fn look(pod: &Pod) -> Look {
+/// `must_end`: only how it ended shows whether the node mounted the image.
+fn look(pod: &Pod, must_end: bool) -> Look {
     let statuses = || pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses);
     let failed = statuses().find_map(|container| {
         let ended = container.state.terminated.as_ref().filter(|ended| ended.exit_code != 0)?;
@@ -334,7 +335,8 @@ fn look(pod: &Pod) -> Look {
     if let Some(problem) = failed {
         return Look::Never(problem.trim_end().to_owned());
     }
-    let has_started = |container: &ContainerStatus| container.state.running || container.state.terminated.is_some();
+    let has_started =
+        |container: &ContainerStatus| container.state.running && !must_end || container.state.terminated.is_some();
     if pod.container("main").is_some_and(has_started) {
         return Look::Started;
     }
