@@ -29,6 +29,8 @@ openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:prime256v1 -out account
 openssl pkey -in accounts.key -pubout -out accounts.pub
 certificate apiserver /CN=kube-apiserver \
     "subjectAltName=IP:198.18.0.2,IP:198.18.2.1,DNS:kubernetes.default.svc,DNS:kubernetes.default.svc.cluster.local"
+# The same server under another name, which nobody here calls it by: whose certificate that has can change.
+certificate renamed /CN=kube-apiserver "subjectAltName=DNS:renamed.test"
 client admin /O=system:masters/CN=admin
 client apiserver-kubelet-client /O=system:masters/CN=kube-apiserver
 client controller-manager /CN=system:kube-controller-manager

@@ -5,7 +5,7 @@ set -eu
 here=$1 state=$2 program=$3 node=$4
 
 # What is ours is at /run/cluster, so that no file here needs to know where that is.
-mkdir "$state/config" "$state/programs" "$state/log"
+mkdir "$state/config" "$state/programs" "$state/log" "$state/registries"
 cp "$here"/config/* "$state/config/"
 for name in coredns etcd kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubectl kubelet; do
     ln -s "$program" "$state/programs/$name"
@@ -67,7 +67,8 @@ until_true() {
 
 run etcd etcd --data-dir=/run/cluster/etcd --unsafe-no-fsync --log-level=warn
 keep apiserver kube-apiserver --etcd-servers=http://127.0.0.1:2379 --bind-address=198.18.0.2 --advertise-address=198.18.0.2 \
-    --tls-cert-file=apiserver.crt --tls-private-key-file=apiserver.key --client-ca-file=ca.crt --anonymous-auth=false \
+    --tls-cert-file=apiserver.crt --tls-private-key-file=apiserver.key --tls-sni-cert-key=renamed.crt,renamed.key \
+    --client-ca-file=ca.crt --anonymous-auth=false \
     --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --service-cluster-ip-range=198.18.2.0/24 \
     --service-account-issuer=https://kubernetes.default.svc --service-account-key-file=accounts.pub \
     --service-account-signing-key-file=accounts.key --kubelet-preferred-address-types=InternalIP \
@@ -80,7 +81,8 @@ for archive in archives/*; do
 done
 until_true "the API server is ready" kubectl get --raw /readyz
 run controller-manager kube-controller-manager --kubeconfig=controller-manager.kubeconfig --leader-elect=false \
-    --use-service-account-credentials --service-account-private-key-file=accounts.key --root-ca-file=ca.crt
+    --use-service-account-credentials --service-account-private-key-file=accounts.key --root-ca-file=ca.crt \
+    --node-monitor-grace-period=30s
 run scheduler kube-scheduler --kubeconfig=scheduler.kubeconfig --authentication-kubeconfig=scheduler.kubeconfig \
     --authorization-kubeconfig=scheduler.kubeconfig --leader-elect=false
 run kubelet kubelet --config=config/kubelet.yaml --kubeconfig=kubelet.kubeconfig --hostname-override=node1 --node-ip=198.18.0.2

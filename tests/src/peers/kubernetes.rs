@@ -49,6 +49,8 @@ pub struct Cluster {
     pub program: &'static Path,
     /// For programs that talk to it.
     pub kubeconfig: PathBuf,
+    /// An archive of the images that every cluster has.
+    pub images: &'static Path,
 }
 
 impl Cluster {
@@ -72,7 +74,7 @@ impl Cluster {
         Log::fill(&log, child.stderr.take().expect("a pipe"));
         let stdin = child.stdin.take();
         // From here on dropped, come what may.
-        let mut cluster = Self { child, stdin, log, program, kubeconfig: PathBuf::new() };
+        let mut cluster = Self { child, stdin, log, program, kubeconfig: PathBuf::new(), images };
         assert!(stdout.wait_for("ready", BOUND).is_some(), "the cluster does not come up");
         cluster.kubeconfig = stdout.lines().first().expect("what comes before the last line").into();
         cluster.kubectl(&format!("create --filename {}", kinds.display()));
@@ -89,9 +91,14 @@ impl Cluster {
         self.wait(&format!("--for=create serviceaccount/default configmap/kube-root-ca.crt -n {name}"));
     }
 
+    /// Its certificates, and what it is configured with.
+    pub fn folder(&self) -> &Path {
+        self.kubeconfig.parent().expect("a folder of its own")
+    }
+
     /// The API server's own log of who asked it for what, but for Kubernetes' own accounts: a line of JSON for each call.
     pub fn audit_log(&self) -> String {
-        let file = self.kubeconfig.with_file_name("log").join("audit");
+        let file = self.folder().join("log/audit");
         fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
     }
 

@@ -1,12 +1,15 @@
 //! Who the worker is to the cluster: a Role that is too small, tokens that are rotated, plugins that fail.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Instant};
 
 use data_encoding::BASE64;
-use oz_worker_tests::{agent::write_program, peers::kubernetes::API, proxy::Proxy, server::Server};
+use oz_worker_tests::{agent::write_program, peers::kubernetes::API, proxy::Proxy, server::Server, tls::Authority};
 use serde_json::{Value, json};
 
-use super::scene::{CLUSTER_BOUND, Place, Scene, task};
+use super::{
+    relay::Relay,
+    scene::{CLUSTER_BOUND, Place, Scene, WAITS, task, wait_for},
+};
 
 type Rule = (&'static [&'static str], &'static str, &'static str);
 
@@ -103,6 +106,51 @@ pub fn kubeconfigs(place: &Place<'_>) {
     let asked = format!("CONNECT {API}");
     assert!(proxy.requests().iter().filter(|request| request.starts_with(&asked)).count() > 3);
     scene.leave();
+    // An address of the sixth version, and a certificate that is for another.
+    let mut scene = Relay::at("[::1]:0").scene(place);
+    scene.succeeds(&task("T2", ""));
+    scene.leave();
+}
+
+pub fn authority(place: &Place<'_>) {
+    let (token, folder) = (place.account(&RULES), tempfile::tempdir().unwrap());
+    // The API server has a certificate of its own for this name, and nobody else calls it so.
+    let (name, trusted) = ("renamed.test", folder.path().join("ca.crt"));
+    fs::copy(place.cluster.folder().join("ca.crt"), &trusted).unwrap();
+    let kubeconfig = json!({
+        "clusters": [{"name": "c", "cluster":
+            {"server": format!("https://{API}"), "certificate-authority": "ca.crt", "tls-server-name": name}}],
+        "users": [{"name": "u", "user": {"token": token}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    });
+    let path = folder.path().join("kubeconfig");
+    fs::write(&path, kubeconfig.to_string()).unwrap();
+    let server = Server::start();
+    let launch = place.launch_as(&server, &path);
+    let mut scene = Scene::of(server, launch);
+    scene.claim(&task("T1", WAITS));
+    let pod = place.running();
+    // From now on another authority's.
+    let authority = Authority::new("another");
+    let (certificate, key) = authority.issue(name, folder.path());
+    fs::copy(certificate, place.cluster.folder().join("renamed.crt")).unwrap();
+    fs::copy(key, place.cluster.folder().join("renamed.key")).unwrap();
+    let kubectl = format!("--kubeconfig {} -n {} get jobs", path.display(), place.namespace);
+    wait_for("the new certificate", || place.cluster.try_kubectl(&kubectl).err().filter(|said| said.contains("x509")));
+    // Who does not know that one yet waits.
+    let begun = Instant::now();
+    scene.claim(&task("T2", ""));
+    scene.worker.wait_for_line_within("its certificate has an unknown issuer", CLUSTER_BOUND);
+    authority.write(&trusted);
+    scene.completes();
+    place.end_task(&pod, 0);
+    scene.completes();
+    place.has_jobs(0);
+    let said = scene.worker.lines_with("no good credentials for the cluster").len();
+    assert!(said as u64 <= 1 + begun.elapsed().as_secs() / 60, "one line a minute, not {said}");
+    scene.worker.wait_for_line("the credentials for the cluster are good again");
+    scene.leave();
 }
 
 /// A token that is revoked when the Secret of this name is deleted.
@@ -118,7 +166,7 @@ pub fn rotation(place: &Place<'_>) {
     let old = bound_token(place, "old");
     fs::write(&file, &old).unwrap();
     let mut scene = as_user(place, &json!({"tokenFile": file}));
-    scene.claim(&task("T1", "while ! test -e /workspace/go; do sleep 0.2; done"));
+    scene.claim(&task("T1", WAITS));
     let pod = place.running();
     fs::write(&file, bound_token(place, "new")).unwrap();
     place.kubectl("delete secret old");
@@ -126,8 +174,7 @@ pub fn rotation(place: &Place<'_>) {
     // What is asked from now on is asked with the new one.
     scene.claim(&task("T2", ""));
     scene.completes();
-    let in_namespace = format!("{pod} -n {} -c task", place.namespace);
-    place.cluster.try_exec(&in_namespace, "touch /workspace/go").unwrap();
+    place.end_task(&pod, 0);
     scene.completes();
     place.has_jobs(0);
     scene.leave();

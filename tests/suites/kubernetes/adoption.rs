@@ -4,19 +4,7 @@ use oz_worker_tests::{server::Server, worker::Launch};
 use serde_json::{Value, json};
 
 use super::access::RULES;
-use super::scene::{CLUSTER_BOUND, Place, Scene, task, wait_for};
-
-/// A task that ends when it is told to.
-const WAITS: &str = "while ! test -e /workspace/go; do sleep 0.2; done; exit $(cat /workspace/go)";
-
-/// Lets it end with this code.
-fn go(place: &Place<'_>, pod: &str, code: i32) {
-    let container = format!("{pod} -n {} -c task", place.namespace);
-    place
-        .cluster
-        .try_exec(&container, &format!("echo {code} >/workspace/new && mv /workspace/new /workspace/go"))
-        .unwrap();
-}
+use super::scene::{CLUSTER_BOUND, Place, Scene, WAITS, task, wait_for};
 
 fn is_marked(job: &Value) -> bool {
     job["metadata"]["annotations"]["oz-agent-worker/told"] == "true"
@@ -37,7 +25,7 @@ pub fn killed(place: &Place<'_>) {
     assert_ne!(instance(&place.has_jobs(1)[0]), before);
     // It holds a slot, and is known: the server asks once more, and is answered as of a task that runs.
     scene.claim(&task("T1", WAITS));
-    go(place, &pod, 0);
+    place.end_task(&pod, 0);
     scene.completes();
     place.has_jobs(0);
     // One that is cancelled afterwards is gone like any other.
@@ -98,7 +86,7 @@ pub fn of_two(place: &Place<'_>) {
         parts.map(|((server, launch), worker)| Scene::started(server, launch, worker)).collect();
     let has: Vec<bool> = scenes.iter_mut().map(|scene| !scene.is_silent()).collect();
     assert_eq!(has.iter().filter(|has| **has).count(), 1, "one has it");
-    go(place, &pod, 0);
+    place.end_task(&pod, 0);
     for (scene, has) in scenes.iter_mut().zip(&has) {
         if *has {
             assert_eq!(scene.claimed(), "T1");
@@ -135,7 +123,7 @@ pub fn gone_later(place: &Place<'_>) {
     // Another worker took it up meanwhile: this one says nothing more.
     annotate(&of_pod("another"));
     scene.worker.wait_for_line_within("another worker took up the Job", CLUSTER_BOUND);
-    go(place, &pod, 0);
+    place.end_task(&pod, 0);
     // It is nobody's again: taken up from its last state.
     scene.claimed();
     scene.completes();
@@ -158,8 +146,18 @@ pub fn older_role(place: &Place<'_>) {
     scene.start_again();
     scene.claimed();
     assert_eq!(scene.worker.lines_with("may not patch jobs").len(), 1);
-    go(place, &pod, 4);
+    place.end_task(&pod, 4);
     scene.failed("container_exit");
     assert!(!is_marked(&place.has_jobs(1)[0]));
     scene.leave();
+}
+
+pub fn in_preflight(place: &Place<'_>) {
+    let server = Server::start();
+    let mut worker = place.launch(&server).start();
+    // Its limits come a moment after it.
+    let is_limited = |job: &Value| job["spec"]["ttlSecondsAfterFinished"].is_number();
+    wait_for("a preflight", || place.all("jobs").iter().any(is_limited).then_some(()));
+    worker.kill();
+    wait_for("the preflight's end", || place.all("jobs").is_empty().then_some(()));
 }

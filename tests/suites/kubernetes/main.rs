@@ -6,7 +6,10 @@ mod access;
 mod adoption;
 mod api;
 mod faults;
+mod images;
+mod nodes;
 mod pods;
+mod relay;
 mod scene;
 mod tasks;
 
@@ -21,14 +24,18 @@ use oz_worker_tests::peers::kubernetes::Cluster;
 use scene::{Chapter, Place};
 
 /// What happens on the cluster, side by side: the longest first.
-const CHAPTERS: [(&str, Chapter); 23] = [
+const CHAPTERS: [(&str, Chapter); 31] = [
     ("a watch that falls silent loses nothing", api::silent),
     ("an API server that is away for a minute loses nothing", api::away),
     ("a plugin that expires, fails or hangs fails no task", access::plugin),
-    ("a Job whose worker goes later is taken up, and let go for another worker", adoption::gone_later),
-    ("an image that cannot be pulled is told for what it is", pods::images),
     ("a Secret that comes late is waited for, one that never comes is not", pods::late_secret),
+    ("a registry that comes back is waited for, a tag that does not exist is not", images::later),
+    ("a Job whose worker goes later is taken up, and let go for another worker", adoption::gone_later),
+    ("an image that cannot be pulled is told for what it is", images::never),
     ("what a killed worker left is taken up, and ends once", adoption::killed),
+    ("a node that comes late is waited for", nodes::scaled_up),
+    ("a watch whose version is gone loses nothing, and lists once a second at most", faults::gone),
+    ("what a worker leaves that dies in its preflight goes by itself", adoption::in_preflight),
     ("a quota that is freed, or never is", pods::quota),
     ("a Pod or a Job that somebody deletes", pods::deleted),
     ("what ended meanwhile is told once", adoption::ended_meanwhile),
@@ -37,6 +44,7 @@ const CHAPTERS: [(&str, Chapter); 23] = [
     ("an older Role takes up without a mark", adoption::older_role),
     ("each verb that a Role lacks is named", access::roles),
     ("a token that is rotated is read anew", access::rotation),
+    ("an authority that is replaced is read anew", access::authority),
     ("kubeconfigs of several files, another user and a proxy are what kubectl makes of them", access::kubeconfigs),
     ("a Job that is suspended waits", pods::suspended),
     ("a task that fails gives its code, and its output without secrets", tasks::fails),
@@ -45,12 +53,19 @@ const CHAPTERS: [(&str, Chapter); 23] = [
     ("ids of any script and length give names", tasks::names),
     ("what a template or a webhook adds decides nothing", tasks::companions),
     ("a drained Pod is evicted", pods::evicted),
+    ("a task that had exited keeps its end when its Pod is drained", nodes::drained_after_its_end),
+    ("a Pod that a more urgent one pushes out is evicted", nodes::preempted),
+    ("a Pod that the kubelet refuses is told at once", nodes::refused),
 ];
 
 /// What happens before and after all these, alone.
 const FIRST: [(&str, Chapter); 2] =
     [("a task runs and nothing of it is left", tasks::plain), ("a deadline is told for one", tasks::deadline)];
-const LAST: [(&str, Chapter); 1] = [("an API server that is killed, or stands still, loses nothing", api::restarted)];
+const LAST: [(&str, Chapter); 3] = [
+    ("an API server that is killed, or stands still, loses nothing", api::restarted),
+    ("a Pod that a taint drives out is evicted", nodes::tainted),
+    ("a Pod whose node is lost is evicted once, and the node comes back", nodes::lost),
+];
 
 /// How many go on at once.
 const SIDE_BY_SIDE: usize = 5;

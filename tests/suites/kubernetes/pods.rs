@@ -1,31 +1,15 @@
 //! Pods that do not start, and Pods that somebody takes away.
 
+use std::{thread, time::Duration};
+
 use serde_json::{Value, json};
 
-use super::scene::{Place, Scene, task, template};
+use super::scene::{Place, Scene, task, template, wait_for};
 
 /// Whether the container of a task waits for this reason.
 fn waits_for(pod: &Value, reason: &str) -> bool {
     let mut all = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
     all.any(|container| container["state"]["waiting"]["reason"] == reason)
-}
-
-pub fn images(place: &Place<'_>) {
-    let mut scene = Scene::with(place, |launch| launch.config("image_pull_grace", "5s"));
-    let with_image = |task_id: &str, image: &str| task(task_id, "").with("docker_image", image.into());
-    // Nobody listens there: that may pass.
-    let (code, message) = scene.fails(&with_image("T1", "127.0.0.1:1/none:1"), "image_pull");
-    assert!(code.is_none() && message.contains("127.0.0.1:1/none:1"), "{message}");
-    let (code, message) = scene.fails(&with_image("T2", "NO:NAME:1"), "invalid_image");
-    assert!(code.is_none() && message.contains("InvalidImageName"), "{message}");
-    // What was given up is gone: nothing of it starts later.
-    let jobs = place.has_jobs(1);
-    assert_eq!(jobs[0]["metadata"]["annotations"]["oz-agent-worker/task-id"], "T2");
-    scene.leave();
-    let mut scene = Scene::with(place, |launch| launch.config("image_pull_policy", "Never"));
-    let (_, message) = scene.fails(&with_image("T3", "localhost/absent:1"), "image_pull");
-    assert!(message.contains("ErrImageNeverPull"), "{message}");
-    scene.leave();
 }
 
 pub fn quota(place: &Place<'_>) {
@@ -65,16 +49,28 @@ pub fn late_secret(place: &Place<'_>) {
     assert!(message.contains("secret \"late\" not found"), "{message}");
     place.has_jobs(0);
     scene.leave();
+    // The same of a volume, without which no container begins.
+    let mut scene = Scene::with(place, |launch| {
+        let mut template = template();
+        let volume = json!({"name": "late", "secret": {"secretName": "late"}});
+        template["volumes"].as_array_mut().unwrap().push(volume);
+        let mount = json!({"name": "late", "mountPath": "/late"});
+        template["containers"][0]["volumeMounts"].as_array_mut().unwrap().push(mount);
+        launch.config("pod_template", template)
+    });
+    scene.claim(&task("T3", ""));
+    wait_for("a volume without its Secret", || place.all("events --field-selector reason=FailedMount").pop());
+    place.kubectl("create secret generic late");
+    scene.completes();
+    place.has_jobs(0);
+    scene.leave();
 }
 
 pub fn evicted(place: &Place<'_>) {
     let mut scene = Scene::new(place);
     scene.claim(&task("T1", "sleep 600"));
     let pod = place.running();
-    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}});
-    let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", place.namespace);
-    let words = format!("create --raw {path} -f -");
-    place.cluster.try_kubectl_reading(&words, &eviction.to_string()).unwrap();
+    place.evict(&pod);
     let (code, message) = scene.failed("evicted");
     assert!(code.is_none() && message.contains("EvictionByEvictionAPI"), "{message}");
     scene.leave();
@@ -88,7 +84,7 @@ pub fn deleted(place: &Place<'_>) {
         place.kubectl(&format!("delete --wait=false {what}"));
         // It ends well when it is asked to, and that is its end.
         scene.completes();
-        super::scene::wait_for("the Pod's end", || place.all("pods -l oz-task-id").is_empty().then_some(()));
+        place.has_no_pods();
     }
     scene.claim(&task("T3", "sleep 600"));
     place.running();
@@ -106,17 +102,33 @@ pub fn deleted(place: &Place<'_>) {
 }
 
 pub fn suspended(place: &Place<'_>) {
+    let timeout = Duration::from_secs(3);
     let mut scene = Scene::with(place, |launch| launch.config("unschedulable_timeout", "3s"));
-    scene.claim(&task("T1", "test -e /workspace && sleep 600"));
+    let suspend = |suspended: bool| {
+        let job = place.has_jobs(1)[0]["metadata"]["name"].as_str().unwrap().to_owned();
+        place.patch(&format!("job {job}"), &json!({"spec": {"suspend": suspended}}));
+    };
+    scene.claim(&task("T1", "sleep 600"));
     place.running();
-    let job = place.has_jobs(1)[0]["metadata"]["name"].as_str().unwrap().to_owned();
     // As a queue does that wants its room back; the Pod goes, and that is nobody's end.
-    place.kubectl(&format!("patch job {job} --type=merge --patch {{\"spec\":{{\"suspend\":true}}}}"));
-    super::scene::wait_for("the Pod's end", || place.all("pods -l oz-task-id").is_empty().then_some(()));
+    suspend(true);
+    place.has_no_pods();
     place.quota("0");
-    place.kubectl(&format!("patch job {job} --type=merge --patch {{\"spec\":{{\"suspend\":false}}}}"));
+    // Twice as long as a node may take to be found.
+    thread::sleep(timeout * 2);
+    assert!(scene.is_silent(), "it waits for its turn");
+    suspend(false);
     // From here on it counts.
     let (_, message) = scene.failed("unschedulable");
     assert!(message.contains("exceeded quota"), "{message}");
+    place.has_jobs(0);
+    // One that had to wait before it ever had a Pod, and then gets one.
+    scene.claim(&task("T2", ""));
+    suspend(true);
+    place.kubectl("delete resourcequota q");
+    thread::sleep(timeout * 2);
+    assert!(scene.is_silent(), "it waits for its turn");
+    suspend(false);
+    scene.completes();
     scene.leave();
 }

@@ -23,6 +23,9 @@ pub type Chapter = fn(&Place<'_>);
 /// How long a Pod may take to come up and to be gone on a busy machine.
 pub const CLUSTER_BOUND: Duration = Duration::from_secs(120);
 
+/// A task that ends when it is told to, with the code that it is told.
+pub const WAITS: &str = "while ! test -e /workspace/go; do sleep 0.2; done; exit $(cat /workspace/go)";
+
 /// A namespace, and what it is in.
 pub struct Place<'cluster> {
     pub cluster: &'cluster Cluster,
@@ -78,6 +81,30 @@ impl<'cluster> Place<'cluster> {
             let mut all = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
             all.any(|container| container["name"] == "task" && container["state"]["running"].is_object())
         })
+    }
+
+    /// Lets a task end that [`WAITS`] in this Pod, with this code.
+    pub fn end_task(&self, pod: &str, code: i32) {
+        let container = format!("{pod} -n {} -c task", self.namespace);
+        let script = format!("echo {code} >/workspace/new && mv /workspace/new /workspace/go");
+        self.cluster.try_exec(&container, &script).unwrap();
+    }
+
+    /// Changes a part of an object. The change has no white space.
+    pub fn patch(&self, object: &str, change: &Value) {
+        self.kubectl(&format!("patch {object} --type=merge --patch {change}"));
+    }
+
+    /// Asks for a Pod's eviction, as a drain does.
+    pub fn evict(&self, pod: &str) {
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}});
+        let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", self.namespace);
+        self.cluster.try_kubectl_reading(&format!("create --raw {path} -f -"), &eviction.to_string()).unwrap();
+    }
+
+    /// Waits until nothing is left of any task's Pod.
+    pub fn has_no_pods(&self) {
+        wait_for("the Pods' end", || self.all("pods -l oz-task-id").is_empty().then_some(()));
     }
 
     /// How a worker is started here, as the cluster's administrator.

@@ -43,7 +43,7 @@ pub fn cancelled(place: &Place<'_>) {
     place.running();
     scene.cancel("T1");
     place.has_jobs(0);
-    wait_for("the Pod's end", || place.all("pods -l oz-task-id").is_empty().then_some(()));
+    place.has_no_pods();
     // Without a Pod nothing of it ever starts.
     place.quota("0");
     scene.claim(&task("T2", ""));
@@ -82,12 +82,16 @@ pub fn companions(place: &Place<'_>) {
         let mut native = endless("native");
         native["restartPolicy"] = "Always".into();
         template["initContainers"] = json!([native]);
-        launch.config("pod_template", template)
+        launch.config("pod_template", template).config("ttl_seconds_after_finished", 3)
     });
     scene.claim(&task("T1", "exit 0"));
     scene.completes();
     let (code, _) = scene.fails(&task("T2", "exit 5"), "container_exit");
     assert_eq!(code, Some(5));
+    // Nor does it keep a Job that nobody needs any more.
+    place.has_jobs(0);
+    place.has_no_pods();
+    assert!(scene.is_silent());
     scene.leave();
 }
 

@@ -59,6 +59,17 @@ pub enum DialError {
     },
 }
 
+impl DialError {
+    /// Whether one side does not take the other's certificate, or its own: only other certificates change that.
+    pub const fn is_about_trust(&self) -> bool {
+        match self {
+            Self::Tls(_) => true,
+            Self::Handshake { source, .. } => source.is_about_certificates(),
+            _ => false,
+        }
+    }
+}
+
 const fn hint(status: u16) -> &'static str {
     if status == 407 { "; its URL must hold a user name and password that it accepts" } else { "" }
 }

@@ -167,7 +167,7 @@ impl<R: Host> Shared<R> {
     /// Lets go a Job whose end nobody is told.
     pub(super) async fn discard(&self, created: &Created, is_finished: bool) {
         if is_finished {
-            self.mark_as_told(created).await;
+            self.mark_as_told(created, None).await;
         } else {
             for failure in self.delete(created).await {
                 warn!("{}", failure.message);

@@ -30,6 +30,10 @@ use crate::query::escaped;
 
 /// How long the preflight may take.
 const LIMIT: Duration = Duration::from_secs(15);
+/// How long a preflight that nobody removes may take, and how long it stays after it.
+const LEFT_LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take to say that.
+const PATCH_LIMIT: Duration = Duration::from_secs(2);
 /// How often it is looked at when no change of it is told.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// The same where changes cannot be watched.
@@ -261,7 +265,7 @@ async fn may<R: Host>(
     }
 }
 
-/// Lets the cluster start a Pod like a task's, and removes it.
+/// Lets the cluster start a Pod like a task's, and removes it. If this worker is killed meanwhile, the cluster removes it.
 ///
 /// # Errors
 /// What stands in the way, in one line.
@@ -269,6 +273,7 @@ pub async fn check_start<R: Host>(
     cluster: &Cluster<R>,
     settings: &KubernetesSettings,
     worker_id: &str,
+    can_patch: bool,
 ) -> Result<(), String> {
     let moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let name = preflight::name(&hash(worker_id), moment);
@@ -276,8 +281,14 @@ pub async fn check_start<R: Host>(
     let call = Call::post(cluster.jobs(), &preflight::description(settings, &name));
     let created: Result<Job, _> = cluster.within(LIMIT, cluster.ask(&call)).await;
     let job = created.map_err(|error| format!("the preflight Job cannot be created: {error}"))?;
+    let path = cluster.job(&name);
+    if can_patch {
+        let left = LEFT_LIMIT.as_secs();
+        let limits = json!({"spec": {"activeDeadlineSeconds": left, "ttlSecondsAfterFinished": left}});
+        // Without them it is as good, as long as this worker lives.
+        let _: Result<Value, _> = cluster.within(PATCH_LIMIT, cluster.once(&Call::patch(&path, &limits))).await;
+    }
     let result = started(cluster, settings, &job, until).await;
-    let path = format!("{}/{name}", cluster.jobs());
     let deleted: Result<Value, _> = cluster.within(LIMIT, cluster.ask(&Call::delete(path, &delete_options()))).await;
     if let Err(error) = deleted
         && !error.is_missing()
@@ -315,7 +326,7 @@ async fn started<R: Host>(
         };
         last = match &pod {
             None => "it got no Pod".to_owned(),
-            Some(pod) => match look(pod) {
+            Some(pod) => match look(pod, settings.use_image_volumes) {
                 Look::Started => return Ok(()),
                 Look::Never(problem) => return Err(explained(settings, &problem)),
                 Look::NotYet(problem) => problem,
@@ -360,7 +371,8 @@ enum Look {
     NotYet(String),
 }
 
-fn look(pod: &Pod) -> Look {
+/// `must_end`: only how it ended shows whether the node mounted the image.
+fn look(pod: &Pod, must_end: bool) -> Look {
     let statuses = || pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses);
     let failed = statuses().find_map(|container| {
         let ended = container.state.terminated.as_ref().filter(|ended| ended.exit_code != 0)?;
@@ -370,7 +382,8 @@ fn look(pod: &Pod) -> Look {
     if let Some(problem) = failed {
         return Look::Never(problem.trim_end().to_owned());
     }
-    let has_started = |container: &ContainerStatus| container.state.running || container.state.terminated.is_some();
+    let has_started =
+        |container: &ContainerStatus| container.state.running && !must_end || container.state.terminated.is_some();
     if pod.container("main").is_some_and(has_started) {
         return Look::Started;
     }

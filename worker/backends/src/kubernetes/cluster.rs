@@ -65,11 +65,11 @@ impl ApiError {
     /// Whether it may be another time, and for how long that is worth a try.
     fn patience(&self) -> Option<Duration> {
         match self {
-            Self::Credentials(_) | Self::Status { status: 401, .. } => Some(CREDENTIAL_PATIENCE),
+            _ if self.is_about_credentials() => Some(CREDENTIAL_PATIENCE),
             Self::Dial(_) | Self::Answer(_) | Self::Silent(_) | Self::Status { status: 429 | 500.., .. } => {
                 Some(PATIENCE)
             }
-            Self::NoTurn(_) | Self::Unwanted | Self::Form | Self::Status { .. } => None,
+            Self::NoTurn(_) | Self::Unwanted | Self::Form | Self::Credentials(_) | Self::Status { .. } => None,
         }
     }
 
@@ -78,9 +78,13 @@ impl ApiError {
         matches!(self, Self::Answer(_) | Self::Silent(_) | Self::Status { status: 500.., .. })
     }
 
-    /// Whether it is only that we are not known to the server.
-    pub const fn is_about_credentials(&self) -> bool {
-        matches!(self, Self::Credentials(_) | Self::Status { status: 401, .. })
+    /// Whether it is only that we are not known to the server, or it is not to us.
+    pub fn is_about_credentials(&self) -> bool {
+        match self {
+            Self::Credentials(_) | Self::Status { status: 401, .. } => true,
+            Self::Dial(error) => error.is_about_trust(),
+            _ => false,
+        }
     }
 
     /// Whether the server says that it cannot do it now.
@@ -325,7 +329,7 @@ impl<R: Host> Cluster<R> {
             let Answer { head, body } = answer;
             let status = head.status.as_u16();
             if status == 401 {
-                self.credentials.refused(&pass).await;
+                self.credentials.refused(&pass, &"the API server refuses them (401)").await;
             } else {
                 self.credentials.accepted().await;
             }
@@ -343,7 +347,15 @@ impl<R: Host> Cluster<R> {
     /// Sends a call on a connection of its own.
     async fn send(&self, call: &Call, pass: &Pass) -> Result<Answer<Wire<R::Stream>>, ApiError> {
         let request = self.request(call, pass)?;
-        let wire = dial(&self.runtime, &pass.destination).await.map_err(|error| ApiError::Dial(Box::new(error)))?;
+        let wire = match dial(&self.runtime, &pass.destination).await {
+            Ok(wire) => wire,
+            Err(error) => {
+                if error.is_about_trust() {
+                    self.credentials.refused(pass, &error).await;
+                }
+                return Err(ApiError::Dial(Box::new(error)));
+            }
+        };
         Ok(HttpClient::new(wire).await?.send(request).await?)
     }
 
@@ -426,6 +438,9 @@ impl Tries {
 
 #[cfg(test)]
 mod tests {
+    use oz_worker_net::tls::{CertificateFlaw, TlsError, TlsFault};
+    use oz_worker_net::url::UrlHost;
+
     use super::*;
 
     #[test]
@@ -443,7 +458,19 @@ mod tests {
             assert_eq!(next(120, &passing), None);
         }
         assert_eq!(next(0, &status(429, Some(Duration::from_secs(7)))), Some(at(7)));
-        assert!(next(599, &status(401, None)).is_some() && next(600, &status(401, None)).is_none());
+        let handshake = |source| {
+            let host = UrlHost::Name("k".into());
+            ApiError::Dial(Box::new(DialError::Handshake { host, source }))
+        };
+        let broken = handshake(TlsFault::Io(std::io::ErrorKind::ConnectionReset.into()));
+        assert!(!broken.is_about_credentials() && next(119, &broken).is_some() && next(120, &broken).is_none());
+        // Both sides of an authority that is being replaced.
+        let unknown = handshake(TlsFault::Certificate(CertificateFlaw::UnknownIssuer));
+        let unusable = ApiError::Dial(Box::new(TlsError::Client.into()));
+        for replaced in [status(401, None), unknown, unusable] {
+            assert!(replaced.is_about_credentials(), "{replaced}");
+            assert!(next(599, &replaced).is_some() && next(600, &replaced).is_none());
+        }
         for lasting in [status(403, None), status(404, None), status(409, None), status(422, None), ApiError::Form] {
             assert_eq!(next(0, &lasting), None);
         }

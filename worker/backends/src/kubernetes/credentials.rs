@@ -1,6 +1,7 @@
 //! Who we are to the cluster at this moment: read anew every minute, before it expires, and when the API server refuses it.
 //! Once for all who wait, and nothing of it fails a task.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -74,6 +75,8 @@ pub struct Credentials<R> {
 
 struct State {
     pass: Option<Pass>,
+    /// When it was read.
+    read: Instant,
     /// Until when it is used without another look.
     fresh_until: Instant,
     number: u64,
@@ -89,7 +92,7 @@ struct Complaint {
 }
 
 impl Complaint {
-    fn fails(&mut self, now: Instant, problem: &dyn std::fmt::Display) {
+    fn fails(&mut self, now: Instant, problem: &dyn Display) {
         if self.said.is_none_or(|said| now.since(said) >= COMPLAINT_INTERVAL) {
             self.said = Some(now);
             warn!("no good credentials for the cluster: {problem}");
@@ -125,8 +128,9 @@ impl<R: Host> Credentials<R> {
             let text = |name: &str| env.get(name).map(|value| value.to_string_lossy().into_owned());
             access.proxy = oz_worker_net::proxy::for_url(&text, &access.server)?;
         }
-        let state =
-            State { pass: None, fresh_until: runtime.now(), number: 0, failed: None, complaint: Complaint::default() };
+        let now = runtime.now();
+        let complaint = Complaint::default();
+        let state = State { pass: None, read: now, fresh_until: now, number: 0, failed: None, complaint };
         Ok(Self { runtime, env, access: Arc::new(access), impersonation, state: Mutex::new(state) })
     }
 
@@ -156,7 +160,8 @@ impl<R: Host> Credentials<R> {
                 };
                 let destination = Arc::new(Destination::Host(Box::new(remote)));
                 let pass = Pass { destination, authorization, number: state.number };
-                (state.pass, state.fresh_until, state.failed) = (Some(pass.clone()), now.plus(lasts), None);
+                (state.pass, state.failed) = (Some(pass.clone()), None);
+                (state.read, state.fresh_until) = (now, now.plus(lasts));
                 Ok(pass)
             }
             Err(error) => {
@@ -168,13 +173,14 @@ impl<R: Host> Credentials<R> {
         }
     }
 
-    /// The API server refused it: other credentials are wanted.
-    pub async fn refused(&self, pass: &Pass) {
+    /// The API server refused it, or could not be trusted with it: what it is made of may have been replaced, and is read
+    /// anew.
+    pub async fn refused(&self, pass: &Pass, problem: &(dyn Display + Sync)) {
         let mut state = self.state.lock().await;
         if state.number == pass.number {
             let now = self.runtime.now();
-            state.complaint.fails(now, &"the API server refuses them (401)");
-            state.fresh_until = now;
+            state.complaint.fails(now, problem);
+            state.fresh_until = state.fresh_until.min(now.max(state.read.plus(PAUSE)));
         }
     }
 

@@ -36,6 +36,8 @@ pub struct Ended {
     pub created: Created,
     /// Whether it is deleted then; otherwise it is marked.
     pub goes: bool,
+    /// How long a Job that is marked may take as a whole, in seconds. None: it ends by itself.
+    pub deadline: Option<u64>,
     /// Who hears when that fails.
     pub report: Option<Report>,
 }

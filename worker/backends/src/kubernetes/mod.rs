@@ -104,7 +104,7 @@ impl<R: Host> KubernetesBackend<R> {
         let (cluster, pod) = begin::reach(&settings, &common).await.map_err(told)?;
         let cluster = Arc::new(cluster);
         let can_patch = begin::check_access(&cluster, &settings.namespace).await.map_err(told)?;
-        begin::check_start(&cluster, &settings, &common.worker_id).await.map_err(told)?;
+        begin::check_start(&cluster, &settings, &common.worker_id, can_patch).await.map_err(told)?;
         info!(namespace = settings.namespace, "the cluster starts Pods");
 
         let (followers, over) = (Arc::new(Followers::default()), Latch::default());

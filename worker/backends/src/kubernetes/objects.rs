@@ -68,10 +68,12 @@ pub struct JobSpec {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct JobStatus {
     #[serde(deserialize_with = "or_default")]
     pub conditions: Vec<Condition>,
+    /// From when its deadline counts.
+    pub start_time: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -30,12 +30,13 @@ impl<R: Host> Shared<R> {
     ) -> Option<impl Future<Output = ()> + Send + 'static> {
         let key = Key::new(task_id, execution_id);
         // One that was taken up and is not to be resumed: the server has moved on from it.
-        let superseded = self.held.resumed(&key).map(|created| Ended { created, goes: true, report: None });
-        let Ended { created, goes, report } = superseded.or_else(|| self.held.settled(&key))?;
+        let superseded =
+            self.held.resumed(&key).map(|created| Ended { created, goes: true, deadline: None, report: None });
+        let Ended { created, goes, deadline, report } = superseded.or_else(|| self.held.settled(&key))?;
         let own = Arc::clone(self);
         Some(async move {
             if !goes {
-                return own.mark_as_told(&created).await;
+                return own.mark_as_told(&created, deadline).await;
             }
             for failure in own.delete_surely(&created).await {
                 if let Some(report) = &report {
@@ -47,14 +48,17 @@ impl<R: Host> Shared<R> {
         })
     }
 
-    /// Marks a Job as one whose end was told: no later worker takes it up.
-    pub(super) async fn mark_as_told(&self, Created { name, uid, .. }: &Created) {
+    /// Marks a Job as one whose end was told: no later worker takes it up. With a deadline it ends, and its TTL begins.
+    pub(super) async fn mark_as_told(&self, Created { name, uid, .. }: &Created, deadline: Option<u64>) {
         if !self.can_patch() {
             return;
         }
-        let metadata = json!({"uid": uid, "annotations": {TOLD: "true"}});
+        let mut changes = json!({"metadata": {"uid": uid, "annotations": {TOLD: "true"}}});
+        if let (Some(seconds), Some(changes)) = (deadline, changes.as_object_mut()) {
+            changes.insert("spec".into(), json!({"activeDeadlineSeconds": seconds}));
+        }
         let path = self.cluster.job(name);
-        match self.cluster.ask::<Value>(&Call::patch(path, &json!({"metadata": metadata}))).await {
+        match self.cluster.ask::<Value>(&Call::patch(path, &changes)).await {
             Ok(_) => {}
             Err(error) if error.is_forbidden() => self.cannot_patch(),
             // Gone, or another's by now.

@@ -172,13 +172,21 @@ impl<R: Host> Shared<R> {
             if matches!(failure.reason, FailureReason::ContainerExit | FailureReason::ContainerOom));
         // It stays until the server has heard: if this worker dies before, the next one tells it.
         let goes = outcome == Outcome::Completed && self.common.cleanup;
-        let ended = Ended { created: created.clone(), goes, report: Some(report.clone()) };
+        let deadline = self.own_deadline().and_then(|ttl| verdict.outlived().map(|lasted| lasted + ttl));
+        let ended = Ended { created: created.clone(), goes, deadline, report: Some(report.clone()) };
         self.held.end(Key::new(task_id, execution_id), ended);
         report.finished(outcome);
         if has_output && let Some(pod) = verdict.pod_name() {
             Box::pin(self.log_output(pod, &created, variables, task_id, log)).await;
         }
         Vec::new()
+    }
+
+    /// How long a Job stays that has failed, in seconds, where nothing else says when it must end.
+    fn own_deadline(&self) -> Option<u64> {
+        let settings = &self.settings;
+        let has_none = self.common.cleanup && settings.active_deadline_seconds.is_none();
+        has_none.then(|| settings.ttl_seconds_after_finished.into())
     }
 
     const fn limits(&self) -> Limits {

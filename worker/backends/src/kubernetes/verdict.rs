@@ -18,7 +18,7 @@ use oz_worker_core::time::Instant;
 use oz_worker_core::{Failure, Outcome};
 use oz_worker_text::line::beginning;
 
-use super::objects::{Event, Job, Pod};
+use super::objects::{ContainerStatus, Event, Job, Pod};
 use super::pulls::PullFault;
 use super::template::TASK;
 use starts::pull_fault;
@@ -231,6 +231,18 @@ impl Verdict {
     /// The Pod's name, if there is one to be asked about.
     pub fn pod_name(&self) -> Option<&str> {
         self.pod.last.as_ref().filter(|_| self.pod.gone.is_none()).map(|pod| pod.metadata.name.as_str())
+    }
+
+    /// How long the Job had taken when its task ended, in seconds of the cluster's clocks, if other containers go on: then
+    /// nothing says when it ends.
+    pub fn outlived(&self) -> Option<u64> {
+        let (pod, job) = (self.pod.last.as_ref()?, self.job.last.as_ref()?);
+        let ended = pod.container(TASK)?.state.terminated.as_ref()?;
+        let goes_on = |container: &ContainerStatus| container.name != TASK && container.state.terminated.is_none();
+        let is_left = !self.is_leaving() && pod.status.container_statuses.iter().any(goes_on);
+        let moment = |text: Option<&String>| humantime::parse_rfc3339(text?).ok();
+        let began = moment(job.status.start_time.as_ref()).filter(|_| is_left)?;
+        Some(moment(ended.finished_at.as_ref())?.duration_since(began).unwrap_or_default().as_secs())
     }
 
     /// The Pod as it was seen last, if it is there.

@@ -95,6 +95,29 @@ impl fmt::Display for CertificateFlaw {
     }
 }
 
+impl TlsFault {
+    /// Whether a certificate of either side is what the other does not take.
+    pub const fn is_about_certificates(&self) -> bool {
+        use AlertDescription::{
+            BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked, CertificateUnknown, UnknownCA,
+            UnsupportedCertificate,
+        };
+        matches!(
+            self,
+            Self::Certificate(_)
+                | Self::Alert(
+                    BadCertificate
+                        | CertificateExpired
+                        | CertificateRequired
+                        | CertificateRevoked
+                        | CertificateUnknown
+                        | UnknownCA
+                        | UnsupportedCertificate
+                )
+        )
+    }
+}
+
 impl From<&rustls::Error> for TlsFault {
     fn from(error: &rustls::Error) -> Self {
         match error {

@@ -450,6 +450,23 @@ fn a_pod_that_was_deleted_before_it_ran_was_not_refused() {
     assert_fails(&steps, &[], 6, FailureReason::JobWatch, 0, "deleted the Job");
 }
 
+#[test]
+fn a_job_whose_other_containers_go_on_is_known_by_how_long_it_took() {
+    let begun = with(job(&json!([])), "/status/startTime", json!("2026-01-01T00:00:15Z"));
+    let outlived = |pod: Value| {
+        let mut verdict = Verdict::new(LIMITS, seconds(0));
+        verdict.job(seconds(0), parsed(begun.clone()));
+        verdict.pod(seconds(0), parsed(pod));
+        verdict.outlived()
+    };
+    let ended = pod("Running", exited(3, "Error"), json!({}));
+    assert_eq!(outlived(ended.clone()), Some(45));
+    let alone = with(ended.clone(), "/status/containerStatuses/0/state", exited(0, "Completed"));
+    assert_eq!(outlived(alone), None, "it ends by itself");
+    assert_eq!(outlived(deleted(ended)), None, "it goes anyway");
+    assert_eq!(outlived(pod("Running", json!({"running": {}}), json!({}))), None);
+}
+
 fn any_step() -> impl Strategy<Value = Step> {
     let state = prop_oneof![
         Just(json!({"running": {}})),
