@@ -1,9 +1,10 @@
 //! A cluster: an API server behind the real bytes of its API, and what acts on it, each in a file of its own.
 //!
-//! What workers call is in `api` and `watches`, what it keeps in `store`. Pods come from the Job controller (`jobs`), get a node
+//! What workers call is in `api` and `watches`, who they are in `callers`, what it keeps in `store`. Pods come from the Job controller (`jobs`), get a node
 //! from the `scheduler`, run on a `kubelet`; `nodes` fail and are made free; `doings` are those of everybody else.
 
 mod api;
+mod callers;
 mod doings;
 mod jobs;
 mod kubelet;
@@ -14,7 +15,7 @@ mod scheduler;
 mod store;
 mod watches;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -22,10 +23,10 @@ use async_channel::{Receiver, Sender};
 use serde_json::{Value, json};
 
 use crate::engine::EPOCH;
-use crate::executor::{Executor, OUTSIDE};
+use crate::executor::Executor;
 use crate::journal::Journal;
-use crate::network::{Network, Stream};
 use crate::watch::Watch;
+use callers::Caller;
 pub use laws::Truths;
 use nodes::Node;
 use plan::Plan;
@@ -57,8 +58,6 @@ pub struct Cluster {
     journal: Journal,
     watch: Watch,
     truths: Truths,
-    /// The way to its API server.
-    pub way: Network,
     state: Arc<Mutex<State>>,
 }
 
@@ -81,8 +80,7 @@ struct State {
     stopped: (Sender<()>, Receiver<()>),
     hangs_until: Duration,
     lists: Lists,
-    /// How often a worker was killed: what it asked for before is its Job's orphan.
-    deaths: u32,
+    callers: Vec<Caller>,
     requests: u32,
 }
 
@@ -96,15 +94,15 @@ struct Life {
     is_foreign: bool,
     plan: Plan,
     pods: u32,
+    /// When that was.
+    made: Duration,
     /// Closed by the next change of the Job or its Pod.
     changed: (Sender<()>, Receiver<()>),
 }
 
 impl Cluster {
-    /// A cluster on which nothing ever ran.
+    /// A cluster on which nothing ever ran, and that no worker knows.
     pub fn new(executor: &Executor, journal: &Journal, watch: &Watch) -> Self {
-        let (way, accepted) = Network::new(executor, journal);
-        way.set_sturdy();
         let state = State {
             faulty: false,
             rough: false,
@@ -117,26 +115,16 @@ impl Cluster {
             stopped: async_channel::bounded(1),
             hangs_until: Duration::ZERO,
             lists: Lists::default(),
-            deaths: 0,
+            callers: Vec::new(),
             requests: 0,
         };
-        let cluster = Self {
+        Self {
             executor: executor.clone(),
             journal: journal.clone(),
             watch: watch.clone(),
             truths: Truths::new(journal),
-            way,
             state: Arc::new(Mutex::new(state)),
-        };
-        watch.judge_by(cluster.truths.clone());
-        let own = cluster.clone();
-        executor.spawn(OUTSIDE, async move {
-            while let Ok(stream) = accepted.recv().await {
-                let cluster = own.clone();
-                own.executor.spawn(OUTSIDE, async move { cluster.serve(stream).await });
-            }
-        });
-        cluster
+        }
     }
 
     /// Whether the API server and the way to it misbehave from now on, by chance, and whether Pods do.
@@ -145,7 +133,7 @@ impl Cluster {
         (state.faulty, state.rough) = (faulty, rough);
         drop(state);
         self.truths.disturb(faulty);
-        self.way.set_faulty(faulty);
+        self.callers().iter().for_each(|caller| caller.way.set_faulty(faulty));
     }
 
     /// All faults are over.
@@ -156,22 +144,7 @@ impl Cluster {
         state.nodes.iter_mut().for_each(Node::heal);
         state.make_room();
         drop(state);
-        self.way.heal();
-    }
-
-    /// A worker was killed, or has left.
-    pub fn lost(&self) {
-        let mut state = self.state();
-        let mut untold = BTreeSet::new();
-        for (_, job) in state.store.all(Kind::Job) {
-            let annotations = &job["metadata"]["annotations"];
-            if annotations[TOLD].is_null() {
-                untold.extend(annotations[EXECUTION_ID].as_str().map(str::to_owned));
-            }
-        }
-        self.truths.orphan(&untold);
-        state.lists = Lists::default();
-        state.deaths += 1;
+        self.callers().iter().for_each(|caller| caller.way.heal());
     }
 
     /// The Jobs that should not be there: not those that failed or are to be kept, once that is told.
@@ -215,17 +188,6 @@ impl Cluster {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
-    }
-
-    async fn serve(&self, mut stream: Stream) {
-        let stopped = self.state().stopped.1.clone();
-        let breaks = async {
-            let _ = stopped.recv().await;
-        };
-        let answered = async {
-            let _ = self.answer(&mut stream).await;
-        };
-        futures_lite::FutureExt::or(answered, breaks).await;
     }
 
     /// A moment as objects show it.
