@@ -24,6 +24,7 @@ impl Journal {
     }
 
     /// The same trace, with this before each line.
+    #[must_use]
     pub fn about(&self, about: &'static str) -> Self {
         Self { about, ..self.clone() }
     }

@@ -68,6 +68,7 @@ impl Simulated {
     }
 
     /// Another process of the worker on the same host: it sees the same files and processes, and has its own way everywhere.
+    #[must_use]
     pub fn beside(&self, machine: Machine, network: &Network, watch: &Watch, journal: &Journal) -> Self {
         Self {
             disk: self.disk.clone(),

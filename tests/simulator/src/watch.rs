@@ -348,10 +348,7 @@ impl Facts {
             "task claimed" => {
                 self.count("oz_worker_tasks_claimed_total");
                 let execution = line.field("execution_id");
-                self.ever_claimed.insert(execution.to_owned());
-                if let Some(truths) = &self.truths {
-                    truths.claimed(execution);
-                }
+                self.note_claim(execution);
                 if self.stopping {
                     wrong.push(format!("{execution} was claimed after the worker was asked to stop"));
                 }
@@ -440,6 +437,13 @@ impl Facts {
             _ => {}
         }
         wrong
+    }
+
+    fn note_claim(&mut self, execution: &str) {
+        self.ever_claimed.insert(execution.to_owned());
+        if let Some(truths) = &self.truths {
+            truths.claimed(execution);
+        }
     }
 
     /// Law: the end that is told is that of the container, or of the Pod.

@@ -212,11 +212,12 @@ impl Cluster {
                 // lost.
                 is_anew = truth.is_orphan || (truth.is_removed && truth.is_disturbed);
                 if is_anew {
-                    let (is_orphan, given) = (truth.is_orphan, std::mem::take(&mut truth.given));
-                    *truth = Truth { is_orphan, given, is_disturbed: true, ..Truth::default() };
+                    let Truth { is_orphan, claimed, given, .. } = std::mem::take(truth);
+                    *truth = Truth { is_orphan, claimed, given, is_disturbed: true, ..Truth::default() };
                 }
                 truth.is_orphan |= is_orphan;
                 truth.holder = Some(machine);
+                truth.job.clone_from(&uid);
                 truth.jobs += 1;
                 if truth.is_orphan { 0 } else { truth.jobs }
             });
@@ -275,11 +276,11 @@ impl Cluster {
             );
         }
         let Some(uid) = job["metadata"]["uid"].as_str() else { return missing(name) };
-        if self.state().lives.get(uid).is_some_and(|life| life.is_foreign) {
-            self.watch.violate(format!("a worker changes Job {name}, which is somebody else's"));
-        }
         if !patch["metadata"]["uid"].is_null() && patch["metadata"]["uid"] != uid {
             return status(409, "Conflict", "the UID in the precondition does not match the UID in record");
+        }
+        if self.state().lives.get(uid).is_some_and(|life| life.is_foreign) {
+            self.watch.violate(format!("a worker changes Job {name}, which is somebody else's"));
         }
         if !patch["metadata"]["annotations"][INSTANCE].is_null() {
             self.journal.note(|| format!("cluster: {} is taken up", self.name_of(uid)));

@@ -33,6 +33,8 @@ pub struct Truths {
 #[derive(Debug, Default, Clone)]
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub struct Truth {
+    /// The UID of the Job that was made last: what becomes of the Pod of one before, which somebody deleted, is no end of it.
+    pub job: String,
     /// How many Jobs were made for it, and how often its task was started.
     pub jobs: u32,
     pub starts: u32,

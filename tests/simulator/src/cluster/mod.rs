@@ -222,7 +222,7 @@ impl Cluster {
     /// What is noted about the execution of a Job, if it is a task's.
     fn note(&self, uid: &str, what: impl FnOnce(&mut laws::Truth)) {
         let execution = self.state().lives.get(uid).and_then(|life| Some(life.of.clone()?.1));
-        if let Some(execution) = execution {
+        if let Some(execution) = execution.filter(|execution| self.truths.of(execution).job == uid) {
             self.truths.note(&execution, what);
         }
     }

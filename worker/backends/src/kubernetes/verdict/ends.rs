@@ -148,7 +148,8 @@ impl Verdict {
         } else {
             let is_job_over = self.job.gone.is_some() || self.job_failed().is_some();
             let is_explained = self.missing.is_none() && self.pod.last.is_some() && is_job_over;
-            let until = self.undecided_since(now).plus(REASON_DELAY);
+            let delay = if self.missing.is_some() { STATE_DELAY } else { REASON_DELAY };
+            let until = self.undecided_since(now).plus(delay);
             if !is_explained && !wake.is_due(until, now) {
                 return None;
             }
