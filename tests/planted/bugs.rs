@@ -370,4 +370,14 @@ planted! {
         "&& !instance.is_empty() && !is_ours;"
         => "&& !instance.is_empty() && is_ours;"
     }
+    two_workers_take_up_one_job {
+        Cluster, "which a living one has", "worker/backends/src/kubernetes/adoption.rs",
+        "\"uid\": job.metadata.uid, \"resourceVersion\": version, \"annotations\""
+        => "\"uid\": job.metadata.uid, \"annotations\""
+    }
+    the_job_of_a_living_worker_is_taken_up {
+        Cluster, "which a living one has", "worker/backends/src/kubernetes/adoption.rs",
+        "if gone.get(&instance) == Some(&true) {"
+        => "if gone.contains_key(&instance) {"
+    }
 }

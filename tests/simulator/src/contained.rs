@@ -68,7 +68,7 @@ pub async fn begin(
 ) -> Backend<Simulated> {
     loop {
         let owner = Owner::of_process(worker_id, 0, b"simulated", machine.next_process(), 1);
-        machine.disk.lives(&owner);
+        machine.disk.lives(machine.machine, &owner);
         let mut host_env = Environment::default();
         host_env.set("DOCKER_HOST", "unix:///engine.sock");
         host_env.set("KUBECONFIG", KUBECONFIG_PATH);

@@ -1,6 +1,6 @@
 //! The disk of a machine: directories with marks, and calls that fail.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use oz_worker_runtime::{Files, Hold, Mark, Named, Owner, PathKind};
 
 use crate::cluster::KUBECONFIG;
-use crate::executor::Executor;
+use crate::executor::{Executor, Machine};
 use crate::journal::Journal;
 
 /// Where it is said how a cluster is reached.
@@ -30,8 +30,8 @@ struct State {
     failed: bool,
     /// Every directory, and its mark.
     directories: BTreeMap<PathBuf, Option<String>>,
-    /// The marks of the workers that are alive.
-    living: BTreeSet<String>,
+    /// The marks of the workers that are alive, each by where it runs.
+    living: BTreeMap<Machine, String>,
 }
 
 impl Disk {
@@ -50,9 +50,14 @@ impl Disk {
         self.lock().directories.insert(path.into(), None);
     }
 
-    /// Of all workers, this one is alive now.
-    pub fn lives(&self, owner: &Owner) {
-        self.lock().living = BTreeSet::from([owner.mark().to_owned()]);
+    /// Of all workers that ran there, this one is alive now.
+    pub fn lives(&self, machine: Machine, owner: &Owner) {
+        self.lock().living.insert(machine, owner.mark().to_owned());
+    }
+
+    /// No worker is alive there any more.
+    pub fn dies(&self, machine: Machine) {
+        self.lock().living.remove(&machine);
     }
 
     /// The worker's own directories below `root`; none that counts when a call ever failed.
@@ -133,7 +138,7 @@ impl Files for Disk {
 
     fn is_stale(&self, owner: &Owner, mark: &str) -> bool {
         let is_ours = Mark::parse(mark).is_some_and(|mark| mark.key == owner.key());
-        is_ours && !self.lock().living.contains(mark)
+        is_ours && !self.lock().living.values().any(|living| living == mark)
     }
 
     fn hold(&self, _: &Path) -> io::Result<Hold> {

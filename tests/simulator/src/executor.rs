@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -47,6 +48,8 @@ struct Shared {
     /// What is being killed: nothing starts there.
     dying: Mutex<Option<Machine>>,
     suspended: Mutex<Suspended>,
+    /// Where what runs at the moment is.
+    running: AtomicUsize,
 }
 
 struct Time {
@@ -72,6 +75,7 @@ impl Executor {
             tasks: Mutex::default(),
             dying: Mutex::default(),
             suspended: Mutex::default(),
+            running: AtomicUsize::new(OUTSIDE.0),
         }))
     }
 
@@ -114,6 +118,11 @@ impl Executor {
         tasks.push((machine, task));
         drop(tasks);
         runnable.schedule();
+    }
+
+    /// Where what runs at the moment is.
+    pub fn running(&self) -> Machine {
+        Machine(self.0.running.load(Ordering::Relaxed))
     }
 
     /// Ends after `duration` of true time.
@@ -180,7 +189,8 @@ impl Executor {
             if let Some(value) = result.lock().unwrap().take() {
                 return Ok(value);
             }
-            if let Some(runnable) = self.next() {
+            if let Some((machine, runnable)) = self.next() {
+                self.0.running.store(machine.0, Ordering::Relaxed);
                 steps += 1;
                 if steps > MOST_STEPS {
                     return Err(Stuck::Livelock);
@@ -196,6 +206,7 @@ impl Executor {
     /// Ends everything on `machine` where it stands, as SIGKILL does. Not to be called from there.
     pub fn kill(&self, machine: Machine) {
         *self.0.dying.lock().unwrap() = Some(machine);
+        let caller = self.0.running.swap(machine.0, Ordering::Relaxed);
         let mut tasks = self.0.tasks.lock().unwrap();
         let dead: Vec<_> = tasks.extract_if(.., |(on, _)| *on == machine).collect();
         drop(tasks);
@@ -208,6 +219,7 @@ impl Executor {
             // Of a cancelled task it runs nothing but the end.
             runnable.run();
         }
+        self.0.running.store(caller, Ordering::Relaxed);
         *self.0.dying.lock().unwrap() = None;
     }
 
@@ -223,7 +235,7 @@ impl Executor {
         drop(timers);
     }
 
-    fn next(&self) -> Option<Runnable> {
+    fn next(&self) -> Option<(Machine, Runnable)> {
         let suspended = self.0.suspended.lock().unwrap();
         let mut ready = self.0.ready.lock().unwrap();
         let chosen = if suspended.now.is_empty() {
@@ -233,7 +245,7 @@ impl Executor {
                 (0..ready.len()).filter(|index| !suspended.now.contains(&ready[*index].0)).collect();
             (!awake.is_empty()).then(|| self.random(|random| awake[random.usize(..awake.len())]))?
         };
-        Some(ready.swap_remove(chosen).1)
+        Some(ready.swap_remove(chosen))
     }
 
     /// Goes on to the next timer, and wakes all that are set for that moment.

@@ -13,12 +13,20 @@ const PREFLIGHT: &str = "oz-preflight-";
 #[derive(Clone)]
 pub struct Journal {
     executor: Executor,
+    /// What each line begins with.
+    about: &'static str,
     text: Arc<Mutex<String>>,
 }
 
 impl Journal {
     pub fn new(executor: &Executor) -> Self {
-        Self { executor: executor.clone(), text: Arc::default() }
+        Self { executor: executor.clone(), about: "", text: Arc::default() }
+    }
+
+    /// The same trace, with this before each line.
+    #[must_use]
+    pub fn about(&self, about: &'static str) -> Self {
+        Self { about, ..self.clone() }
     }
 
     /// One more line, with the true time in front.
@@ -27,7 +35,14 @@ impl Journal {
         let line = timeless(line());
         let (hours, rest) = (now.as_secs() / 3600, now.as_secs() % 3600);
         let mut text = self.text.lock().unwrap();
-        let _ = writeln!(text, "{hours:03}:{:02}:{:02}.{:09} {line}", rest / 60, rest % 60, now.subsec_nanos());
+        let _ = writeln!(
+            text,
+            "{hours:03}:{:02}:{:02}.{:09} {}{line}",
+            rest / 60,
+            rest % 60,
+            now.subsec_nanos(),
+            self.about
+        );
     }
 
     pub const fn executor(&self) -> &Executor {

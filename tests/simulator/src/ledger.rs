@@ -5,7 +5,7 @@
 //! whose claim arrived and whose end did not are exactly those that hold a slot at the worker when the next message was
 //! sent, and every rejection for lack of a slot can be judged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -22,20 +22,39 @@ pub struct Ledger {
     /// Whether everything that the worker sent again on this connection has arrived.
     settled: bool,
     tasks: BTreeMap<String, Vec<Execution>>,
+    /// Every task that was ever cancelled: whoever takes it up may hear of it.
+    cancelled: BTreeSet<String>,
 }
 
 /// One execution of a task, as far as the server has heard of it.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 struct Execution {
     id: String,
     /// Whether it can be understood.
     sound: bool,
     cancelled: bool,
+    /// Whether another worker has taken it up meanwhile: this one may not have noticed, and hold a slot for it.
+    taken: bool,
     /// Whether the worker was killed since it was assigned: nothing but its container can know of it then.
     killed: bool,
     state: State,
     /// The message that ended it; what comes again must be the same.
     end: Option<String>,
+}
+
+impl Execution {
+    fn new(id: &str, sound: bool) -> Self {
+        Self {
+            id: id.to_owned(),
+            sound,
+            cancelled: false,
+            taken: false,
+            killed: false,
+            state: State::Unanswered,
+            end: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,19 +77,13 @@ impl Ledger {
         match executions.iter_mut().find(|known| known.id == execution) {
             Some(known) if known.state == State::Rejected => known.state = State::Unanswered,
             Some(_) => {}
-            None => executions.push(Execution {
-                id: execution.to_owned(),
-                sound,
-                cancelled: false,
-                killed: false,
-                state: State::Unanswered,
-                end: None,
-            }),
+            None => executions.push(Execution::new(execution, sound)),
         }
     }
 
     /// The server cancels a task: whichever execution of it that reaches.
     pub fn cancelled(&mut self, task: &str) {
+        self.cancelled.insert(task.to_owned());
         for execution in self.tasks.get_mut(task).into_iter().flatten() {
             execution.cancelled |= execution.end.is_none();
         }
@@ -79,7 +92,47 @@ impl Ledger {
     /// The worker is gone. What it had to say and did not is lost.
     pub fn killed(&mut self) {
         self.stopping = false;
-        self.tasks.values_mut().flatten().for_each(|execution| execution.killed = true);
+        self.tasks.values_mut().flatten().for_each(|one| (one.killed, one.taken) = (true, false));
+    }
+
+    /// This worker takes up an execution that another one had, or it had itself before it was killed: it will say so.
+    pub fn adopts(&mut self, task: &str, execution: &str) {
+        let cancelled = self.cancelled.contains(task);
+        let executions = self.tasks.entry(task.to_owned()).or_default();
+        // What it says next of this task is about this one.
+        if let Some(place) = executions.iter().position(|known| known.id == execution) {
+            let known = executions.remove(place);
+            executions.push(known);
+        }
+        match executions.iter_mut().find(|known| known.id == execution) {
+            Some(known) if matches!(known.state, State::Ended | State::Rejected) => {
+                (known.state, known.end, known.killed) = (State::Ended, None, true);
+            }
+            // What is taken up holds a slot, whether there is one or not.
+            Some(known) => known.killed |= known.state == State::Unanswered,
+            None => {
+                let new = Execution { state: State::Ended, killed: true, cancelled, ..Execution::new(execution, true) };
+                executions.push(new);
+            }
+        }
+    }
+
+    /// Another worker takes up an execution: this one is not to tell its end.
+    pub fn loses(&mut self, task: &str, execution: &str) {
+        for one in self.tasks.get_mut(task).into_iter().flatten().filter(|one| one.id == execution) {
+            if matches!(one.state, State::Active | State::Unanswered) {
+                (one.taken, one.killed, one.state) = (!one.killed, true, State::Ended);
+            }
+        }
+    }
+
+    /// The worker is gone for good: gives what it has not answered, for the server to hand to another one.
+    pub fn gone(&mut self) -> Vec<(String, String)> {
+        let unanswered = self.unanswered().map(|(task, id)| (task.to_owned(), id.to_owned())).collect();
+        self.tasks.values_mut().flatten().filter(|one| one.state != State::Rejected).for_each(|one| {
+            one.state = State::Ended;
+        });
+        unanswered
     }
 
     /// Another worker begins, and has taken up these executions and no other: nobody will tell the end of those.
@@ -125,7 +178,8 @@ impl Ledger {
         let (limit, dispatches, stopping) = (self.limit, self.dispatches, self.stopping);
         // Of a task that was assigned anew the worker may have let the old end go already.
         let (active, unsure) = (self.active().count(), self.active().filter(|(task, _)| self.awaits(task)).count());
-        let (full, may_be_full) = (limit > 0 && active - unsure >= limit, limit > 0 && active >= limit);
+        let taken = self.tasks.values().flatten().filter(|one| one.taken).count();
+        let (full, may_be_full) = (limit > 0 && active - unsure >= limit, limit > 0 && active + taken >= limit);
         let executions = self.tasks.get_mut(task).ok_or(format!("{kind} for {task}, which was never assigned"))?;
         let busy = executions.iter().any(|execution| execution.state == State::Active);
         let about = if self.settled { None } else { claimed(task) };

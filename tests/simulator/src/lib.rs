@@ -26,10 +26,12 @@ pub mod executor;
 pub mod fleet;
 pub mod journal;
 pub mod lanes;
+mod leaving;
 pub mod ledger;
 pub mod machine;
 pub mod neighbour;
 pub mod network;
+mod pair;
 pub mod process;
 pub mod scene;
 pub mod server;
@@ -42,7 +44,6 @@ use std::time::{Duration, SystemTime};
 
 use executor::Executor;
 use scene::{Operator, Scene};
-use watch::Listener;
 
 /// What may go wrong in a run.
 #[allow(clippy::struct_excessive_bools)] // each is a switch of its own
@@ -149,7 +150,10 @@ pub fn fresh_seed() -> u64 {
 pub fn simulate(seed: u64, options: Options) -> Report {
     let longest = Duration::from_secs(30 * 24 * 3600);
     let draw = if options.cluster { Operator::on_a_cluster } else { Operator::draw };
-    run(seed, longest, |executor| Scene::new(executor, draw(executor)), |scene| storm::drive(scene, options))
+    // Of two neighbouring seeds one has a second worker.
+    let overlaps = options.cluster && !seed.is_multiple_of(2);
+    let stage = |executor: &Executor| Scene::new(executor, Operator { overlaps, ..draw(executor) });
+    run(seed, longest, stage, |scene| storm::drive(scene, options))
 }
 
 /// Runs what `drive` does with the scene that `stage` makes, for at most `longest`.
@@ -164,7 +168,7 @@ pub fn run<F: Future<Output = ()> + Send + 'static>(
     let executor = Executor::new(seed);
     let scene = stage(&executor);
     let driven = drive(scene.clone());
-    let listener = Listener(scene.watch.clone());
+    let listener = scene.listener();
     let ended = tracing::subscriber::with_default(listener, || {
         catch_unwind(AssertUnwindSafe(|| executor.run(longest, driven)))
     });
@@ -175,10 +179,10 @@ pub fn run<F: Future<Output = ()> + Send + 'static>(
     }
     let report = Report {
         seed,
-        violations: scene.watch.violations(),
+        violations: scene.violations(),
         trace: scene.journal.take(),
         simulated: executor.now(),
-        runs: scene.watch.runs(),
+        runs: scene.runs(),
         dials: scene.network.dials().len(),
     };
     scene.close();

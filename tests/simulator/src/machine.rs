@@ -67,6 +67,16 @@ impl Simulated {
         }
     }
 
+    /// Another process of the worker on the same host: it sees the same files and processes, and has its own way everywhere.
+    #[must_use]
+    pub fn beside(&self, machine: Machine, network: &Network, watch: &Watch, journal: &Journal) -> Self {
+        Self {
+            disk: self.disk.clone(),
+            started: Arc::clone(&self.started),
+            ..Self::new(machine, self.clock, network, watch, journal)
+        }
+    }
+
     /// The number of the worker's next process.
     pub fn next_process(&self) -> i32 {
         self.started.fetch_add(1, Ordering::Relaxed) + 1

@@ -1,6 +1,7 @@
 //! One worker on its machine, and the server that it dials.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -32,9 +33,11 @@ use crate::ledger::Ledger;
 use crate::machine::{Clock, Simulated};
 use crate::network::Network;
 use crate::server::Server;
-use crate::watch::Watch;
+use crate::watch::{Listener, Watch};
 
 pub const MACHINE: Machine = Machine(1);
+/// Where the second worker of the same id runs: beside the first, on the same host.
+const SECOND: Machine = Machine(3);
 /// Where its tasks get their directories.
 pub const ROOT: &str = "/workspaces";
 /// Who may use the proxy; in an `Authorization` header: `dTpw`.
@@ -55,6 +58,8 @@ pub struct Operator {
     pub contains: bool,
     /// What of the backend `kubernetes` is configured, if it is that.
     pub orchestrates: Option<Orchestration>,
+    /// Whether a second worker of the same id comes and goes.
+    pub overlaps: bool,
     /// Whether there are setup and teardown commands (direct), or a cancel command (command).
     pub scripts: bool,
     /// Whether workspaces are removed.
@@ -105,6 +110,7 @@ impl Operator {
             dispatches: !contains && executor.chance(45),
             contains,
             orchestrates: None,
+            overlaps: false,
             scripts: executor.chance(50),
             cleanup: executor.chance(80),
             shares_directory: executor.chance(20),
@@ -172,8 +178,8 @@ pub struct Scene {
     pub cluster: Option<Cluster>,
     pub machine: Simulated,
     pub operator: Operator,
-    /// Closed when the worker has left.
-    pub left: Receiver<()>,
+    /// The same of a second worker of the same id, on the same host and cluster.
+    pub second: Option<Box<Scene>>,
     life: Arc<Mutex<Life>>,
 }
 
@@ -185,6 +191,8 @@ struct Life {
     telemetry: Option<Telemetry>,
     /// Closed when its backend is ready.
     ready: Option<Receiver<()>>,
+    /// Closed when it has left.
+    left: Option<Receiver<()>>,
 }
 
 impl Scene {
@@ -192,10 +200,7 @@ impl Scene {
     pub fn new(executor: &Executor, operator: Operator) -> Self {
         let journal = Journal::new(executor);
         journal.note(|| format!("{operator:?}"));
-        let watch = Watch::new(&journal, operator.limit as usize);
-        let (network, accepted) = Network::new(executor, &journal);
-        let ledger = Ledger::new(operator.limit as usize, operator.dispatches);
-        let server = Server::start(executor, &journal, &watch, ledger, operator.proxy, accepted);
+        let (watch, network, server) = surroundings(executor, &journal, &operator);
         let clock = Clock { start: Duration::from_secs(1000), drift: operator.drift };
         let mut machine = Simulated::new(MACHINE, clock, &network, &watch, &journal);
         let engine = operator.contains.then(|| Engine::new(executor, &journal, &watch));
@@ -204,18 +209,49 @@ impl Scene {
         }
         let cluster = operator.orchestrates.map(|_| Cluster::new(executor, &journal, &watch));
         if let Some(cluster) = &cluster {
-            machine.engine = cluster.way.clone();
+            machine.engine = cluster.admit(MACHINE, &watch, &server);
         }
-        let left = async_channel::bounded(1).1;
-        let (executor, life) = (executor.clone(), Arc::default());
+        let (executor, second, life) = (executor.clone(), None, Arc::default());
         let mut scene =
-            Self { executor, journal, watch, network, server, engine, cluster, machine, operator, left, life };
+            Self { executor, journal, watch, network, server, engine, cluster, machine, operator, second, life };
+        scene.second = scene.operator.overlaps.then(|| Box::new(scene.beside()));
         scene.start();
         scene
     }
 
+    /// The same of another worker of the same id, which has not started yet.
+    fn beside(&self) -> Self {
+        let journal = self.journal.about("second: ");
+        let (watch, network, server) = surroundings(&self.executor, &journal, &self.operator);
+        let mut machine = self.machine.beside(SECOND, &network, &watch, &journal);
+        if let Some(cluster) = &self.cluster {
+            machine.engine = cluster.admit(SECOND, &watch, &server);
+        }
+        Self { journal, watch, network, server, machine, life: Arc::default(), ..self.clone() }
+    }
+
+    /// Every worker that there is or will be.
+    fn workers(&self) -> impl Iterator<Item = &Self> {
+        iter::once(self).chain(self.second.as_deref())
+    }
+
+    /// Who listens to their logs.
+    pub fn listener(&self) -> Listener {
+        Listener(self.workers().map(|worker| (worker.machine.machine, worker.watch.clone())).collect())
+    }
+
+    /// What must never happen and did.
+    pub fn violations(&self) -> Vec<String> {
+        self.workers().flat_map(|worker| worker.watch.violations()).collect()
+    }
+
+    /// How many executions of tasks ran.
+    pub fn runs(&self) -> usize {
+        self.workers().map(|worker| worker.watch.runs()).sum()
+    }
+
     /// Starts the worker.
-    pub fn start(&mut self) {
+    pub fn start(&self) {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -226,16 +262,15 @@ impl Scene {
         let (recorder, telemetry) = telemetry(&self.operator, exporter);
         let (leaves, left) = async_channel::bounded(1);
         let (prepared, ready) = async_channel::bounded(1);
-        let life = Life { registry, telemetry: Some(telemetry), ready: Some(ready) };
+        let life = Life { registry, telemetry: Some(telemetry), ready: Some(ready), left: Some(left) };
         *self.life.lock().unwrap() = life;
-        self.left = left;
         let runs: Pin<Box<dyn Future<Output = ()> + Send>> = if self.runs_elsewhere() {
             Box::pin(contained::run(self.clone(), recorder, prepared))
         } else {
             prepared.close();
             Box::pin(run_loop(&self.machine, &self.operator, recorder))
         };
-        self.executor.spawn(MACHINE, async move {
+        self.executor.spawn(self.machine.machine, async move {
             runs.await;
             leaves.close();
         });
@@ -244,8 +279,10 @@ impl Scene {
     /// Ends the worker where it stands, unless it has left already, and everything that it began.
     pub fn kill(&self) {
         self.journal.note(|| "host: the worker is gone".to_owned());
-        self.executor.resume(MACHINE);
-        self.executor.kill(MACHINE);
+        let machine = self.machine.machine;
+        self.executor.resume(machine);
+        self.executor.kill(machine);
+        self.machine.disk.dies(machine);
         self.machine.lanes.clear();
         while self.machine.signals.1.try_recv().is_ok() {}
         self.server.lost();
@@ -255,8 +292,18 @@ impl Scene {
             engine.lost(OURS);
         }
         if let Some(cluster) = &self.cluster {
-            cluster.lost();
+            cluster.lost(machine);
         }
+    }
+
+    /// Closed when the worker has left, or was killed.
+    pub fn left(&self) -> Receiver<()> {
+        self.life.lock().unwrap().left.clone().unwrap_or_else(|| async_channel::bounded(1).1)
+    }
+
+    /// Whether the worker has begun and is still there.
+    pub fn is_running(&self) -> bool {
+        !self.left().is_closed()
     }
 
     /// Whether tasks run on an engine or a cluster.
@@ -309,8 +356,17 @@ impl Scene {
 
     pub fn close(self) {
         self.executor.close();
-        self.life.lock().unwrap().telemetry = None;
+        self.workers().for_each(|worker| worker.life.lock().unwrap().telemetry = None);
     }
+}
+
+/// What is around a worker: who watches it, its network, and the server behind that.
+fn surroundings(executor: &Executor, journal: &Journal, operator: &Operator) -> (Watch, Network, Server) {
+    let watch = Watch::new(journal, operator.limit as usize);
+    let (network, accepted) = Network::new(executor, journal);
+    let ledger = Ledger::new(operator.limit as usize, operator.dispatches);
+    let server = Server::start(executor, journal, &watch, ledger, operator.proxy, accepted);
+    (watch, network, server)
 }
 
 /// What the instruments of a worker live in.

@@ -8,9 +8,12 @@ use tungstenite::Message;
 
 use crate::Options;
 use crate::engine::{OTHER, OURS};
+use crate::ledger::Ledger;
 use crate::neighbour::Neighbour;
 use crate::network::Cut;
+use crate::pair::{self, Pair};
 use crate::scene::{MACHINE, ROOT, Scene};
+use crate::server::Server;
 
 /// `docs/protocol.md`: the longest wait between two dials, and what the guarantee adds to it.
 const CLAIM_BOUND: Duration = Duration::from_secs(60 + 10);
@@ -23,7 +26,8 @@ const CALM: Duration = Duration::from_secs(1800);
 /// Drives a scene through both phases.
 pub async fn drive(scene: Scene, options: Options) {
     let neighbour = Neighbour::start(&scene);
-    let mut storm = Storm { tasks: 0, executions: 0, was_killed: false, neighbour, scene };
+    let pair = Pair::start(&scene).filter(|_| options.engine);
+    let mut storm = Storm { tasks: 0, executions: 0, was_killed: false, neighbour, pair, scene };
     storm.break_things(options).await;
     if storm.scene.executor.chance(25) {
         storm.stop(true).await;
@@ -35,9 +39,11 @@ pub async fn drive(scene: Scene, options: Options) {
         storm.restart().await;
     }
     storm.heal();
+    storm.settle().await;
     storm.answers_in_time().await;
     storm.everything_ends().await;
     storm.stop(false).await;
+    storm.the_second_leaves().await;
     storm.nothing_is_left().await;
 }
 
@@ -53,6 +59,8 @@ struct Storm {
     was_killed: bool,
     /// Another worker on the same engine.
     neighbour: Option<Neighbour>,
+    /// Another worker of the same id on the same cluster.
+    pair: Option<Pair>,
 }
 
 impl Storm {
@@ -63,6 +71,11 @@ impl Storm {
         let addresses = executor.random(|random| random.u16(1..=6));
         network.set_addresses(addresses, executor.random(|random| random.u16(1..=addresses)));
         server.set_faulty(drawn(options.server));
+        if let Some(Pair { second, .. }) = &self.pair {
+            second.network.set_faulty(drawn(options.network));
+            second.server.set_faulty(drawn(options.server));
+            second.machine.lanes.set_faulty(drawn(options.blocking));
+        }
         machine.processes.set_faulty(drawn(options.processes));
         machine.disk.set_faulty(drawn(options.disk));
         machine.lanes.set_faulty(drawn(options.blocking));
@@ -84,6 +97,9 @@ impl Storm {
             }
             if executor.chance(20) {
                 self.scene.check_metrics();
+                if let Some(Pair { second, .. }) = self.pair.as_ref().filter(|pair| pair.second.is_running()) {
+                    second.check_metrics();
+                }
             }
         }
     }
@@ -103,7 +119,7 @@ impl Storm {
             72..76 => (0..8).for_each(|_| drop(self.assign_new())),
             76..80 => {
                 self.assign_new();
-                self.scene.server.cancel(&format!("T{}", self.tasks));
+                self.cancel_task(&format!("T{}", self.tasks));
             }
             80..84 if options.server => server.close(),
             84..88 if options.server => {
@@ -139,6 +155,7 @@ impl Storm {
         match self.scene.executor.random(|random| random.u32(..100)) {
             0..50 => cluster.befall(),
             50..55 => self.restart().await,
+            55..60 if self.pair.is_some() => self.replace().await,
             _ => {}
         }
     }
@@ -152,19 +169,42 @@ impl Storm {
         self.scene.start();
     }
 
+    /// The worker is asked to leave, and another one begins in its place.
+    async fn replace(&mut self) {
+        self.was_killed = true;
+        let Scene { executor, .. } = self.scene.clone();
+        executor.resume(MACHINE);
+        pair::leave(&self.scene).await;
+        executor.sleep(executor.duration(Duration::from_secs(1), Duration::from_secs(60))).await;
+        self.scene.start();
+    }
+
+    /// The worker that is given the next task.
+    fn anyone(&self) -> &Scene {
+        match &self.pair {
+            Some(Pair { second, .. }) if second.is_running() && self.scene.executor.chance(40) => second,
+            _ => &self.scene,
+        }
+    }
+
     fn execution(&mut self) -> String {
         self.executions += 1;
         format!("E{}", self.executions)
     }
 
     fn assign_new(&mut self) -> (String, String) {
+        let server = self.anyone().server.clone();
+        self.assign_new_to(&server)
+    }
+
+    fn assign_new_to(&mut self, server: &Server) -> (String, String) {
         self.tasks += 1;
         let (task, execution) = (format!("T{}", self.tasks), self.execution());
         if self.scene.executor.chance(2) {
             // Somebody made a directory of that name.
             self.scene.machine.disk.put(&format!("{ROOT}/{task}"));
         }
-        self.scene.server.assign(&task, &execution, true);
+        server.assign(&task, &execution, true);
         (task, execution)
     }
 
@@ -208,7 +248,15 @@ impl Storm {
 
     fn cancel(&mut self) {
         let number = self.scene.executor.random(|random| random.u32(..=self.tasks));
-        self.scene.server.cancel(&format!("T{number}"));
+        self.cancel_task(&format!("T{number}"));
+    }
+
+    /// Every worker of the id hears of it: the server need not know which of them has the task.
+    fn cancel_task(&self, task: &str) {
+        self.scene.server.cancel(task);
+        if let Some(Pair { second, .. }) = &self.pair {
+            second.server.cancel(task);
+        }
     }
 
     fn send_nonsense(&self) {
@@ -270,6 +318,11 @@ impl Storm {
         machine.processes.set_faulty(false);
         machine.disk.set_faulty(false);
         machine.lanes.set_faulty(false);
+        if let Some(Pair { second, .. }) = &self.pair {
+            second.network.heal();
+            second.server.heal();
+            second.machine.lanes.set_faulty(false);
+        }
         if let Some(engine) = &self.scene.engine {
             engine.heal();
         }
@@ -278,11 +331,20 @@ impl Storm {
         }
     }
 
+    /// From now on no worker comes or goes. What one that is gone has not answered goes to the other.
+    async fn settle(&self) {
+        let Some(pair) = &self.pair else { return };
+        for (task, execution) in pair.settle().await {
+            self.scene.server.assign(&task, &execution, !task.starts_with('M'));
+        }
+    }
+
     /// Liveness: the next assignment is answered soon. (Whether it may be rejected is for the ledger to say.)
     async fn answers_in_time(&mut self) -> (String, String) {
         self.ready_in_time().await;
-        let (task, execution) = self.assign_new();
-        let Scene { executor, server, watch, .. } = &self.scene;
+        let server = self.scene.server.clone();
+        let (task, execution) = self.assign_new_to(&server);
+        let Scene { executor, watch, .. } = &self.scene;
         let started = executor.now();
         let answered = async {
             server.answered(&task, &execution).await;
@@ -347,8 +409,20 @@ impl Storm {
                 let active = ledger.active().filter(|_| !operator.dispatches);
                 active.chain(ledger.unanswered()).map(|(task, _)| task.to_owned()).collect()
             });
-            if waiting.is_empty() {
+            let of_second = self.pair.as_ref().map_or_else(Vec::new, |pair| {
+                let owes = |ledger: &mut Ledger| {
+                    ledger.active().chain(ledger.unanswered()).map(|(task, _)| task.to_owned()).collect()
+                };
+                pair.second.server.ledger(owes)
+            });
+            let waiting = [waiting, of_second].concat();
+            // What a worker left that is gone is taken up within half a minute; deletions are under way for two at most.
+            let left = self.scene.cluster.as_ref().map_or_else(Vec::new, |cluster| cluster.left(operator.cleanup));
+            if waiting.is_empty() && left.is_empty() {
                 break;
+            }
+            if waiting.is_empty() && executor.now() > until {
+                return watch.violate(format!("{left:?} are left on the cluster of tasks that have ended"));
             }
             if executor.now() > until {
                 return watch.violate(format!("{waiting:?} did not end within {CALM:?} without faults"));
@@ -356,7 +430,7 @@ impl Storm {
             // Whatever never ends by itself is cancelled, now and then.
             for task in waiting {
                 if executor.chance(30) {
-                    server.cancel(&task);
+                    self.cancel_task(&task);
                 }
             }
             executor.sleep(Duration::from_secs(20)).await;
@@ -376,16 +450,6 @@ impl Storm {
                 executor.sleep(Duration::from_secs(5)).await;
             }
         }
-        if let Some(cluster) = &self.scene.cluster {
-            // Deletions are under way for two minutes at most.
-            while !cluster.left(operator.cleanup).is_empty() {
-                if executor.now() > until {
-                    let left = cluster.left(operator.cleanup);
-                    return watch.violate(format!("{left:?} are left on the cluster of tasks that have ended"));
-                }
-                executor.sleep(Duration::from_secs(5)).await;
-            }
-        }
         self.scene.check_metrics();
         self.check_totals();
         let (task, execution) = self.answers_in_time().await;
@@ -397,7 +461,7 @@ impl Storm {
     /// With nothing under way the server has heard of each end, and the metrics show as many.
     fn check_totals(&self) {
         let Scene { server, watch, operator, .. } = &self.scene;
-        if operator.dispatches || self.was_killed {
+        if operator.dispatches || self.was_killed || self.pair.is_some() {
             return;
         }
         let shown = self.scene.scrape();
@@ -416,39 +480,19 @@ impl Storm {
 
     /// SIGTERM, perhaps twice, and what must have happened when the worker has left.
     async fn stop(&mut self, amid_faults: bool) {
-        let Scene { executor, server, watch, operator, left, machine, .. } = self.scene.clone();
+        let Scene { executor, server, watch, operator, machine, .. } = self.scene.clone();
         if amid_faults {
             // Time that the machine sleeps is not the worker's.
             executor.resume(MACHINE);
         }
-        self.scene.signal("SIGTERM");
-        if executor.chance(30) {
-            let own = self.scene.clone();
-            executor.spawn(crate::executor::OUTSIDE, async move {
-                own.executor.sleep(own.executor.duration(Duration::from_millis(1), Duration::from_secs(60))).await;
-                if !own.left.is_closed() {
-                    own.signal("SIGINT");
-                }
-            });
-        }
+        self.scene.ask_to_leave();
         for _ in 0..executor.random(|random| random.u32(..4)) {
             executor.sleep(executor.duration(Duration::from_micros(10), Duration::from_secs(10))).await;
             self.assign_new();
         }
-        // A clock that is wrong by 0.05 %, and timers that were slept over.
-        let bound = operator.shutdown_bound().mul_f64(1.001) + Duration::from_secs(6);
-        let gone = async {
-            let _ = left.recv().await;
-            true
-        };
-        let late = async {
-            executor.sleep(bound).await;
-            false
-        };
-        if !gone.or(late).await {
-            return watch.violate(format!("the worker has not left {bound:?} after it was asked to"));
+        if !self.scene.leaves_in_time().await {
+            return;
         }
-        self.scene.journal.note(|| "the worker has left".to_owned());
         // What was killed last dies now.
         executor.sleep(Duration::from_secs(10)).await;
         if !amid_faults && !operator.dispatches {
@@ -459,6 +503,13 @@ impl Storm {
         }
         if !amid_faults && server.close_code() != Some(1000) {
             watch.violate(format!("the worker closed with {:?} and not with 1000", server.close_code()));
+        }
+    }
+
+    /// A second worker that is still there leaves too.
+    async fn the_second_leaves(&self) {
+        if let Some(Pair { second, .. }) = self.pair.as_ref().filter(|pair| pair.second.is_running()) {
+            pair::leave(second).await;
         }
     }
 }

@@ -11,6 +11,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
+use crate::executor::Machine;
 use crate::journal::Journal;
 use crate::machine::LATE;
 use crate::process::Kind;
@@ -39,6 +40,9 @@ const OF_MESSAGES: [&str; 6] = [
 pub trait Judge: Send + Sync {
     /// What is wrong with an end that a worker tells: `reason` is that of a failure, `cancelled`, or empty of a success.
     fn judge(&self, execution: &str, reason: &str, exit_code: i64) -> Option<String>;
+
+    /// A worker has claimed it.
+    fn claimed(&self, _execution: &str) {}
 }
 
 /// Collects what is wrong. A clone is another handle to the same.
@@ -344,7 +348,7 @@ impl Facts {
             "task claimed" => {
                 self.count("oz_worker_tasks_claimed_total");
                 let execution = line.field("execution_id");
-                self.ever_claimed.insert(execution.to_owned());
+                self.note_claim(execution);
                 if self.stopping {
                     wrong.push(format!("{execution} was claimed after the worker was asked to stop"));
                 }
@@ -435,6 +439,13 @@ impl Facts {
         wrong
     }
 
+    fn note_claim(&mut self, execution: &str) {
+        self.ever_claimed.insert(execution.to_owned());
+        if let Some(truths) = &self.truths {
+            truths.claimed(execution);
+        }
+    }
+
     /// Law: the end that is told is that of the container, or of the Pod.
     fn judge(&self, task: &str, reason: &str, exit_code: i64) -> Option<String> {
         self.truths.as_ref()?.judge(self.claimed.get(task)?, reason, exit_code)
@@ -492,8 +503,17 @@ impl Visit for Line {
     }
 }
 
-/// Listens to the worker's log.
-pub struct Listener(pub Watch);
+/// Listens to the logs of workers, each known by where it runs. What runs elsewhere is the first one's.
+pub struct Listener(pub Vec<(Machine, Watch)>);
+
+impl Listener {
+    fn watch(&self) -> Option<&Watch> {
+        let (_, first) = self.0.first()?;
+        let running = first.journal.executor().running();
+        let own = self.0.iter().find(|(machine, _)| *machine == running);
+        Some(own.map_or(first, |(_, watch)| watch))
+    }
+}
 
 impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -503,7 +523,8 @@ impl Subscriber for Listener {
     fn event(&self, event: &Event<'_>) {
         let mut line = Line::default();
         event.record(&mut line);
-        self.0.journal.note(|| {
+        let Some(watch) = self.watch() else { return };
+        watch.journal.note(|| {
             let mut text = format!("worker: {} {}", event.metadata().level(), line.message);
             for (name, value) in &line.fields {
                 let _ = write!(text, " {name}={value}");
@@ -511,7 +532,7 @@ impl Subscriber for Listener {
             text
         });
         // What an operator does not see is no line of the log.
-        self.0.heard(&line, *event.metadata().level() == tracing::Level::DEBUG);
+        watch.heard(&line, *event.metadata().level() == tracing::Level::DEBUG);
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {

@@ -144,7 +144,7 @@ fn who_leaves_makes_no_job_that_waits_in_line() {
         scene.signal("SIGTERM");
         wait(&scene, "the ends", || active(&scene) <= 1).await;
         cluster.hold_creations(false);
-        let _ = scene.left.recv().await;
+        let _ = scene.left().recv().await;
         let made = (1..HELD).filter(|number| cluster.jobs_of(&format!("E{number}")) > 0).count();
         if made > MOST_CREATIONS {
             scene.watch.violate(format!("{made} Jobs were made"));

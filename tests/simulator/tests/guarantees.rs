@@ -247,7 +247,7 @@ fn a_worker_whose_tasks_do_not_begin_takes_no_other_and_hears_a_cancellation_and
         }
         let asked = scene.executor.now();
         scene.signal("SIGTERM");
-        let _ = scene.left.recv().await;
+        let _ = scene.left().recv().await;
         expect(&scene, "leaving", since(&scene, asked), Duration::from_secs(1));
     }
     on_seeds_direct(drive);

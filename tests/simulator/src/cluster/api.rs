@@ -12,6 +12,7 @@ use super::plan::Plan;
 use super::store::Kind;
 use super::{Cluster, EXECUTION_ID, INSTANCE, TASK_ID};
 use crate::engine::http::Request;
+use crate::executor::Machine;
 use crate::network::Stream;
 
 /// How long it takes for what it does at once.
@@ -22,8 +23,10 @@ const LONGEST: Duration = Duration::from_secs(60);
 const PREFLIGHT: &str = "oz-preflight-";
 /// How long after its end was told what is under way may still start.
 const UNDER_WAY: Duration = Duration::from_secs(10);
-/// How many requests a task may need besides the watches.
+/// How many requests a task may need besides the watches, and how many more when something keeps it from starting for a while:
+/// each time that it would be given up, its Pods are read before.
 const MOST_REQUESTS: u32 = 6;
+const MORE_REQUESTS: u32 = 2;
 
 /// An answer that is there at once.
 pub struct Answer {
@@ -59,10 +62,10 @@ fn missing(name: &str) -> Answer {
 }
 
 impl Cluster {
-    /// Takes one request and answers it.
-    pub(super) async fn answer(&self, stream: &mut Stream) -> io::Result<()> {
+    /// Takes one request of a worker and answers it.
+    pub(super) async fn answer(&self, stream: &mut Stream, machine: Machine) -> io::Result<()> {
         let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
-        let deaths = self.state().deaths;
+        let deaths = self.deaths(machine);
         let mut request = Request::read(stream).await.ok_or_else(gone)?;
         let body = request.json(stream).await.ok_or_else(gone)?;
         let asked = self.executor.now();
@@ -92,7 +95,7 @@ impl Cluster {
             && request.query("continue").is_none()
             && selector.starts_with("oz-worker-hash")
         {
-            self.note_list(kind);
+            self.note_list(machine, kind);
         }
         self.note_request(&path, &body, request.query("fieldSelector").unwrap_or(&selector));
         // A start takes a dozen requests, and is tried again after any that fails.
@@ -115,14 +118,14 @@ impl Cluster {
             ("POST", ["apis", "authorization.k8s.io", ..]) => Answer::ok(json!({"status": {"allowed": true}})),
             ("POST", [.., "jobs"]) => {
                 self.is_let_go(stream).await?;
-                self.create(&body, deaths)
+                self.create(&body, machine, deaths)
             }
             ("GET", [.., "jobs", name]) => match self.state().store.get(Kind::Job, name) {
                 Some(job) => Answer::ok(job.clone()),
                 None => missing(name),
             },
             ("DELETE", [.., "jobs", name]) => self.delete(name, &body),
-            ("PATCH", [.., "jobs", name]) => self.patch(name, &body),
+            ("PATCH", [.., "jobs", name]) => self.patch(name, &body, machine),
             ("GET", [.., "jobs" | "pods"]) => {
                 let limit = request.query("limit").and_then(|limit| limit.parse().ok());
                 self.list(kind.unwrap_or(Kind::Pod), &selector, limit, request.query("continue"))
@@ -174,7 +177,7 @@ impl Cluster {
         self.executor.sleep_until(until).await;
     }
 
-    fn create(&self, body: &Value, deaths: u32) -> Answer {
+    fn create(&self, body: &Value, machine: Machine, deaths: u32) -> Answer {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (name, annotations) = (text(&body["metadata"]["name"]), &body["metadata"]["annotations"]);
         let (task, execution) = (text(&annotations[TASK_ID]), text(&annotations[EXECUTION_ID]));
@@ -207,26 +210,29 @@ impl Cluster {
         let uid = text(&made["metadata"]["uid"]);
         if let Some((_, execution)) = &of {
             self.journal.note(|| format!("cluster: Job {name} of {execution}: {plan:?}, suspended: {is_suspended}"));
-            let is_orphan = self.state().deaths != deaths;
+            let is_orphan = self.deaths(machine) != deaths;
             let mut is_anew = false;
             let jobs = self.truths.note(execution, |truth| {
                 // Nobody knows of the Job that there was before: its worker is gone, or somebody deleted it while the answer was
                 // lost.
                 is_anew = truth.is_orphan || (truth.is_removed && truth.is_disturbed);
                 if is_anew {
-                    *truth = Truth { is_orphan: truth.is_orphan, is_disturbed: true, ..Truth::default() };
+                    let Truth { is_orphan, claimed, given, .. } = std::mem::take(truth);
+                    *truth = Truth { is_orphan, claimed, given, is_disturbed: true, ..Truth::default() };
                 }
                 truth.is_orphan |= is_orphan;
+                truth.holder = Some(machine);
+                truth.job.clone_from(&uid);
                 truth.jobs += 1;
                 if truth.is_orphan { 0 } else { truth.jobs }
             });
             if is_anew {
-                self.watch.begins_anew(execution);
+                self.callers().iter().for_each(|caller| caller.watch.begins_anew(execution));
             }
             if jobs > 1 {
                 self.watch.violate(format!("{execution} has a second Job"));
             }
-            if !self.watch.was_claimed(execution) {
+            if !self.callers().iter().any(|caller| caller.watch.was_claimed(execution)) {
                 self.watch.violate(format!("there is a Job of {execution}, which was not claimed"));
             }
         }
@@ -264,7 +270,7 @@ impl Cluster {
     }
 
     /// Lays annotations over a Job, if it is still what whoever asks has seen.
-    fn patch(&self, name: &str, patch: &Value) -> Answer {
+    fn patch(&self, name: &str, patch: &Value, machine: Machine) -> Answer {
         let Some(job) = self.state().store.get(Kind::Job, name).cloned() else { return missing(name) };
         let seen = &patch["metadata"]["resourceVersion"];
         if !seen.is_null() && *seen != job["metadata"]["resourceVersion"] {
@@ -275,15 +281,18 @@ impl Cluster {
             );
         }
         let Some(uid) = job["metadata"]["uid"].as_str() else { return missing(name) };
-        if self.state().lives.get(uid).is_some_and(|life| life.is_foreign) {
-            self.watch.violate(format!("a worker changes Job {name}, which is somebody else's"));
-        }
         if !patch["metadata"]["uid"].is_null() && patch["metadata"]["uid"] != uid {
             return status(409, "Conflict", "the UID in the precondition does not match the UID in record");
         }
+        if self.state().lives.get(uid).is_some_and(|life| life.is_foreign) {
+            self.watch.violate(format!("a worker changes Job {name}, which is somebody else's"));
+        }
         if !patch["metadata"]["annotations"][INSTANCE].is_null() {
             self.journal.note(|| format!("cluster: {} is taken up", self.name_of(uid)));
-            self.note(uid, |truth| (truth.is_orphan, truth.is_taken_up) = (false, true));
+            let of = self.state().lives.get(uid).and_then(|life| life.of.clone());
+            if let Some((task, execution)) = of {
+                self.taken_up(&task, &execution, machine);
+            }
         }
         self.update(uid, Kind::Job, |job| {
             for (name, value) in patch["metadata"]["annotations"].as_object().into_iter().flatten() {
@@ -331,11 +340,12 @@ impl Cluster {
         let is_look = path.last() == Some(&"pods");
         let truth = self.truths.note(&execution, |truth| {
             truth.looked = if is_look { Some(self.executor.now()) } else { truth.looked };
-            truth.asked = truth.asked.or(Some(self.executor.now()));
             truth.requests += 1;
             truth.clone()
         });
-        if truth.requests > MOST_REQUESTS && !truth.is_disturbed && !self.state().faulty {
+        let is_held_up = truth.is_unplaced || truth.trouble.is_some();
+        let most = MOST_REQUESTS + if is_held_up { MORE_REQUESTS } else { 0 };
+        if truth.requests > most && !truth.is_disturbed && !self.state().faulty {
             let last = path.last().copied().unwrap_or_default();
             self.watch.violate(format!("{execution} takes {} requests, the last for {last}", truth.requests));
         }
@@ -343,19 +353,20 @@ impl Cluster {
 
     /// Laws: a task starts once, while its worker holds a slot for it, and not after its end was told.
     pub(super) fn check_start(&self, task: &str, execution: &str, truth: &Truth) {
+        let watch = self.watch_of(truth.holder);
         if truth.starts > 1 && !truth.is_orphan {
             self.watch.violate(format!("{execution} starts a second time on the cluster"));
         }
         match &truth.told {
             Some((at, reason)) => {
                 let is_late = self.executor.now() > *at + UNDER_WAY && !truth.is_disturbed;
-                if is_late && !truth.is_orphan {
+                if is_late && !truth.is_orphan && !truth.is_shared {
                     self.watch.violate(format!("{execution} starts although it is told to have ended by {reason}"));
                 }
             }
             // Who is asked twice to leave waits for no answer.
-            None if truth.is_orphan || truth.is_taken_up || self.watch.is_stopping() => {}
-            None => self.watch.started(crate::process::Kind::Agent, task, execution),
+            None if truth.is_orphan || truth.is_taken_up || watch.is_stopping() => {}
+            None => watch.started(crate::process::Kind::Agent, task, execution),
         }
     }
 }

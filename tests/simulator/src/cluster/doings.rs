@@ -71,7 +71,7 @@ impl Cluster {
     fn restart(&self) {
         let length = self.executor.duration(Duration::from_millis(100), Duration::from_secs(300));
         self.journal.note(|| format!("cluster: the API server is restarted, and away for {length:?}"));
-        self.way.set_outage(true);
+        self.set_outage(true);
         let stopped = std::mem::replace(&mut self.state().stopped, async_channel::bounded(1));
         stopped.0.close();
         let (own, forgets) = (self.clone(), self.executor.chance(50));
@@ -80,8 +80,13 @@ impl Cluster {
             if forgets {
                 own.state().store.compact();
             }
-            own.way.set_outage(false);
+            own.set_outage(false);
         });
+    }
+
+    /// Whether nobody can reach the API server.
+    fn set_outage(&self, outage: bool) {
+        self.callers().iter().for_each(|caller| caller.way.set_outage(outage));
     }
 
     /// A namespace has no room for a while.

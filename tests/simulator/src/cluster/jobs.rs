@@ -13,6 +13,9 @@ use crate::executor::OUTSIDE;
 /// How soon it tries again when it could not make a Pod.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// How long a Pod may be there and not be seen, since it is gone before its Job was.
+const BRIEF: Duration = Duration::from_secs(1);
+
 /// What the controller does next.
 enum Next {
     /// The Job is gone.
@@ -37,7 +40,7 @@ impl Cluster {
 
     pub(super) fn life(name: &str, of: Option<(String, String)>, is_foreign: bool, plan: Plan) -> Life {
         let (name, changed) = (name.to_owned(), async_channel::bounded(1));
-        Life { name, pod: String::new(), of, is_foreign, plan, pods: 0, changed }
+        Life { name, pod: String::new(), of, is_foreign, plan, pods: 0, made: Duration::ZERO, changed }
     }
 
     async fn control(&self, uid: &str) {
@@ -115,6 +118,7 @@ impl Cluster {
                 return Next::Wait(Some(until));
             }
             drop(state);
+            self.note(uid, |truth| truth.is_expired = true);
             self.remove_job(uid);
             return Next::Gone;
         }
@@ -157,6 +161,7 @@ impl Cluster {
         }
         let Some(life) = state.lives.get_mut(uid) else { return true };
         life.pods += 1;
+        life.made = self.executor.now();
         life.pod = format!("{}-{suffix:08x}", life.name);
         let name = life.pod.clone();
         let mut pod = job["spec"]["template"].clone();
@@ -196,10 +201,12 @@ impl Cluster {
     pub(super) fn remove_pod(&self, uid: &str) {
         let mut state = self.state();
         let Some(life) = state.lives.get_mut(uid) else { return };
-        let name = std::mem::take(&mut life.pod);
+        let (name, is_brief) = (std::mem::take(&mut life.pod), self.executor.now() < life.made + BRIEF);
         state.store.remove(Kind::Pod, &name);
         state.nudge(uid);
         state.make_room();
+        drop(state);
+        self.note(uid, |truth| truth.is_brief |= is_brief);
     }
 
     /// Whoever deletes a Job: it is gone at once, and its Pod soon after.

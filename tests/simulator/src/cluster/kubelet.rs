@@ -161,7 +161,7 @@ impl Cluster {
     /// The task's container starts.
     fn starts(&self, uid: &str) {
         let of = self.state().lives.get(uid).and_then(|life| life.of.clone());
-        let Some((task, execution)) = of else { return };
+        let Some((task, execution)) = of.filter(|(_, execution)| self.truths.of(execution).job == uid) else { return };
         self.journal.note(|| format!("cluster: {execution} starts"));
         let truth = self.truths.note(&execution, |truth| {
             truth.starts += 1;

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::plan::Trouble;
+use crate::executor::Machine;
 use crate::journal::Journal;
-use crate::scene::MACHINE;
 use crate::watch::Judge;
 
 /// A moment that an object shows is one of whole seconds: two within this may be told in either order.
@@ -15,7 +15,7 @@ const SAME_MOMENT: Duration = Duration::from_secs(1);
 
 /// After how long the end of a task is surely seen that nothing disturbs.
 const SEEN: Duration = Duration::from_secs(15);
-/// How soon nothing is told to be out of reach: a call is repeated for two minutes, the first of which may not arrive.
+/// How soon nothing is told to be out of reach: a call is repeated for two minutes.
 const IMPATIENT: Duration = Duration::from_secs(50);
 /// How long after the last fault what was asked for amid faults may still be tried again.
 const AFTERMATH: Duration = Duration::from_secs(200);
@@ -33,6 +33,8 @@ pub struct Truths {
 #[derive(Debug, Default, Clone)]
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub struct Truth {
+    /// The UID of the Job that was made last: what becomes of the Pod of one before, which somebody deleted, is no end of it.
+    pub job: String,
     /// How many Jobs were made for it, and how often its task was started.
     pub jobs: u32,
     pub starts: u32,
@@ -48,6 +50,10 @@ pub struct Truth {
     pub is_threatened: bool,
     /// Whether somebody who is no worker deleted its Job or Pod.
     pub is_removed: bool,
+    /// Whether its Pod was gone a moment after it was made.
+    pub is_brief: bool,
+    /// Whether its Job was removed, since it had finished for long.
+    pub is_expired: bool,
     /// When its Job had taken longer than it may.
     pub deadline: Option<Duration>,
     /// Whether its Job says that it failed.
@@ -62,14 +68,20 @@ pub struct Truth {
     pub is_orphan: bool,
     /// Whether another worker has taken it up: it says so a moment later.
     pub is_taken_up: bool,
+    /// Which worker has it: who made its Job or took that up; before, who claimed it first.
+    pub holder: Option<Machine>,
+    /// The workers that have claimed it, and live: the server gave it to them.
+    pub given: BTreeSet<Machine>,
+    /// Whether the server ever gave it to two at once: both may tell its end then.
+    pub is_shared: bool,
     /// Whether somebody else's Job has the name that its own would have.
     pub is_name_taken: bool,
     /// When its end was told, and by which reason.
     pub told: Option<(Duration, String)>,
     /// When its Pods were read last.
     pub looked: Option<Duration>,
-    /// When the first request about it came, and how many there were.
-    pub asked: Option<Duration>,
+    /// When a worker claimed it first, and how many requests about it came since.
+    pub claimed: Option<Duration>,
     pub requests: u32,
 }
 
@@ -102,11 +114,14 @@ impl Truths {
         });
     }
 
-    /// The worker is gone. Ends that it may not have told are told again: of those executions.
-    pub fn orphan(&self, untold: &BTreeSet<String>) {
+    /// A worker is gone. Of what it had, ends that it may not have told are told again: of those executions.
+    pub fn orphan(&self, machine: Machine, untold: &BTreeSet<String>) {
         for (execution, truth) in self.all.lock().unwrap().iter_mut() {
-            (truth.is_orphan, truth.is_disturbed) = (true, true);
-            truth.told.take_if(|_| untold.contains(execution));
+            truth.given.remove(&machine);
+            if truth.holder.is_none_or(|holder| holder == machine) {
+                (truth.is_orphan, truth.is_disturbed) = (true, true);
+                truth.told.take_if(|_| untold.contains(execution));
+            }
         }
     }
 }
@@ -126,51 +141,80 @@ impl Truth {
             moment.is_some_and(|moment| self.end.is_none_or(|(at, code, _)| code != 0 && moment <= at + SAME_MOMENT))
         };
         let waits_for = |reasons: &[&str]| reasons.contains(&reason);
+        // A machine that slept has seen as little meanwhile as one whose watches fail.
+        let has_slept = woken.is_some_and(|woken| self.claimed.is_none_or(|claimed| claimed <= woken));
+        let is_disturbed = self.is_disturbed || has_slept;
         match reason {
             "" => self.end.is_some_and(|(_, code, _)| code == 0),
-            "cancelled" => !self.end.is_some_and(|(at, code, _)| code == 0 && !self.is_disturbed && at + SEEN < now),
+            "cancelled" => !self.end.is_some_and(|(at, code, _)| code == 0 && !is_disturbed && at + SEEN < now),
             // 143 stands for what nobody saw the end of.
             "container_exit" => {
-                let is_unseen = self.is_removed || (self.disrupted.is_some() && self.is_disturbed);
+                let is_gone = self.disrupted.is_some() || self.is_expired;
+                let is_unseen = self.is_removed || (is_gone && is_disturbed);
                 ended_by(exit_code, false) || (exit_code == 143 && is_unseen && self.starts > 0)
             }
             "container_oom" => ended_by(exit_code, true),
             "init_container" => self.init.map(i64::from) == Some(exit_code),
             "evicted" => {
                 // Of a Pod whose end nobody saw only this is known.
-                let is_unseen = self.disrupted.is_some() && self.is_disturbed;
+                let is_unseen = self.disrupted.is_some() && is_disturbed;
                 let is_threatened = self.is_threatened && (self.is_removed || self.deadline.is_some());
                 came_first(self.disrupted) || is_unseen || is_threatened
             }
             // Of a Pod whose end nobody saw only this is known.
-            "active_deadline" => came_first(self.deadline) || (self.deadline.is_some() && self.is_disturbed),
+            "active_deadline" => came_first(self.deadline) || (self.deadline.is_some() && is_disturbed),
             "unschedulable" => was_idle && self.is_unplaced,
             // What Jobs say of themselves stands for what cannot be seen of their Pods.
             "job_failed" => {
-                self.trouble == Some(Trouble::Refused) || (self.has_failed && (self.is_disturbed || self.is_removed))
+                let is_unseen = is_disturbed || self.is_removed || self.is_brief;
+                self.trouble == Some(Trouble::Refused) || (self.has_failed && is_unseen)
             }
             // Of one whose answer was lost nobody knows; it is deleted later.
             "job_create" => {
                 // By a worker's clock that did not stand still while its machine slept.
                 let was_awake = woken.is_none_or(|woken| woken + IMPATIENT < now);
-                let is_soon = was_awake && self.asked.is_some_and(|asked| asked + IMPATIENT > now);
-                self.is_name_taken || (self.is_disturbed && !is_soon)
+                let is_soon = was_awake && self.claimed.is_some_and(|claimed| claimed + IMPATIENT > now);
+                self.is_name_taken || (is_disturbed && !is_soon)
             }
-            "job_watch" => self.is_removed || self.is_disturbed,
+            "job_watch" => self.is_removed || is_disturbed,
             _ => was_idle && self.trouble.is_some_and(|trouble| waits_for(trouble.reasons())),
         }
     }
 }
 
-impl Judge for Truths {
+/// What one worker tells, held against what is true.
+pub struct Eye {
+    pub truths: Truths,
+    /// Where the worker runs.
+    pub machine: Machine,
+}
+
+impl Judge for Eye {
+    fn claimed(&self, execution: &str) {
+        let now = self.truths.journal.now();
+        self.truths.note(execution, |truth| {
+            truth.claimed.get_or_insert(now);
+            truth.given.insert(self.machine);
+            truth.is_shared |= truth.given.len() > 1;
+            if truth.is_orphan || truth.holder.is_none() {
+                truth.holder = Some(self.machine);
+            }
+        });
+    }
+
     fn judge(&self, execution: &str, reason: &str, exit_code: i64) -> Option<String> {
-        let (now, woken) = (self.journal.now(), self.journal.executor().last_woken(MACHINE));
-        self.note(execution, |truth| {
+        let (journal, machine) = (&self.truths.journal, self.machine);
+        let (now, woken) = (journal.now(), journal.executor().last_woken(machine));
+        self.truths.note(execution, |truth| {
             let told = if reason.is_empty() { "success" } else { reason };
             let is_true = truth.is_end(now, woken, reason, exit_code);
             let seen = format!("{truth:?}");
             let before = truth.told.replace((now, told.to_owned()));
-            if let Some((_, before)) = before.filter(|_| !truth.is_orphan) {
+            // Law: only who has it tells how it ended.
+            if truth.holder.is_some_and(|holder| holder != machine) && !truth.given.contains(&machine) {
+                return Some(format!("{execution} is told to have ended by {told}, by a worker that does not have it"));
+            }
+            if let Some((_, before)) = before.filter(|_| !truth.is_orphan && !truth.is_shared) {
                 return Some(format!("{execution} is told to have ended by {told}, and was by {before}"));
             }
             (!is_true).then(|| format!("{execution} is told to have ended by {told} {exit_code}, but {seen}"))

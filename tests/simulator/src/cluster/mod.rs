@@ -1,10 +1,11 @@
 //! A cluster: an API server behind the real bytes of its API, and what acts on it, each in a file of its own.
 //!
-//! What workers call is in `api` and `watches`, what it keeps in `store`. Pods come from the Job controller (`jobs`), get a node
-//! from the `scheduler`, run on a `kubelet`; `nodes` fail and are made free; `doings` are those of everybody else, and `creations`
-//! may be held up.
+//! What workers call is in `api` and `watches`, who they are in `callers`, what it keeps in `store`. Pods come from the Job
+//! controller (`jobs`), get a node from the `scheduler`, run on a `kubelet`; `nodes` fail and are made free; `doings` are those of
+//! everybody else, and `creations` may be held up.
 
 mod api;
+mod callers;
 mod creations;
 mod doings;
 mod jobs;
@@ -16,7 +17,7 @@ mod scheduler;
 mod store;
 mod watches;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -24,10 +25,10 @@ use async_channel::{Receiver, Sender};
 use serde_json::{Value, json};
 
 use crate::engine::EPOCH;
-use crate::executor::{Executor, OUTSIDE};
+use crate::executor::Executor;
 use crate::journal::Journal;
-use crate::network::{Network, Stream};
 use crate::watch::Watch;
+use callers::Caller;
 use creations::Creations;
 pub use laws::Truths;
 use nodes::Node;
@@ -60,8 +61,6 @@ pub struct Cluster {
     journal: Journal,
     watch: Watch,
     truths: Truths,
-    /// The way to its API server.
-    pub way: Network,
     state: Arc<Mutex<State>>,
 }
 
@@ -84,9 +83,8 @@ struct State {
     stopped: (Sender<()>, Receiver<()>),
     hangs_until: Duration,
     lists: Lists,
+    callers: Vec<Caller>,
     creations: Creations,
-    /// How often a worker was killed: what it asked for before is its Job's orphan.
-    deaths: u32,
     requests: u32,
 }
 
@@ -100,15 +98,15 @@ struct Life {
     is_foreign: bool,
     plan: Plan,
     pods: u32,
+    /// When that was.
+    made: Duration,
     /// Closed by the next change of the Job or its Pod.
     changed: (Sender<()>, Receiver<()>),
 }
 
 impl Cluster {
-    /// A cluster on which nothing ever ran.
+    /// A cluster on which nothing ever ran, and that no worker knows.
     pub fn new(executor: &Executor, journal: &Journal, watch: &Watch) -> Self {
-        let (way, accepted) = Network::new(executor, journal);
-        way.set_sturdy();
         let state = State {
             faulty: false,
             rough: false,
@@ -121,27 +119,17 @@ impl Cluster {
             stopped: async_channel::bounded(1),
             hangs_until: Duration::ZERO,
             lists: Lists::default(),
+            callers: Vec::new(),
             creations: Creations::default(),
-            deaths: 0,
             requests: 0,
         };
-        let cluster = Self {
+        Self {
             executor: executor.clone(),
             journal: journal.clone(),
             watch: watch.clone(),
             truths: Truths::new(journal),
-            way,
             state: Arc::new(Mutex::new(state)),
-        };
-        watch.judge_by(cluster.truths.clone());
-        let own = cluster.clone();
-        executor.spawn(OUTSIDE, async move {
-            while let Ok(stream) = accepted.recv().await {
-                let cluster = own.clone();
-                own.executor.spawn(OUTSIDE, async move { cluster.serve(stream).await });
-            }
-        });
-        cluster
+        }
     }
 
     /// Whether the API server and the way to it misbehave from now on, by chance, and whether Pods do.
@@ -150,7 +138,7 @@ impl Cluster {
         (state.faulty, state.rough) = (faulty, rough);
         drop(state);
         self.truths.disturb(faulty);
-        self.way.set_faulty(faulty);
+        self.callers().iter().for_each(|caller| caller.way.set_faulty(faulty));
     }
 
     /// All faults are over.
@@ -161,22 +149,7 @@ impl Cluster {
         state.nodes.iter_mut().for_each(Node::heal);
         state.make_room();
         drop(state);
-        self.way.heal();
-    }
-
-    /// A worker was killed, or has left.
-    pub fn lost(&self) {
-        let mut state = self.state();
-        let mut untold = BTreeSet::new();
-        for (_, job) in state.store.all(Kind::Job) {
-            let annotations = &job["metadata"]["annotations"];
-            if annotations[TOLD].is_null() {
-                untold.extend(annotations[EXECUTION_ID].as_str().map(str::to_owned));
-            }
-        }
-        self.truths.orphan(&untold);
-        state.lists = Lists::default();
-        state.deaths += 1;
+        self.callers().iter().for_each(|caller| caller.way.heal());
     }
 
     /// The Jobs that should not be there: not those that failed or are to be kept, once that is told.
@@ -222,15 +195,6 @@ impl Cluster {
         self.state.lock().unwrap()
     }
 
-    async fn serve(&self, mut stream: Stream) {
-        let stopped = self.state().stopped.1.clone();
-        let breaks = async {
-            let _ = stopped.recv().await;
-        };
-        let answered = async { while self.answer(&mut stream).await.is_ok() {} };
-        futures_lite::FutureExt::or(answered, breaks).await;
-    }
-
     /// A moment as objects show it.
     fn moment(&self) -> String {
         humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(EPOCH) + self.executor.now()).to_string()
@@ -263,7 +227,7 @@ impl Cluster {
     /// What is noted about the execution of a Job, if it is a task's.
     fn note(&self, uid: &str, what: impl FnOnce(&mut laws::Truth)) {
         let execution = self.state().lives.get(uid).and_then(|life| Some(life.of.clone()?.1));
-        if let Some(execution) = execution {
+        if let Some(execution) = execution.filter(|execution| self.truths.of(execution).job == uid) {
             self.truths.note(&execution, what);
         }
     }

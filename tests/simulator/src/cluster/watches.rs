@@ -11,6 +11,7 @@ use super::Cluster;
 use super::api::{Answer, status};
 use super::store::{Kind, is_selected};
 use crate::engine::http;
+use crate::executor::Machine;
 use crate::network::Stream;
 
 /// How often a watch says which version it is at. Real ones do about once a minute.
@@ -25,10 +26,17 @@ pub struct Lists {
     /// What is left of lists that came in pages, by their tokens, with the version that they are of.
     pages: BTreeMap<String, (u64, Vec<Value>)>,
     serial: u64,
-    /// When each kind was listed last.
-    asked: BTreeMap<Kind, VecDeque<Duration>>,
+    /// When each worker listed each kind last.
+    asked: BTreeMap<(Machine, Kind), VecDeque<Duration>>,
     /// How many watches of each kind are open.
     open: BTreeMap<Kind, usize>,
+}
+
+impl Lists {
+    /// That worker is gone: another one begins with lists.
+    pub fn forget(&mut self, machine: Machine) {
+        self.asked.retain(|(of, _), _| *of != machine);
+    }
 }
 
 impl Cluster {
@@ -64,10 +72,10 @@ impl Cluster {
     }
 
     /// Law: at most one list a second.
-    pub(super) fn note_list(&self, kind: Kind) {
+    pub(super) fn note_list(&self, machine: Machine, kind: Kind) {
         let now = self.executor.now();
         let mut state = self.state();
-        let asked = state.lists.asked.entry(kind).or_default();
+        let asked = state.lists.asked.entry((machine, kind)).or_default();
         asked.push_back(now);
         if asked.len() > MOST_LISTS
             && let Some(first) = asked.pop_front()

@@ -35,6 +35,8 @@ struct Entry {
     /// What was seen and nobody was told.
     job: Option<Box<Job>>,
     pod: Option<Box<Pod>>,
+    /// A Pod that was there and is gone: its UID, and its last state.
+    gone: Option<(String, Option<Box<Pod>>)>,
     /// Whether whoever followed it is done with it: nothing of it is kept any more.
     is_done: bool,
     /// Whether it was seen at all, and how many lists since it is followed did not have it.
@@ -53,6 +55,9 @@ impl Followers {
         }
         if let Some(pod) = entry.pod.take() {
             let _ = sender.unbounded_send(Sighting::Pod(pod));
+        }
+        if let Some((uid, last)) = entry.gone.take() {
+            let _ = sender.unbounded_send(Sighting::PodGone(uid, last));
         }
         (entry.follower, entry.is_done) = (Some(sender), false);
         receiver
@@ -118,7 +123,7 @@ impl Followers {
         if let Some(follower) = &entry.follower {
             let _ = follower.unbounded_send(Sighting::Pod(pod));
         } else if !entry.is_done {
-            entry.pod = Some(pod);
+            (entry.pod, entry.gone) = (Some(pod), None);
         }
     }
 
@@ -127,7 +132,9 @@ impl Followers {
         let Some(entry) = all.get_mut(of) else { return };
         match &entry.follower {
             Some(follower) => drop(follower.unbounded_send(Sighting::PodGone(uid.to_owned(), last.map(Box::new)))),
-            None if entry.is_seen => entry.pod = None,
+            // How it was last may be how the task ended: whoever has made its Job may not know of that yet.
+            None if entry.is_seen && !entry.is_done => entry.gone = Some((uid.to_owned(), last.map(Box::new))),
+            None if entry.is_seen => {}
             None => drop(all.remove(of)),
         }
     }
@@ -216,6 +223,15 @@ mod tests {
         followers.let_go(Box::new(job("j")), Some(Pod::default()));
         assert_eq!(followers.unfollowed(|_| true).len(), 1);
         assert_eq!(told(&mut followers.follow("j")), "job pod ");
+    }
+
+    #[test]
+    fn a_pod_that_came_and_went_before_anybody_followed_its_job_is_told() {
+        let followers = Followers::default();
+        followers.job_seen(job("j"));
+        followers.pod_seen("j", Pod::default());
+        followers.pod_gone("j", "p", Some(Pod::default()));
+        assert_eq!(told(&mut followers.follow("j")), "job pod pod-gone ");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use oz_worker_telemetry::{TaskStep, TaskTrace};
 use tracing::warn;
 
 use super::begin::{events, pods};
+use super::cluster::Call;
 use super::followers::Sighting;
 use super::held::{Created, Ended, Key};
 use super::names::INSTANCE;
@@ -220,6 +221,7 @@ impl<R: Host> Shared<R> {
                 }
                 return None;
             }
+            Next::LookAtJob => return self.look_at_job(created, verdict).await,
             Next::Wait(until) => until,
         };
         let late = async {
@@ -244,6 +246,22 @@ impl<R: Host> Shared<R> {
             Some(Sighting::Pod(pod)) => verdict.pod(now, *pod),
             Some(Sighting::PodGone(uid, last)) => verdict.pod_gone(now, &uid, last.map(|last| *last)),
             Some(Sighting::Blind(why)) => return Some(unwatched(&why)),
+        }
+        None
+    }
+
+    /// Reads the Job for what no watch has shown of it. Whether it can be read or not: how its container ended is known.
+    async fn look_at_job(&self, created: &Created, verdict: &mut Verdict) -> Option<End> {
+        let read = self.cluster.ask::<Job>(&Call::get(self.cluster.job(&created.name))).await;
+        let now = self.cluster.runtime().now();
+        match read {
+            Ok(job) if job.metadata.uid != created.uid => verdict.job_gone(now, None),
+            Ok(job) if self.is_anothers(created, job.annotation(INSTANCE)) => {
+                return Some(End::Anothers(Box::new(job)));
+            }
+            Ok(job) => verdict.looked_at_job(now, Some(job)),
+            Err(error) if error.is_missing() => verdict.job_gone(now, None),
+            Err(_) => verdict.looked_at_job(now, None),
         }
         None
     }

@@ -71,6 +71,8 @@ pub struct Verdict {
     bound: Option<Instant>,
     /// Since when an image cannot be pulled, and why.
     pull: Option<(Instant, PullFault)>,
+    /// Since when the Pod is known to be gone whose last state may still come: it was missing when the Pods were read.
+    missing: Option<Instant>,
     /// Since when the Pod is being deleted.
     deleting: Option<Instant>,
     /// Whether the task's container was seen running in this Pod.
@@ -81,6 +83,8 @@ pub struct Verdict {
     asked: BTreeSet<Occasion>,
     /// Whether the Pods were read since anything was seen: a watch may be behind, and nobody knows.
     is_fresh: bool,
+    /// Whether the Job was read since anything was seen of its Pod: its watch may be behind too.
+    is_job_fresh: bool,
 }
 
 /// What to do next.
@@ -91,6 +95,8 @@ pub enum Next {
     Ask(String),
     /// Read the Job's Pods, tell them, and look again.
     Look,
+    /// Read the Job, tell it, and look again.
+    LookAtJob,
     /// Look again when something was seen, and at this moment at the latest.
     Wait(Option<Instant>),
 }
@@ -116,12 +122,14 @@ impl Verdict {
             unplaced: Stopwatch::NEW,
             bound: None,
             pull: None,
+            missing: None,
             deleting: None,
             ran: false,
             undecided: None,
             events: Vec::new(),
             asked: BTreeSet::new(),
             is_fresh: false,
+            is_job_fresh: false,
         }
     }
 
@@ -151,7 +159,7 @@ impl Verdict {
         } else if self.pod.last.as_ref().is_some_and(|last| last.metadata.uid != pod.metadata.uid) {
             return;
         }
-        self.is_fresh = false;
+        (self.is_fresh, self.is_job_fresh) = (false, false);
         self.note(now, pod);
     }
 
@@ -159,12 +167,23 @@ impl Verdict {
     pub fn looked(&mut self, now: Instant, pods: Vec<Pod>) {
         let known = self.pod.last.as_ref().map(|pod| pod.metadata.uid.clone());
         if known.is_some_and(|known| pods.iter().all(|pod| pod.metadata.uid != known)) {
-            self.pod.gone.get_or_insert(now);
+            let gone = *self.pod.gone.get_or_insert(now);
+            self.missing.get_or_insert(gone);
         }
+        let is_job_fresh = self.is_job_fresh;
         for pod in pods {
             self.pod(now, pod);
         }
-        self.is_fresh = true;
+        (self.is_fresh, self.is_job_fresh) = (true, is_job_fresh);
+    }
+
+    /// The Job was read, or could not be: then what is known has to do.
+    pub fn looked_at_job(&mut self, now: Instant, job: Option<Job>) {
+        let is_fresh = self.is_fresh;
+        if let Some(job) = job {
+            self.job(now, job);
+        }
+        (self.is_fresh, self.is_job_fresh) = (is_fresh, true);
     }
 
     /// A Pod of the Job is gone. Its last state, if it is known.
@@ -175,7 +194,7 @@ impl Verdict {
         if let Some(pod) = pod {
             self.note(now, pod);
         }
-        self.is_fresh = false;
+        (self.is_fresh, self.is_job_fresh, self.missing) = (false, false, None);
         self.pod.gone.get_or_insert(now);
     }
 
@@ -207,7 +226,8 @@ impl Verdict {
     }
 
     fn forget_pod(&mut self) {
-        (self.bound, self.pull, self.deleting, self.undecided, self.ran) = (None, None, None, None, false);
+        (self.bound, self.pull, self.missing, self.deleting, self.undecided) = (None, None, None, None, None);
+        self.ran = false;
         self.pod = Seen::NOTHING;
         self.events.clear();
     }
@@ -283,9 +303,10 @@ impl Verdict {
         }
     }
 
-    /// What keeps it from beginning; nothing does once its Pod is gone.
+    /// What keeps it from beginning; nothing does once its Pod is gone, or its Job is gone or has finished.
     fn beginning(&mut self, now: Instant, wake: &mut Wake) -> Option<Next> {
-        if self.pod.gone.is_some() {
+        let is_over = self.job.last.as_ref().is_some_and(Job::is_finished);
+        if is_over || self.pod.gone.is_some() || self.job.gone.is_some() {
             return None;
         }
         self.image(now, wake).or_else(|| self.placement(now, wake)).or_else(|| self.start(now, wake))
@@ -296,7 +317,12 @@ impl Verdict {
         if gives_up && let Some(look) = self.look_first() {
             return look;
         }
-        if let Some(ask) = self.ask(Occasion::Ending) {
+        if gives_up && self.has_no_pod() {
+            // Whether there was one and is no more only the Job says. Its events were asked for by now.
+            if let Some(look) = self.look_at_job_first() {
+                return look;
+            }
+        } else if let Some(ask) = self.ask(Occasion::Ending) {
             return ask;
         }
         let warnings = self.events.iter().filter(|event| event.is_warning() && !message.contains(&event.message));
@@ -308,9 +334,19 @@ impl Verdict {
         Next::End(Ending { outcome: Outcome::Failed(Failure::new(reason, message)), warning: None, gives_up })
     }
 
+    /// Whether its Job is there, and no Pod was ever seen.
+    const fn has_no_pod(&self) -> bool {
+        self.pod.last.is_none() && self.job.gone.is_none()
+    }
+
     /// To be done before an end that only hangs on what was not seen.
     fn look_first(&self) -> Option<Next> {
         (!self.is_fresh && self.job.gone.is_none()).then_some(Next::Look)
+    }
+
+    /// To be done before the end of a Pod that was taken away is told without a reason: the Job may know it.
+    fn look_at_job_first(&self) -> Option<Next> {
+        (!self.is_job_fresh && self.job.gone.is_none()).then_some(Next::LookAtJob)
     }
 
     fn ask(&mut self, occasion: Occasion) -> Option<Next> {

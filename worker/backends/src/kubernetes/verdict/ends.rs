@@ -90,6 +90,9 @@ impl Verdict {
             if !is_explained && !wake.is_due(until, now) {
                 return Next::Wait(wake.at());
             }
+            if !is_explained && let Some(look) = self.look_at_job_first() {
+                return look;
+            }
         }
         let failure = Failure { reason, exit_code: ended.exit_code, message: format!("{}: {message}", self.place()) };
         Next::End(Ending { outcome: Outcome::Failed(failure), warning: None, gives_up: false })
@@ -143,11 +146,16 @@ impl Verdict {
                 return None;
             }
         } else {
-            let is_explained = self.pod.last.is_some() && (self.job.gone.is_some() || self.job_failed().is_some());
-            let until = self.undecided.get_or_insert(now).plus(REASON_DELAY);
+            let is_job_over = self.job.gone.is_some() || self.job_failed().is_some();
+            let is_explained = self.missing.is_none() && self.pod.last.is_some() && is_job_over;
+            let delay = if self.missing.is_some() { STATE_DELAY } else { REASON_DELAY };
+            let until = self.undecided_since(now).plus(delay);
             if !is_explained && !wake.is_due(until, now) {
                 return None;
             }
+        }
+        if let Some(look) = self.look_at_job_first() {
+            return Some(look);
         }
         if self.ran {
             if is_pod_there && let Some(look) = self.look_first() {
@@ -158,6 +166,12 @@ impl Verdict {
             return Some(Next::End(Ending { outcome: Outcome::Failed(failure), warning: None, gives_up: true }));
         }
         Some(self.fail(FailureReason::JobWatch, &format!("somebody deleted the {what} before the task ran"), true))
+    }
+
+    /// Since when what is known could be the end, and more may come: from when a Pod was found missing, if it was.
+    fn undecided_since(&mut self, now: Instant) -> Instant {
+        let undecided = *self.undecided.get_or_insert(now);
+        self.missing.map_or(undecided, |missing| missing.max(undecided))
     }
 
     /// What the Job itself says, where the Pod says nothing.
@@ -175,7 +189,7 @@ impl Verdict {
             // Its last state is still to come.
             return None;
         }
-        let until = self.undecided.get_or_insert(now).plus(STATE_DELAY);
+        let until = self.undecided_since(now).plus(STATE_DELAY);
         if !wake.is_due(until, now) {
             return None;
         }

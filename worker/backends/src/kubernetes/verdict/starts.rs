@@ -104,7 +104,9 @@ impl Verdict {
         if !wake.is_due(until, now) {
             return None;
         }
-        if let Some(ask) = self.ask(Occasion::Ending) {
+        if !self.has_no_pod()
+            && let Some(ask) = self.ask(Occasion::Ending)
+        {
             return Some(ask);
         }
         let scaling = self.events.iter().rfind(|event| OF_AUTOSCALERS.contains(&event.reason.as_str()));
