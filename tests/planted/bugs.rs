@@ -346,7 +346,7 @@ planted! {
         => "Standing::Foreign => self.clear(&there).await?,"
     }
     a_creation_that_fails_is_not_tried_again {
-        Cluster, "is told to have ended by job_create", "worker/backends/src/kubernetes/cluster.rs",
+        Cluster, "is told to have ended by job_create", "worker/backends/src/kubernetes/error.rs",
         "if now.since(self.begun) >= patience {"
         => "if now.since(self.begun) >= patience / 100 {"
     }

@@ -370,9 +370,10 @@ impl<R: Host> Engine<R> {
         let exchanged = within(&self.runtime, call.silence, async {
             let (line, said) = within(&self.runtime, Some(SILENCE), self.connect()).await?;
             let answered = async {
-                let client = match call.is_lasting {
-                    true => HttpClient::lasting(line, LASTING_BUFFER).await?,
-                    false => HttpClient::new(line).await?,
+                let client = if call.is_lasting {
+                    HttpClient::lasting(line, LASTING_BUFFER).await?
+                } else {
+                    HttpClient::new(line).await?
                 };
                 client.send(request).await
             };

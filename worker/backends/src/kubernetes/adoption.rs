@@ -11,7 +11,8 @@ use tracing::{info, warn};
 
 use super::Shared;
 use super::begin::no_patch;
-use super::cluster::{ApiError, Call};
+use super::cluster::Call;
+use super::error::ApiError;
 use super::held::{Created, Key};
 use super::instance::{Instance, OwnPod};
 use super::names::{EXECUTION_ID, INSTANCE, TASK_ID};

@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use super::access::{Access, SERVICE_ACCOUNT, in_cluster};
-use super::cluster::{ApiError, Call, Cluster, Tries};
+use super::cluster::{Call, Cluster};
 use super::credentials::Credentials;
+use super::error::{ApiError, Tries};
 use super::instance::OwnPod;
 use super::kubeconfig::Kubeconfig;
 use super::names::hash;

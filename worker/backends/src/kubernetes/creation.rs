@@ -12,7 +12,8 @@ use oz_worker_runtime::Host;
 use oz_worker_text::line::quoted;
 
 use super::Shared;
-use super::cluster::{ApiError, Call, CallTurn, Kind, Tries};
+use super::cluster::{Call, CallTurn, Kind};
+use super::error::{ApiError, Tries};
 use super::held::Created;
 use super::job::{self, Frame};
 use super::names::{INSTANCE, Identity, Standing};

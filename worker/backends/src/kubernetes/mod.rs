@@ -10,6 +10,7 @@ mod begin;
 mod cluster;
 mod creation;
 mod credentials;
+mod error;
 mod followers;
 mod held;
 mod instance;

@@ -9,7 +9,8 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::Shared;
-use super::cluster::{ApiError, Call, Kind, refused};
+use super::cluster::{Call, Kind, refused};
+use super::error::ApiError;
 use super::held::Created;
 use super::scripts::plain;
 use super::template::TASK;

@@ -11,7 +11,8 @@ use tracing::warn;
 
 use super::Shared;
 use super::begin::delete_options;
-use super::cluster::{ApiError, Call};
+use super::cluster::Call;
+use super::error::ApiError;
 use super::held::{Created, Ended, Key};
 use super::names::{Identity, Standing, TOLD};
 use super::objects::Job;

@@ -9,7 +9,8 @@ use oz_worker_core::time::Instant;
 use oz_worker_runtime::Host;
 use tracing::{info, warn};
 
-use super::cluster::{ApiError, CREDENTIAL_PATIENCE, Call, Cluster, Opened, PATIENCE, refused};
+use super::cluster::{Call, Cluster, Opened, refused};
+use super::error::{ApiError, CREDENTIAL_PATIENCE, PATIENCE};
 use super::followers::Followers;
 use super::objects::{Job, Pod, Watched};
 use super::watch::{Happening, Request, SILENCE, Step, Watch};
