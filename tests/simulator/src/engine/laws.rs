@@ -17,6 +17,8 @@ pub struct Truth {
     pub end: Option<(i64, bool)>,
     /// Whether somebody who is no worker removed its container.
     pub is_gone: bool,
+    /// Whether the worker that made its container was killed, or has left.
+    pub is_orphan: bool,
 }
 
 impl Truths {
@@ -24,9 +26,11 @@ impl Truths {
         what(self.0.lock().unwrap().entry(execution.to_owned()).or_default());
     }
 
-    /// Forgets all others.
-    pub fn keep(&self, is_kept: impl Fn(&str) -> bool) {
-        self.0.lock().unwrap().retain(|execution, _| is_kept(execution));
+    /// A worker is gone. Of what it had, only these have a container that the next one can find.
+    pub fn orphan(&self, is_its: impl Fn(&str) -> bool, is_left: impl Fn(&str) -> bool) {
+        let mut all = self.0.lock().unwrap();
+        all.retain(|execution, _| !is_its(execution) || is_left(execution));
+        all.iter_mut().filter(|(execution, _)| is_its(execution)).for_each(|(_, truth)| truth.is_orphan = true);
     }
 
     fn of(&self, execution: &str) -> Truth {
@@ -36,7 +40,7 @@ impl Truths {
 
 impl Judge for Truths {
     fn judge(&self, execution: &str, reason: &str, exit_code: i64) -> Option<String> {
-        let Truth { starts, end, is_gone } = self.of(execution);
+        let Truth { starts, end, is_gone, is_orphan } = self.of(execution);
         let is_true = match reason {
             "" => end.is_some_and(|(code, _)| code == 0),
             // Why it was killed, only the container itself could say.
@@ -44,7 +48,10 @@ impl Judge for Truths {
             "container_oom" => end == Some((exit_code, true)),
             "container_wait" => is_gone,
             "cancelled" => true,
-            "image_pull" | "sidecar_prep" | "container_create" | "container_start" => starts == 0,
+            // What nobody can find any more is run anew, when the server gives it to the next worker again.
+            "image_pull" | "sidecar_prep" | "container_create" | "container_start" => {
+                starts == 0 || (is_orphan && is_gone)
+            }
             _ => false,
         };
         let told = if reason.is_empty() { "success" } else { reason };

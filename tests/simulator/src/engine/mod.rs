@@ -129,7 +129,7 @@ impl Engine {
         if caller == OURS {
             // Of what its server has not heard of it may be given again, and there is no record of it.
             let has = |execution: &str| state.containers.values().any(|one| one.execution() == Some(execution));
-            self.truths.keep(|execution| execution.starts_with('N') || has(execution));
+            self.truths.orphan(|execution| !execution.starts_with('N'), has);
         }
     }
 
