@@ -128,7 +128,10 @@ impl Engine {
         state.deaths[usize::from(caller == OTHER)] += 1;
         if caller == OURS {
             // Of what its server has not heard of it may be given again, and there is no record of it.
-            let has = |execution: &str| state.containers.values().any(|one| one.execution() == Some(execution));
+            let is_left = |one: &Container| !one.name.starts_with("oz-agent-worker.told.");
+            let has = |execution: &str| {
+                state.containers.values().any(|one| is_left(one) && one.execution() == Some(execution))
+            };
             self.truths.orphan(|execution| !execution.starts_with('N'), has);
         }
     }
