@@ -181,7 +181,7 @@ impl<S: Duplex> Body<S> {
     ///
     /// # Errors
     /// [`AnswerError`].
-    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, AnswerError>> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, AnswerError>> {
         if !self.chunk.is_empty() {
             return Poll::Ready(Ok(Some(std::mem::take(&mut self.chunk))));
         }
@@ -204,13 +204,21 @@ impl<S: Duplex> Body<S> {
         }
     }
 
+    /// Waits for the next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// [`AnswerError`].
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, AnswerError> {
+        poll_fn(|cx| self.poll_chunk(cx)).await
+    }
+
     /// The whole of it.
     ///
     /// # Errors
     /// [`AnswerError`], also when it has more than `most` bytes.
     pub async fn read_whole(&mut self, most: usize) -> Result<Vec<u8>, AnswerError> {
         let mut whole = Vec::new();
-        while let Some(chunk) = poll_fn(|cx| self.poll_chunk(cx)).await? {
+        while let Some(chunk) = self.chunk().await? {
             if chunk.len() > most - whole.len() {
                 return Err(AnswerError::BodyTooLarge(most));
             }

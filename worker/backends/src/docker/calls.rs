@@ -44,6 +44,11 @@ pub fn remove(id: &str) -> Call {
     Call::delete(format!("/containers/{}?force=1&v=1", escaped(id)))
 }
 
+/// The same without force: an engine removes nothing so that runs, and starts nothing that it removes.
+pub fn remove_unstarted(id: &str) -> Call {
+    Call::delete(format!("/containers/{}?v=1", escaped(id)))
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Created {

@@ -146,8 +146,7 @@ pub struct Reply<R: Host> {
 impl<R: Host> Reply<R> {
     /// The next piece, or none at the end.
     pub async fn chunk(&mut self) -> Result<Option<impl AsRef<[u8]> + use<R>>, EngineError> {
-        let body = &mut self.body;
-        let next = std::future::poll_fn(|cx| body.poll_chunk(cx));
+        let next = self.body.chunk();
         within(&self.runtime, self.silence, async { next.await.map_err(EngineError::from) }).await
     }
 

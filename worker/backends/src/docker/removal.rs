@@ -43,8 +43,7 @@ pub async fn remove<R: Host>(engine: &Engine<R>, id: &str) -> Result<(), EngineE
 /// Removes a container that was made and never started, so that no start which is still under way can come to it. False: it
 /// was started, or is gone. There is no limit.
 pub async fn remove_unstarted<R: Host>(engine: &Engine<R>, id: &str) -> bool {
-    // Without force: an engine removes nothing so that runs, and starts nothing that it removes.
-    let call = Call::delete(format!("/containers/{}?v=1", escaped(id)));
+    let call = calls::remove_unstarted(id);
     while wait::settled(engine, id).await == Some(Seen::Created) {
         if is_removed(&engine.once(&call).await) {
             return true;

@@ -37,10 +37,14 @@ struct Inspected {
     state: ContainerState,
 }
 
+async fn state<R: Host>(engine: &Engine<R>, id: &str) -> Result<ContainerState, EngineError> {
+    engine.ask(&Call::get(format!("/containers/{id}/json"))).await.map(|Inspected { state }| state)
+}
+
 /// What is known of a container now. None: nothing, it is gone.
 pub async fn look<R: Host>(engine: &Engine<R>, id: &str) -> Result<Option<Seen>, EngineError> {
-    match engine.ask::<Inspected>(&Call::get(format!("/containers/{id}/json"))).await {
-        Ok(inspected) => Ok(Some(inspected.state.seen())),
+    match state(engine, id).await {
+        Ok(state) => Ok(Some(state.seen())),
         Err(error) if error.is_missing() => Ok(None),
         Err(error) => Err(error),
     }
@@ -72,10 +76,7 @@ pub async fn settled<R: Host>(engine: &Engine<R>, id: &str) -> Option<Seen> {
 
 /// Whether the engine has no such container any more, or is about to have none.
 pub async fn is_going<R: Host>(engine: &Engine<R>, id: &str) -> bool {
-    match engine.ask::<Inspected>(&Call::get(format!("/containers/{id}/json"))).await {
-        Ok(inspected) => inspected.state.is_going(),
-        Err(error) => error.is_gone(),
-    }
+    state(engine, id).await.map_or_else(|error| error.is_gone(), |state| state.is_going())
 }
 
 /// Waits until a container that was started has ended. There is no limit: an engine that is away for an hour comes back with

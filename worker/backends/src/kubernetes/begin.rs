@@ -346,7 +346,7 @@ async fn started<R: Host>(
         let is_over = async {
             match &mut changes {
                 // Whatever it tells, it is time for a look.
-                Some(opened) => !matches!(poll_fn(|cx| opened.body.poll_chunk(cx)).await, Ok(Some(_))),
+                Some(opened) => !matches!(opened.body.chunk().await, Ok(Some(_))),
                 None => std::future::pending().await,
             }
         };

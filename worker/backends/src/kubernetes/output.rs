@@ -1,6 +1,5 @@
 //! What a task's container wrote, into the log after a failure: its end, without secrets.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 
 use oz_worker_core::secret::Variables;
@@ -61,7 +60,7 @@ impl<R: Host> Shared<R> {
         let call = Call::get(format!("{path}?container={TASK}&tailLines={lines}")).at_once();
         let mut opened = self.cluster.open(&call).await?;
         let (mut last, mut read) = (Last::default(), 0);
-        while let Some(chunk) = poll_fn(|cx| opened.body.poll_chunk(cx)).await? {
+        while let Some(chunk) = opened.body.chunk().await? {
             last.take(&chunk);
             read += chunk.len() as u64;
             if read > MOST_READ {

@@ -1,6 +1,5 @@
 //! Plays a [`Watch`] against the API server, and tells the followers what happened.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,7 +122,7 @@ impl<R: Host> Watcher<R> {
                 Step::Wait(until) => match &mut open {
                     None => runtime.sleep_until(until).await,
                     Some(opened) => {
-                        let chunk = async { Some(poll_fn(|cx| opened.body.poll_chunk(cx)).await) };
+                        let chunk = async { Some(opened.body.chunk().await) };
                         let late = async {
                             runtime.sleep_until(until).await;
                             None

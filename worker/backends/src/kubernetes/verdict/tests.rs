@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod reads;
 mod recorded;
 
 const LIMITS: Limits = Limits {
@@ -387,135 +388,9 @@ fn the_jobs_own_word_counts_where_the_pod_says_nothing() {
 }
 
 #[test]
-fn nothing_is_given_up_for_what_was_seen_last_when_it_is_over_by_now() {
-    let limits = Limits { pod_start_timeout: Duration::from_secs(60), ..LIMITS };
-    for stuck in [
-        pod("Pending", waiting("ErrImagePull", "not found"), json!({})),
-        pod("Pending", waiting("ErrImagePull", "connection refused"), json!({})),
-        pod("Pending", waiting("CreateContainerConfigError", "secret \"s\" not found"), json!({})),
-        pod("Pending", waiting("ContainerCreating", ""), json!({})),
-        unscheduled("0/1 nodes are available"),
-    ] {
-        let mut verdict = Verdict::new(limits, seconds(0));
-        verdict.job(seconds(0), parsed(job(&json!([]))));
-        verdict.pod(seconds(1), parsed(stuck.clone()));
-        let next = |verdict: &mut Verdict, at| loop {
-            match verdict.look(seconds(at)) {
-                Next::Ask(_) => verdict.events(Vec::new()),
-                next => break next,
-            }
-        };
-        let mut at = 1;
-        while matches!(next(&mut verdict, at), Next::Wait(_)) {
-            at += 1;
-        }
-        assert_eq!(next(&mut verdict, at), Next::Look, "{stuck}");
-        // The watch was behind.
-        verdict.looked(seconds(at), vec![parsed(pod("Running", json!({"running": {}}), json!({})))]);
-        assert!(matches!(next(&mut verdict, at), Next::Wait(_)), "{stuck}");
-    }
-}
-
-#[test]
-fn what_only_the_job_knows_is_read_when_its_watch_is_behind() {
-    let stopped = || deleted(pod("Failed", exited(143, "Error"), json!({})));
-    for is_gone in [false, true] {
-        let mut verdict = Verdict::new(LIMITS, seconds(0));
-        verdict.job(seconds(0), parsed(job(&json!([]))));
-        verdict.pod(seconds(5), parsed(pod("Running", json!({"running": {}}), json!({}))));
-        if is_gone {
-            verdict.pod_gone(seconds(30), "u1", None);
-        } else {
-            verdict.pod(seconds(30), parsed(stopped()));
-        }
-        assert!(matches!(verdict.look(seconds(30)), Next::Wait(_)), "its reason may be on its way");
-        assert_eq!(verdict.look(seconds(32)), Next::LookAtJob);
-        verdict.looked_at_job(seconds(33), Some(parsed(job_failed("FailureTarget", "DeadlineExceeded"))));
-        assert_eq!(verdict.look(seconds(33)), Next::Look);
-        let there = if is_gone { Vec::new() } else { vec![parsed(stopped())] };
-        verdict.looked(seconds(33), there);
-        while let Next::Ask(_) = verdict.look(seconds(33)) {
-            verdict.events(Vec::new());
-        }
-        let Next::End(ending) = verdict.look(seconds(33)) else { panic!("it has ended") };
-        assert_eq!(failure(Some(&ending)).map(|(reason, ..)| reason), Some(FailureReason::ActiveDeadline));
-    }
-}
-
-#[test]
-fn the_last_state_of_a_pod_that_was_missing_is_waited_for_though_its_job_has_failed() {
-    let mut verdict = Verdict::new(LIMITS, seconds(0));
-    let creating = pod("Pending", waiting("InvalidImageName", ""), json!({}));
-    verdict.pod(seconds(1), parsed(creating.clone()));
-    verdict.looked(seconds(9), Vec::new());
-    verdict.job(seconds(9), parsed(job_failed("Failed", "BackoffLimitExceeded")));
-    assert!(matches!(verdict.look(seconds(9)), Next::Wait(_)), "its last state may be on its way");
-    let last = disrupted(deleted(creating), "2026-01-01T00:00:08Z");
-    verdict.pod_gone(seconds(10), "u1", Some(parsed(last)));
-    while let Next::Ask(_) = verdict.look(seconds(10)) {
-        verdict.events(Vec::new());
-    }
-    let Next::End(ending) = verdict.look(seconds(10)) else { panic!("it has ended") };
-    assert_eq!(failure(Some(&ending)).map(|(reason, ..)| reason), Some(FailureReason::Evicted));
-}
-
-#[test]
-fn what_had_a_pod_that_nobody_saw_is_told_by_its_job() {
-    let mut verdict = Verdict::new(LIMITS, seconds(0));
-    verdict.job(seconds(0), parsed(job(&json!([]))));
-    let next = |verdict: &mut Verdict, at| loop {
-        match verdict.look(seconds(at)) {
-            Next::Ask(_) => verdict.events(vec![warning("FailedCreate", "exceeded quota")]),
-            next => break next,
-        }
-    };
-    let mut at = 1;
-    while matches!(next(&mut verdict, at), Next::Wait(_)) {
-        at += 1;
-    }
-    assert_eq!(next(&mut verdict, at), Next::Look);
-    verdict.looked(seconds(at), Vec::new());
-    assert_eq!(next(&mut verdict, at), Next::LookAtJob);
-    let complete = json!([{"type": "Complete", "status": "True"}]);
-    verdict.looked_at_job(seconds(at), Some(parsed(job(&complete))));
-    assert!(matches!(next(&mut verdict, at), Next::Wait(_)), "the Pod's last state may be on its way");
-    let Next::End(ending) = next(&mut verdict, at + 5) else { panic!("it has ended") };
-    assert_eq!(ending.outcome, Outcome::Completed);
-}
-
-#[test]
-fn a_pod_that_is_gone_when_it_is_read_is_not_told_by_what_was_seen_of_it_last() {
-    let mut verdict = Verdict::new(LIMITS, seconds(0));
-    verdict.job(seconds(0), parsed(job(&json!([]))));
-    verdict.pod(seconds(1), parsed(pod("Pending", waiting("ErrImagePull", "not found"), json!({}))));
-    while let Next::Ask(_) = verdict.look(seconds(30)) {
-        verdict.events(Vec::new());
-    }
-    assert_eq!(verdict.look(seconds(30)), Next::Look);
-    verdict.looked(seconds(30), Vec::new());
-    assert!(matches!(verdict.look(seconds(30)), Next::Wait(_)), "its last state may be on its way");
-    let last = pod("Failed", exited(3, "Error"), json!({}));
-    verdict.pod_gone(seconds(31), "u1", Some(parsed(last)));
-    assert_eq!(verdict.look(seconds(40)), Next::LookAtJob, "who deleted it its Job may know");
-    verdict.looked_at_job(seconds(40), None);
-    let next = verdict.look(seconds(40));
-    let Next::End(ending) = next else { panic!("{next:?}") };
-    assert!(matches!(failure(Some(&ending)), Some((FailureReason::ContainerExit, 3, _))), "{ending:?}");
-}
-
-#[test]
 fn a_task_that_fails_by_itself_while_its_pod_is_only_meant_to_be_taken_away_is_not_evicted() {
     let failed = disrupted(pod("Failed", exited(4, "Error"), json!({})), "2026-01-01T00:00:30Z");
     assert_fails(&[(9, Step::Pod(failed))], &[], 9, FailureReason::ContainerExit, 4, "Pod p");
-}
-
-#[test]
-fn a_watch_that_is_behind_takes_nothing_back_that_was_read() {
-    let mut verdict = Verdict::new(LIMITS, seconds(0));
-    let version = |pod, version: &str| parsed(with(pod, "/metadata/resourceVersion", json!(version)));
-    verdict.looked(seconds(40), vec![version(pod("Running", json!({"running": {}}), json!({})), "1000")]);
-    verdict.pod(seconds(41), version(pod("Pending", waiting("ErrImagePull", "not found"), json!({})), "999"));
-    assert!(matches!(verdict.look(seconds(41)), Next::Wait(_)));
 }
 
 #[test]

@@ -1,0 +1,117 @@
+//! What is read once more before an end is told, since a watch may be behind; and what is made of it.
+
+use super::*;
+
+/// What is next at this second, once all that is asked was answered by these events.
+fn next(verdict: &mut Verdict, at: u64, events: &[Event]) -> Next {
+    loop {
+        match verdict.look(seconds(at)) {
+            Next::Ask(_) => verdict.events(events.to_vec()),
+            next => break next,
+        }
+    }
+}
+
+/// Lets time pass until there is more to do than to wait; gives the second.
+fn waited(verdict: &mut Verdict, events: &[Event]) -> u64 {
+    (1..3600).find(|at| !matches!(next(verdict, *at, events), Next::Wait(_))).expect("something to do within an hour")
+}
+
+#[test]
+fn nothing_is_given_up_for_what_was_seen_last_when_it_is_over_by_now() {
+    let limits = Limits { pod_start_timeout: Duration::from_secs(60), ..LIMITS };
+    for stuck in [
+        pod("Pending", waiting("ErrImagePull", "not found"), json!({})),
+        pod("Pending", waiting("ErrImagePull", "connection refused"), json!({})),
+        pod("Pending", waiting("CreateContainerConfigError", "secret \"s\" not found"), json!({})),
+        pod("Pending", waiting("ContainerCreating", ""), json!({})),
+        unscheduled("0/1 nodes are available"),
+    ] {
+        let mut verdict = Verdict::new(limits, seconds(0));
+        verdict.job(seconds(0), parsed(job(&json!([]))));
+        verdict.pod(seconds(1), parsed(stuck.clone()));
+        let at = waited(&mut verdict, &[]);
+        assert_eq!(next(&mut verdict, at, &[]), Next::Look, "{stuck}");
+        // The watch was behind.
+        verdict.looked(seconds(at), vec![parsed(pod("Running", json!({"running": {}}), json!({})))]);
+        assert!(matches!(next(&mut verdict, at, &[]), Next::Wait(_)), "{stuck}");
+    }
+}
+
+#[test]
+fn what_only_the_job_knows_is_read_when_its_watch_is_behind() {
+    let stopped = || deleted(pod("Failed", exited(143, "Error"), json!({})));
+    for is_gone in [false, true] {
+        let mut verdict = Verdict::new(LIMITS, seconds(0));
+        verdict.job(seconds(0), parsed(job(&json!([]))));
+        verdict.pod(seconds(5), parsed(pod("Running", json!({"running": {}}), json!({}))));
+        if is_gone {
+            verdict.pod_gone(seconds(30), "u1", None);
+        } else {
+            verdict.pod(seconds(30), parsed(stopped()));
+        }
+        assert!(matches!(verdict.look(seconds(30)), Next::Wait(_)), "its reason may be on its way");
+        assert_eq!(verdict.look(seconds(32)), Next::LookAtJob);
+        verdict.looked_at_job(seconds(33), Some(parsed(job_failed("FailureTarget", "DeadlineExceeded"))));
+        assert_eq!(verdict.look(seconds(33)), Next::Look);
+        let there = if is_gone { Vec::new() } else { vec![parsed(stopped())] };
+        verdict.looked(seconds(33), there);
+        let Next::End(ending) = next(&mut verdict, 33, &[]) else { panic!("it has ended") };
+        assert_eq!(failure(Some(&ending)).map(|(reason, ..)| reason), Some(FailureReason::ActiveDeadline));
+    }
+}
+
+#[test]
+fn the_last_state_of_a_pod_that_was_missing_is_waited_for_though_its_job_has_failed() {
+    let mut verdict = Verdict::new(LIMITS, seconds(0));
+    let creating = pod("Pending", waiting("InvalidImageName", ""), json!({}));
+    verdict.pod(seconds(1), parsed(creating.clone()));
+    verdict.looked(seconds(9), Vec::new());
+    verdict.job(seconds(9), parsed(job_failed("Failed", "BackoffLimitExceeded")));
+    assert!(matches!(verdict.look(seconds(9)), Next::Wait(_)), "its last state may be on its way");
+    let last = disrupted(deleted(creating), "2026-01-01T00:00:08Z");
+    verdict.pod_gone(seconds(10), "u1", Some(parsed(last)));
+    let Next::End(ending) = next(&mut verdict, 10, &[]) else { panic!("it has ended") };
+    assert_eq!(failure(Some(&ending)).map(|(reason, ..)| reason), Some(FailureReason::Evicted));
+}
+
+#[test]
+fn what_had_a_pod_that_nobody_saw_is_told_by_its_job() {
+    let mut verdict = Verdict::new(LIMITS, seconds(0));
+    verdict.job(seconds(0), parsed(job(&json!([]))));
+    let events = [warning("FailedCreate", "exceeded quota")];
+    let at = waited(&mut verdict, &events);
+    assert_eq!(next(&mut verdict, at, &events), Next::Look);
+    verdict.looked(seconds(at), Vec::new());
+    assert_eq!(next(&mut verdict, at, &events), Next::LookAtJob);
+    let complete = json!([{"type": "Complete", "status": "True"}]);
+    verdict.looked_at_job(seconds(at), Some(parsed(job(&complete))));
+    assert!(matches!(next(&mut verdict, at, &events), Next::Wait(_)), "the Pod's last state may be on its way");
+    let Next::End(ending) = next(&mut verdict, at + 5, &events) else { panic!("it has ended") };
+    assert_eq!(ending.outcome, Outcome::Completed);
+}
+
+#[test]
+fn a_pod_that_is_gone_when_it_is_read_is_not_told_by_what_was_seen_of_it_last() {
+    let mut verdict = Verdict::new(LIMITS, seconds(0));
+    verdict.job(seconds(0), parsed(job(&json!([]))));
+    verdict.pod(seconds(1), parsed(pod("Pending", waiting("ErrImagePull", "not found"), json!({}))));
+    assert_eq!(next(&mut verdict, 30, &[]), Next::Look);
+    verdict.looked(seconds(30), Vec::new());
+    assert!(matches!(verdict.look(seconds(30)), Next::Wait(_)), "its last state may be on its way");
+    let last = pod("Failed", exited(3, "Error"), json!({}));
+    verdict.pod_gone(seconds(31), "u1", Some(parsed(last)));
+    assert_eq!(verdict.look(seconds(40)), Next::LookAtJob, "who deleted it its Job may know");
+    verdict.looked_at_job(seconds(40), None);
+    let Next::End(ending) = verdict.look(seconds(40)) else { panic!("it has ended") };
+    assert!(matches!(failure(Some(&ending)), Some((FailureReason::ContainerExit, 3, _))), "{ending:?}");
+}
+
+#[test]
+fn a_watch_that_is_behind_takes_nothing_back_that_was_read() {
+    let mut verdict = Verdict::new(LIMITS, seconds(0));
+    let version = |pod, version: &str| parsed(with(pod, "/metadata/resourceVersion", json!(version)));
+    verdict.looked(seconds(40), vec![version(pod("Running", json!({"running": {}}), json!({})), "1000")]);
+    verdict.pod(seconds(41), version(pod("Pending", waiting("ErrImagePull", "not found"), json!({})), "999"));
+    assert!(matches!(verdict.look(seconds(41)), Next::Wait(_)));
+}
