@@ -14,6 +14,9 @@ use super::scene::{ENGINE_BOUND, Scene, TASK, put, task};
 /// How long an engine stands still: longer than a call takes, and shorter than a person waits.
 const STANDSTILL: Duration = Duration::from_secs(5);
 
+/// How long somebody who prunes in a loop waits between two: less than anybody does.
+const PRUNED_EVERY: Duration = Duration::from_secs(1);
+
 /// Until somebody lets it go on.
 pub const WAITS: &str = "while ! test -e /tmp/go; do sleep 0.1; done";
 
@@ -90,24 +93,45 @@ pub fn hung(engine: &Engine) {
 
 pub fn pruned(engine: &Engine) {
     let mut scene = Scene::new(engine);
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_over.load(Ordering::Relaxed) {
-                // Images are left alone: there is no registry to fetch them from again.
-                let prune = |what: &str| drop(engine.command().args([what, "prune", "--force"]).output());
-                prune("container");
-                prune("volume");
-            }
-        });
+    let prune = || {
+        // Images are left alone: there is no registry to fetch them from again.
+        let prune = |what: &str| drop(engine.command().args([what, "prune", "--force"]).output());
+        prune("container");
+        prune("volume");
+    };
+    beside(prune, || {
         for number in 0..5 {
             scene.claim(&task(&format!("T{number}"), "test -e /agent/entrypoint.sh"));
         }
         let ends: Vec<_> = (0..5).map(|_| scene.end()).collect();
-        is_over.store(true, Ordering::Relaxed);
         assert!(ends.iter().all(|(kind, _)| kind == "task_completed"), "{ends:?}");
     });
     scene.leave();
+}
+
+/// Somebody prunes in a loop beside this.
+pub fn beside(prune: impl Fn() + Sync, work: impl FnOnce()) {
+    /// Stops it, come what may.
+    struct Over<'a>(&'a AtomicBool);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let is_over = AtomicBool::new(false);
+    // What there is when it begins must be made anew.
+    prune();
+    thread::scope(|scope| {
+        let _over = Over(&is_over);
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                prune();
+                // No volume is filled, and no pull comes to its end, between prunes that follow at once.
+                thread::park_timeout(PRUNED_EVERY);
+            }
+        });
+        work();
+    });
 }
 
 pub fn over_ssh(engine: &Engine) {

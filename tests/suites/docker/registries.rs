@@ -1,8 +1,6 @@
 //! Registries that refuse, and images that are pruned and pulled again.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use oz_worker_tests::peers::{
     docker::Engine,
@@ -12,14 +10,12 @@ use oz_worker_tests::peers::{
 use serde_json::json;
 use tiny_http::{Response, Server};
 
+use super::faults::beside;
 use super::scene::{Scene, TASK, task};
 
 /// What registries say with each status (Distribution specification, error codes).
 const REFUSALS: [(u16, &str, bool); 3] =
     [(403, "DENIED", false), (429, "TOOMANYREQUESTS", true), (503, "UNAVAILABLE", true)];
-
-/// More often than anybody does.
-const PRUNED_EVERY: Duration = Duration::from_secs(1);
 
 /// A registry that has nothing to say but this. It lives as long as the test process.
 fn registry_that_says(status: u16, code: &str) -> String {
@@ -71,22 +67,13 @@ pub fn pruned(engine: &Engine) {
     }
     let prune = || engine.prune("oz-test=pruned");
     let mut scene = Scene::new(engine);
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_over.load(Ordering::Relaxed) {
-                prune();
-                // A current engine comes to the end of no pull when there is always a prune.
-                thread::park_timeout(PRUNED_EVERY);
-            }
-        });
+    beside(prune, || {
         for number in 0..4 {
             let task = task(&format!("T{number}"), "test -e /agent/entrypoint.sh");
             let task = task.with("docker_image", own.as_str().into()).with("sidecar_image", agent.as_str().into());
             scene.claim(&task);
         }
         let ends: Vec<_> = (0..4).map(|_| scene.end()).collect();
-        is_over.store(true, Ordering::Relaxed);
         assert!(ends.iter().all(|(kind, _)| kind == "task_completed"), "{ends:?}");
     });
     scene.leave();

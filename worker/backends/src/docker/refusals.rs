@@ -6,8 +6,8 @@
 
 use super::error::EngineError;
 
-/// How often something is asked for of which a part is known to be gone: for a minute or two, amid prunes without a pause.
-const MOST_GONE: u32 = 100;
+/// How often something is asked for of which a part is known to be gone.
+const MOST_GONE: u32 = 20;
 /// How often an engine must refuse, in whatever words, to be believed.
 const ANSWERS: u32 = 3;
 
@@ -60,6 +60,6 @@ mod tests {
     #[test]
     fn what_is_gone_is_made_again_but_not_for_ever() {
         let mut refusals = Refusals::default();
-        assert_eq!((0..1000).filter(|_| refusals.let_go()).count(), 99);
+        assert_eq!((0..100).filter(|_| refusals.let_go()).count(), 19);
     }
 }
