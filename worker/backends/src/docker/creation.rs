@@ -61,15 +61,19 @@ pub async fn make<R: Host>(
     if let Some(labels) = description.get_mut("Labels").and_then(Value::as_object_mut) {
         labels.insert(labels::CREATION.into(), number.clone().into());
     }
-    let own = Own { name: name.to_owned(), instance: instance.to_owned(), number };
+    let mut own = Own { name: name.to_owned(), instance: instance.to_owned(), number, kept: None };
     let call = create(Some(name), description);
     let (mut patience, mut is_doubtful) = (engine.patience(), false);
-    let error = loop {
+    let made = loop {
         let error = match engine.once(&call).await {
-            Ok(answer) => return serde_json::from_slice(&answer).map_err(|_| EngineError::Form),
+            Ok(answer) => {
+                let created = serde_json::from_slice::<Created>(&answer);
+                is_doubtful |= created.is_err();
+                break created.map_err(|_| EngineError::Form);
+            }
             Err(error) if error.is_conflict() && is_doubtful => match find(engine, name).await {
-                Ok(found) if own.is(&found) => return Ok(Created { id: found.id, warnings: None }),
-                Ok(_) => return Err(error),
+                Ok(found) if own.is(&found) => break Ok(Created { id: found.id, warnings: None }),
+                Ok(_) => break Err(error),
                 // The name is taken before the container is there.
                 Err(missing) if missing.is_missing() => error,
                 Err(error) => error,
@@ -78,16 +82,17 @@ pub async fn make<R: Host>(
                 is_doubtful |= error.is_transport();
                 error
             }
-            Err(error) => break error,
+            Err(error) => break Err(error),
         };
         if !patience.has_more(engine).await {
-            break error;
+            break Err(error);
         }
     };
     if is_doubtful {
+        own.kept = made.as_ref().ok().map(|created| created.id.clone());
         own.remove_later(Arc::clone(engine));
     }
-    Err(error)
+    made
 }
 
 /// A container as it was described to the engine, if that has made it.
@@ -95,6 +100,8 @@ struct Own {
     name: String,
     instance: String,
     number: String,
+    /// The one that somebody has.
+    kept: Option<String>,
 }
 
 impl Own {
@@ -103,7 +110,8 @@ impl Own {
         found.instance() == Some(&self.instance) && number == Some(&self.number)
     }
 
-    /// Removes it beside everything else, when the engine has made it, or comes to that later.
+    /// Removes beside everything else what the engine made of it and nobody has, or makes later: a request that was given up
+    /// may still be done, as soon as the container that has the name is renamed or removed.
     fn remove_later<R: Host>(self, engine: Arc<Engine<R>>) {
         let runtime = engine.runtime().clone();
         runtime.spawn(async move {
@@ -111,15 +119,11 @@ impl Own {
             while looks < MOST_LOOKS {
                 engine.pause(LATER).await;
                 match find(&engine, &self.name).await {
-                    Ok(found) if self.is(&found) => {
-                        if removal::remove(&engine, &found.id).await.is_ok() {
-                            return;
-                        }
+                    Ok(found) if self.is(&found) && self.kept.as_ref() != Some(&found.id) => {
+                        looks += u32::from(removal::remove(&engine, &found.id).await.is_ok());
                     }
-                    // Another has the name now, so this one never will.
-                    Ok(_) => return,
-                    Err(error) if error.is_missing() => looks += 1,
-                    Err(_) => {}
+                    Err(error) if !error.is_missing() => {}
+                    Ok(_) | Err(_) => looks += 1,
                 }
             }
         });
