@@ -23,6 +23,8 @@ const SIGKILL: i32 = 9;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Agent,
+    /// An agent in a container, which an engine starts a while after it was asked to.
+    Container,
     /// A script before the agent.
     Setup,
     /// A script after the agent.

@@ -245,12 +245,13 @@ impl Watch {
         if kind != Kind::Cancel && facts.claimed.get(task).map(String::as_str) != Some(execution) {
             wrong.push(format!("{kind:?} of {execution} runs although {task} was not claimed for it"));
         }
-        // What a worker that leaves has given up goes on until it is killed.
-        let given_up = facts.stopping && kind == Kind::Teardown;
+        // What a worker that leaves has given up goes on until it is killed, and a start may be under way.
+        let given_up = facts.stopping && matches!(kind, Kind::Teardown | Kind::Container);
         if kind != Kind::Cancel && !given_up && !facts.active.contains(task) {
             wrong.push(format!("{kind:?} of {execution} runs although {task} holds no slot"));
         }
-        if matches!(kind, Kind::Agent | Kind::Dispatch) && !facts.started.insert(execution.to_owned()) {
+        if matches!(kind, Kind::Agent | Kind::Container | Kind::Dispatch) && !facts.started.insert(execution.to_owned())
+        {
             wrong.push(format!("{execution} runs twice"));
         }
         drop(facts);

@@ -10,7 +10,7 @@ const ONCE_FAILING: [u64; 6] = [
 ];
 
 /// The same of containers, each with what it found.
-const OF_CONTAINERS: [(u64, &str); 13] = [
+const OF_CONTAINERS: [(u64, &str); 14] = [
     (21, "what filled a volume, and could not be removed at once, stayed"),
     (43, "so did it under a later engine"),
     (75, "a stranger's volume was filled, and removed"),
@@ -24,6 +24,7 @@ const OF_CONTAINERS: [(u64, &str); 13] = [
     (120_017, "a container was run a second time, since the answer to its start was lost"),
     (648, "one that was to be kept ran on after its task was cancelled"),
     (1_882_935_350_264_249, "a creation that was given up was done when the container that had its name was renamed"),
+    (5_003_857, "a container that was removed before it ran was told as one that somebody else removed"),
 ];
 
 /// How many fresh ones: `.ci/run` runs thousands more.

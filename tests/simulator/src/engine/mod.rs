@@ -193,7 +193,7 @@ impl Engine {
         self.journal.note(|| format!("engine: {id:.12} of {execution} starts: {plan:?}"));
         self.truths.note(execution, |truth| truth.starts += 1);
         if is_ours {
-            self.watch.started(Kind::Agent, &labels[TASK_ID], execution);
+            self.watch.started(Kind::Container, &labels[TASK_ID], execution);
         }
         for volume in mounts {
             self.check_whole(id, execution, &volume);

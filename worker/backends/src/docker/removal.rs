@@ -41,16 +41,23 @@ pub async fn remove<R: Host>(engine: &Engine<R>, id: &str) -> Result<(), EngineE
 }
 
 /// Removes a container that was made and never started, so that no start which is still under way can come to it. False: it
-/// was started, or is gone. There is no limit.
+/// was started, or somebody else removed it. There is no limit.
 pub async fn remove_unstarted<R: Host>(engine: &Engine<R>, id: &str) -> bool {
     let call = calls::remove_unstarted(id);
-    while wait::settled(engine, id).await == Some(Seen::Created) {
+    let mut is_asked = false;
+    loop {
+        match wait::settled(engine, id).await {
+            Some(Seen::Created) => {}
+            // The answer may have been lost.
+            None => return is_asked,
+            Some(Seen::Running | Seen::Exited { .. } | Seen::Unknown) => return false,
+        }
         if is_removed(&engine.once(&call).await) {
             return true;
         }
+        is_asked = true;
         engine.pause(PAUSE).await;
     }
-    false
 }
 
 async fn once<R: Host>(engine: &Engine<R>, id: &str) -> Result<(), EngineError> {
