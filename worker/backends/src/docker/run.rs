@@ -39,6 +39,8 @@ enum Unmade {
     /// Its image or its volumes were removed meanwhile.
     Gone,
     Error(EngineError),
+    /// There is one that must not run, and it cannot be removed.
+    Left(Outcome),
 }
 
 /// A container that was made for a task. When nobody takes it, it is removed.
@@ -153,6 +155,7 @@ impl<R: Host> Shared<R> {
                             "its image or its volumes were removed again and again before it could start".to_owned(),
                         ),
                         Unmade::Error(error) => Some(format!("cannot create the container: {error}")),
+                        Unmade::Left(outcome) => return Err(outcome),
                     };
                     if let Some(message) = message {
                         return Err(failed(FailureReason::ContainerCreate, message));
@@ -167,7 +170,9 @@ impl<R: Host> Shared<R> {
                     return Ok(container.take());
                 }
                 // A prune came between.
-                Err(error) if self.is_lost(&error, container.id()).await && refusals.let_go() => {}
+                Err(error) if self.is_lost(&error, container.id()).await && refusals.let_go() => {
+                    self.discard(container).or(stopped(stop)).await?;
+                }
                 Err(error) => {
                     let outcome = failed(FailureReason::ContainerStart, format!("cannot start the container: {error}"));
                     return Err(self.give_up(container, outcome).await);
@@ -258,17 +263,27 @@ impl<R: Host> Shared<R> {
             let warning = oz_worker_text::line::beginning(&warning, 300);
             warn!(task_id = followed.task_id, image = %reference, "the engine says of the task's container: {warning}");
         }
-        match self.sidecars.are_whole(sidecars).await {
-            Ok(true) => Ok(container),
-            Ok(false) => {
-                // It would keep what is to be thrown away.
-                if removal::remove(&self.engine, container.id()).await.is_ok() {
-                    container.take();
-                }
-                Err(Unmade::Gone)
+        let unmade = match self.sidecars.are_whole(sidecars).await {
+            Ok(true) => return Ok(container),
+            Ok(false) => Unmade::Gone,
+            Err(error) => Unmade::Error(error),
+        };
+        self.discard(container).await.map_err(Unmade::Left)?;
+        Err(unmade)
+    }
+
+    /// Removes a container in whose place another is to be made: it would keep what is to be thrown away, and a worker that
+    /// finds both after a crash would tell an end of each.
+    async fn discard(&self, container: Unstarted<R>) -> Result<(), Outcome> {
+        let mut patience = self.engine.patience();
+        while let Err(error) = removal::remove(&self.engine, container.id()).await {
+            if !patience.has_more(&self.engine).await {
+                let message = format!("cannot remove a container to create another: {error}");
+                return Err(failed(FailureReason::ContainerCreate, message));
             }
-            Err(error) => Err(Unmade::Error(error)),
         }
+        container.take();
+        Ok(())
     }
 
     /// Starts a container once, however often the engine must be asked. It may run afterwards, or have run, unless this is an
