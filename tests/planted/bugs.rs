@@ -265,6 +265,16 @@ planted! {
         "        remove_later(Arc::clone(engine), id.to_owned());\n"
         => ""
     }
+    an_ended_container_goes_before_the_server_has_heard {
+        Simulator, "is lost with its worker", "worker/backends/src/docker/ending.rs",
+        "if let Some(ended) = open.end(ended) {"
+        => "drop(open);\n        {"
+    }
+    an_ended_container_stays_when_the_server_has_heard {
+        Simulator, "are left on the engine", "worker/backends/src/docker/mod.rs",
+        "own.let_go(ended).await"
+        => "drop((own, ended))"
+    }
     a_wait_that_breaks_is_taken_for_an_end {
         Simulator, "is told to have ended by success", "worker/backends/src/docker/wait.rs",
         "if let Ok(Some(0)) = waited {"

@@ -106,6 +106,8 @@ pub struct Connection {
     // Shared with every `Sender`: the bytes of two frames must not interleave.
     write_lock: Arc<Mutex<()>>,
     answers_pings: bool,
+    /// The text frames that [`answer`](Self::answer) read.
+    unread: VecDeque<String>,
     ended: bool,
     opened: Instant,
     transcript: VecDeque<String>,
@@ -118,6 +120,7 @@ impl Connection {
             socket: FrameSocket::from_partially_read(stream, already_read),
             write_lock: Arc::default(),
             answers_pings: true,
+            unread: VecDeque::new(),
             ended: false,
             opened: Instant::now(),
             transcript: VecDeque::new(),
@@ -179,6 +182,23 @@ impl Connection {
         }
     }
 
+    /// Answers whatever the worker has asked for up to now: the proof that its messages arrived, too. Text frames that come
+    /// meanwhile are read later.
+    pub fn answer(&mut self) {
+        self.ping(b"answered");
+        let deadline = Instant::now() + BOUND;
+        let mut texts = VecDeque::new();
+        loop {
+            match self.next_until(deadline) {
+                Some(Received::Text(text)) => texts.push_back(text),
+                Some(Received::Ping(_)) => {}
+                Some(Received::Pong(_)) => break,
+                other => self.fail(&format!("no Pong came, but {other:?}")),
+            }
+        }
+        self.unread = texts;
+    }
+
     /// Waits for a Ping within `bound`; gives its payload.
     pub fn expect_ping_within(&mut self, bound: Duration) -> Vec<u8> {
         let deadline = Instant::now() + bound;
@@ -213,6 +233,9 @@ impl Connection {
 
     /// Whatever comes next until `deadline`; `None` when nothing did.
     pub fn next_until(&mut self, deadline: Instant) -> Option<Received> {
+        if let Some(text) = self.unread.pop_front() {
+            return Some(Received::Text(text));
+        }
         if self.ended {
             return Some(Received::End);
         }

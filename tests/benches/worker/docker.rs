@@ -53,7 +53,7 @@ pub fn measure(report: &mut Report, effort: Effort) {
     let before = between.calls();
     run(&mut scene, "is-counted");
     // Its container is removed beside everything else.
-    thread::sleep(Duration::from_secs(1));
+    scene.peer.idle(Duration::from_secs(1));
     let calls = (between.calls() - before) as f64;
     Row::new("calls to the engine per task", calls.to_string()).at_most(calls, MOST_CALLS, "").print(report);
     scene.stop(|| ());
@@ -94,8 +94,8 @@ fn alone(report: &mut Report, effort: Effort, scene: &mut Scene, bare: &Bare) {
     let (mut tasks, mut containers) = (Vec::new(), Vec::new());
     for number in 0..effort.pick(60, 15) {
         tasks.push(run(scene, &format!("alone-{number}")));
-        // What the task left is removed: the next has the engine for itself.
-        thread::sleep(Duration::from_millis(300));
+        // What the task left is removed, now that its end is known to be heard: the next has the engine for itself.
+        scene.peer.idle(Duration::from_millis(300));
         containers.push(bare.run().unwrap());
     }
     let (tasks, containers) = (Samples::new(tasks), Samples::new(containers));
@@ -127,7 +127,7 @@ fn at_once(report: &mut Report, effort: Effort, scene: &mut Scene, bare: &Bare) 
         }
     }
     let tasks = count as f64 / start.elapsed().as_secs_f64();
-    thread::sleep(Duration::from_secs(2));
+    scene.peer.idle(Duration::from_secs(2));
     let (start, next) = (Instant::now(), AtomicUsize::new(0));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {

@@ -257,6 +257,13 @@ impl Ledger {
         self.in_state(State::Active)
     }
 
+    /// The last execution of each task whose end was not heard, and which nobody asked to stop.
+    pub fn owed(&self) -> Vec<String> {
+        let last = self.tasks.values().filter_map(|executions| executions.last()).filter(|_| !self.stopping);
+        let owed = last.filter(|one| matches!(one.state, State::Active | State::Unanswered) && !one.cancelled);
+        owed.map(|one| one.id.clone()).collect()
+    }
+
     /// What the worker still owes an answer: task and execution.
     pub fn unanswered(&self) -> impl Iterator<Item = (&str, &str)> {
         self.in_state(State::Unanswered)

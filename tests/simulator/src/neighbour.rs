@@ -75,7 +75,7 @@ impl Neighbour {
             for earlier in backend.earlier() {
                 let (task_id, execution_id) = (earlier.task_id, earlier.execution_id);
                 let execution = execution_id.clone().unwrap_or_default();
-                let Some((stop, report)) = own.enter(&execution) else { return };
+                let Some((stop, report)) = own.enter(&task_id, &execution) else { return };
                 let (own, backend) = (own.clone(), Arc::clone(&backend));
                 own.journal.note(|| format!("other worker: takes up {execution}"));
                 own.executor.clone().spawn(MACHINE, async move {
@@ -96,8 +96,8 @@ impl Neighbour {
         state.tasks += 1;
         let number = state.tasks;
         drop(state);
-        let execution = format!("N{number}");
-        let Some((stop, report)) = self.enter(&execution) else { return };
+        let (task_id, execution) = (format!("O{number}"), format!("N{number}"));
+        let Some((stop, report)) = self.enter(&task_id, &execution) else { return };
         let sidecar = |image: &str, mount_path: &str, read_write| Sidecar {
             image: image.to_owned(),
             mount_path: mount_path.to_owned(),
@@ -109,7 +109,7 @@ impl Neighbour {
             sidecars.push(sidecar(image, "/mnt/x", self.executor.chance(30)));
         }
         let spec = TaskSpec {
-            task_id: format!("O{number}"),
+            task_id,
             execution_id: Some(execution.clone()),
             title: String::new(),
             harness: None,
@@ -138,7 +138,7 @@ impl Neighbour {
         }
     }
 
-    fn enter(&self, execution: &str) -> Option<(Stop, Report)> {
+    fn enter(&self, task_id: &str, execution: &str) -> Option<(Stop, Report)> {
         let stop = Latch::default();
         let mut state = self.state();
         if !state.begun {
@@ -146,10 +146,11 @@ impl Neighbour {
         }
         state.running.insert(execution.to_owned(), stop.clone());
         drop(state);
-        let (own, of) = (self.clone(), execution.to_owned());
+        let (own, task_id, of) = (self.clone(), task_id.to_owned(), execution.to_owned());
         let report = Report::new(move |event| {
             if let TaskEvent::Finished(outcome) = event {
                 own.hear(&of, outcome);
+                own.proves(&task_id, &of);
             }
         });
         // It never leaves by itself.
@@ -171,6 +172,18 @@ impl Neighbour {
         if let Some(wrong) = wrong {
             self.watch.violate(wrong);
         }
+    }
+
+    /// Its server proves a while later that it has heard an end.
+    fn proves(&self, task_id: &str, execution: &str) {
+        let Some(backend) = self.state().backend.clone() else { return };
+        let (executor, task_id, execution) = (self.executor.clone(), task_id.to_owned(), execution.to_owned());
+        self.executor.spawn(MACHINE, async move {
+            executor.sleep(executor.duration(Duration::from_millis(1), Duration::from_secs(60))).await;
+            if let Some(settling) = backend.settle(&task_id, Some(&execution)) {
+                settling.await;
+            }
+        });
     }
 
     /// Asks one of its tasks to stop, or all.

@@ -285,6 +285,9 @@ impl Scene {
         self.machine.disk.dies(machine);
         self.machine.lanes.clear();
         while self.machine.signals.1.try_recv().is_ok() {}
+        if let Some(engine) = &self.engine {
+            engine.keeps(&self.server.ledger(|ledger| ledger.owed()));
+        }
         self.server.lost();
         self.server.ledger(Ledger::killed);
         self.watch.restarts();

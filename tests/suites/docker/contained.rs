@@ -72,6 +72,7 @@ impl<'engine> Contained<'engine> {
 
 fn ends(session: &mut Connection, task_id: &str, exit_code: i32) {
     let end = session.recv_within(ENGINE_BOUND).expect("a task ends");
+    session.answer();
     assert_eq!((&end["data"]["task_id"], &end["data"]["exit_code"]), (&json!(task_id), &json!(exit_code)), "{end}");
 }
 
@@ -133,9 +134,11 @@ pub fn adoption(engine: &Engine) {
     gone(engine, "T5");
     drop((seventh, session));
     let_go(engine, &id);
-    // It has lost its network, and not its task.
+    // It has lost its network, and not its task. What nobody can hear stays to be seen.
     sixth.wait_for_line("the container exited with code 8");
-    gone(engine, "T4");
+    drop((sixth, joined));
+    assert_eq!(engine.docker(["inspect", "--format", "{{.State.ExitCode}}", &id]), "8");
+    engine.docker(["rm", "--volumes", &id]);
 }
 
 /// The page's command whose engine is reached so, in this folder, with a server to dial and with what it is told here beside.

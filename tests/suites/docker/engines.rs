@@ -122,6 +122,7 @@ pub fn replaced() {
         assert_eq!(session.expect("task_claimed")["task_id"], task_id);
         let end = session.recv_within(ENGINE_BOUND).expect("a task ends");
         assert_eq!((&end["data"]["task_id"], &end["data"]["exit_code"]), (&json!(task_id), &json!(3)), "{end}");
+        session.answer();
         scene::gone(&engine, task_id);
         if let Some(next) = next {
             engine = engine.replace(next).expect("it was there before");

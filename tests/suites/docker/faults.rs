@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use oz_worker_tests::{peers::docker::Engine, worker::Launch};
+use oz_worker_tests::{peers::docker::Engine, server::Server, worker::Launch};
 use serde_json::json;
 
 use super::scene::{ENGINE_BOUND, Scene, TASK, put, task};
@@ -54,6 +54,7 @@ pub fn adoption(engine: &Engine) {
     second.send(task("T4", ""));
     assert_eq!(second.expect("task_claimed")["task_id"], "T4");
     assert_eq!(second.recv_within(ENGINE_BOUND).unwrap()["data"]["task_id"], "T4");
+    second.answer();
     scene.gone("T4");
     drop(other);
     scene.cancel("T3");
@@ -74,6 +75,27 @@ pub fn ended_meanwhile(engine: &Engine) {
     let (_, data) = scene.end();
     assert_eq!((&data["failure_reason"], &data["exit_code"]), (&json!("container_exit"), &json!(6)), "{data}");
     scene.gone("T1");
+    scene.leave();
+}
+
+pub fn unheard(engine: &Engine) {
+    let mut scene = Scene::new(engine);
+    scene.claim(&task("T1", &format!("{WAITS}; exit 5")));
+    let id = scene.running("T1");
+    let address = scene.hide_server();
+    let_go(engine, &id);
+    scene.worker.wait_for_line("the container exited with code 5");
+    scene.worker.kill();
+    scene.server = Server::listen(&address.to_string()).unwrap();
+    scene.start_again();
+    scene.session.expect("task_claimed");
+    let (_, data) = scene.end();
+    assert_eq!((&data["failure_reason"], &data["exit_code"]), (&json!("container_exit"), &json!(5)), "{data}");
+    scene.gone("T1");
+    // What was heard is not told again: the first that the next worker says is of another task.
+    scene.worker.kill();
+    scene.start_again();
+    scene.fails(&task("T2", "exit 6"), "container_exit");
     scene.leave();
 }
 

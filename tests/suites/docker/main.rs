@@ -20,7 +20,7 @@ use oz_worker_tests::peers::docker::{Engine, Release};
 use scene::Chapter;
 
 /// What happens on every engine, in this order.
-const CHAPTERS: [(&str, Chapter); 31] = [
+const CHAPTERS: [(&str, Chapter); 32] = [
     ("a task runs and nothing of it is left", tasks::plain),
     ("a task that fails gives its code, and its output without secrets", tasks::fails),
     ("a task that is cancelled is stopped and removed", tasks::cancelled),
@@ -44,6 +44,7 @@ const CHAPTERS: [(&str, Chapter); 31] = [
     ("trace and page say which step a task is in", steps::told),
     ("what a killed worker left is taken up, and what is not its own is left alone", faults::adoption),
     ("what ended meanwhile, or never began, is told", faults::ended_meanwhile),
+    ("an end that the server cannot hear is told by the next worker", faults::unheard),
     ("workers that are killed again and again lose no task that ran, and run none twice", kills::again_and_again),
     ("a worker in a container takes up what one in another left", contained::adoption),
     ("an engine that stands still fails no task", faults::hung),
@@ -58,11 +59,13 @@ const CHAPTERS: [(&str, Chapter); 31] = [
 ];
 
 /// What Podman does as well.
-const ON_PODMAN: [(&str, Chapter); 4] = [
+const ON_PODMAN: [(&str, Chapter); 6] = [
     ("a task runs and nothing of it is left", tasks::plain),
     ("a task that fails gives its code, and its output without secrets", tasks::fails),
     ("a task that is cancelled is stopped and removed", tasks::cancelled),
     ("sidecars hold what their images do, and nothing else", images::sidecars),
+    ("what ended meanwhile, or never began, is told", faults::ended_meanwhile),
+    ("an end that the server cannot hear is told by the next worker", faults::unheard),
 ];
 
 /// What takes long and is the same on every engine and for every build: on Debian's, with the default build.

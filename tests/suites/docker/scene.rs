@@ -1,6 +1,9 @@
 //! A worker with backend `docker`, connected, and what there is on its engine.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 pub use oz_worker_tests::peers::images::{AGENT, TASK, make as make_images, put, shell_root};
 use oz_worker_tests::{
@@ -54,6 +57,8 @@ impl<'engine> Scene<'engine> {
     /// Waits for the end of a task: the type and data of its message.
     pub fn end(&mut self) -> (String, Value) {
         let message = self.session.recv_within(ENGINE_BOUND).expect("a task ends");
+        // Its container stays until the worker knows that this was heard.
+        self.session.answer();
         (message["type"].as_str().unwrap().to_owned(), message["data"].clone())
     }
 
@@ -85,6 +90,15 @@ impl<'engine> Scene<'engine> {
         self.session.send(Cancellation::of(task_id));
         let (kind, data) = self.end();
         assert_eq!((kind.as_str(), &data["task_state"]), ("task_completed", &json!("CANCELLED")), "{data}");
+    }
+
+    /// From now on the worker cannot reach its server.
+    pub fn hide_server(&mut self) -> SocketAddr {
+        let address = self.server.address();
+        self.server = Server::start();
+        self.session.reset();
+        self.worker.wait_for_line("dial failed");
+        address
     }
 
     /// Starts a worker where this one was.

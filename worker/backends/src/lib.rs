@@ -11,6 +11,7 @@ pub mod contract;
 pub mod direct;
 pub mod docker;
 mod earlier;
+mod ends;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod helper;
@@ -30,6 +31,8 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures_lite::FutureExt;
+use futures_lite::future::Boxed;
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{AfterKill, Failure};
@@ -202,14 +205,11 @@ impl<R: Host> Backend<R> {
     }
 
     /// Lets go what was kept of a task for later workers: how it ended is not told any more. None: there is nothing.
-    pub fn settle(
-        &self,
-        task_id: &str,
-        execution_id: Option<&str>,
-    ) -> Option<impl Future<Output = ()> + Send + 'static> {
+    pub fn settle(&self, task_id: &str, execution_id: Option<&str>) -> Option<Boxed<()>> {
         match self {
-            Self::Kubernetes(kubernetes) => kubernetes.settle(task_id, execution_id),
-            Self::Docker(_) | Self::Direct(_) | Self::Command(_) => None,
+            Self::Docker(docker) => docker.settle(task_id, execution_id).map(FutureExt::boxed),
+            Self::Kubernetes(kubernetes) => kubernetes.settle(task_id, execution_id).map(FutureExt::boxed),
+            Self::Direct(_) | Self::Command(_) => None,
         }
     }
 

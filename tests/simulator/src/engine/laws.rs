@@ -21,6 +21,13 @@ pub struct Truth {
     pub is_orphan: bool,
 }
 
+impl Truth {
+    /// Whether it ran, and nobody but its worker can have removed its container.
+    pub const fn is_its_workers(self) -> bool {
+        self.starts > 0 && !self.is_gone
+    }
+}
+
 impl Truths {
     pub fn note(&self, execution: &str, what: impl FnOnce(&mut Truth)) {
         what(self.0.lock().unwrap().entry(execution.to_owned()).or_default());
@@ -33,14 +40,14 @@ impl Truths {
         all.iter_mut().filter(|(execution, _)| is_its(execution)).for_each(|(_, truth)| truth.is_orphan = true);
     }
 
-    fn of(&self, execution: &str) -> Truth {
+    pub(super) fn of(&self, execution: &str) -> Truth {
         self.0.lock().unwrap().get(execution).copied().unwrap_or_default()
     }
 }
 
 impl Judge for Truths {
     fn judge(&self, execution: &str, reason: &str, exit_code: i64) -> Option<String> {
-        let Truth { starts, end, is_gone, is_orphan } = self.of(execution);
+        let Truth { starts, end, is_gone, is_orphan, .. } = self.of(execution);
         let is_true = match reason {
             "" => end.is_some_and(|(code, _)| code == 0),
             // Why it was killed, only the container itself could say.

@@ -163,6 +163,16 @@ impl Engine {
         of_it.any(|container| !container.name.starts_with("oz-agent-worker.told."))
     }
 
+    /// Law: how a container ended is there to be seen until the server has heard it. `owed`: what it has not heard of, and has
+    /// not asked to stop.
+    pub fn keeps(&self, owed: &[String]) {
+        for execution in owed {
+            if self.truths.of(execution).is_its_workers() && !self.has(execution) {
+                self.watch.violate(format!("how {execution} ended is lost with its worker"));
+            }
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }

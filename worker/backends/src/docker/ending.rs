@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_channel::oneshot;
 use futures_lite::FutureExt;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome};
@@ -17,6 +18,7 @@ use super::tail::Tail;
 use super::wait::{self, ContainerEnd};
 use super::{Shared, removal, state};
 use crate::contract::{Report, Stop, failed};
+use crate::ends::Open;
 use crate::last_output::{self, MOST_READ};
 use crate::output::TaskLog;
 use crate::redaction::redact;
@@ -25,8 +27,6 @@ use crate::redaction::redact;
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// How long one call may take that stops a container.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// How long a container stays after its end, so that the end is told before.
-const TELLING: Duration = Duration::from_millis(50);
 
 /// What is the same for a task that is started and one that is taken up.
 pub(super) struct Followed<'a> {
@@ -34,6 +34,15 @@ pub(super) struct Followed<'a> {
     pub stop: &'a Stop,
     pub report: &'a Report,
     pub log: &'a Arc<dyn TaskLog>,
+}
+
+/// The container of a task that has ended by itself.
+pub(super) struct Ended {
+    container: String,
+    /// Who hears when it cannot be removed.
+    report: Report,
+    /// Ends when what it wrote is in the log.
+    is_shown: oneshot::Receiver<()>,
 }
 
 impl<R: Host> Shared<R> {
@@ -60,11 +69,12 @@ impl<R: Host> Shared<R> {
     /// Follows a container that was started to its end, and clears up after it.
     pub(super) async fn follow(
         self: &Arc<Self>,
-        container: &str,
+        container: String,
         followed: &Followed<'_>,
+        open: Open<'_, Ended>,
         variables: Vec<(String, String)>,
     ) -> Vec<Failure> {
-        let ended = async { Some(wait::end(&self.engine, container).await) };
+        let ended = async { Some(wait::end(&self.engine, &container).await) };
         let stopped = async {
             followed.stop.asked().await;
             None
@@ -75,40 +85,49 @@ impl<R: Host> Shared<R> {
                 failed(FailureReason::ContainerWait, "somebody removed the container before its end was known".into())
             }
             None => {
-                let end = self.end_before(container, followed.stop).await;
+                let end = self.end_before(&container, followed.stop).await;
                 if end.is_none() {
-                    self.terminate(container, followed.stop).await;
+                    self.terminate(&container, followed.stop).await;
                 }
                 end.unwrap_or(Outcome::Stopped)
             }
         };
-        let (is_failed, is_stopped) = (matches!(outcome, Outcome::Failed(_)), matches!(outcome, Outcome::Stopped));
+        // What was stopped must not be taken up as one that ended by itself, nor what a worker that leaves has told to be
+        // stopped.
+        if outcome == Outcome::Stopped || followed.stop.is_abandoned() {
+            followed.report.finished(outcome);
+            return self.remove(&container).await;
+        }
+        // It stays until the server has heard: if this worker dies before, the next one tells it.
+        let (shown, is_shown) = oneshot::channel();
+        let ended = Ended { container: container.clone(), report: followed.report.clone(), is_shown };
+        if let Some(ended) = open.end(ended) {
+            self.let_go_beside(ended);
+        }
+        let is_failed = matches!(outcome, Outcome::Failed(_));
         followed.report.finished(outcome);
-        if is_failed && !followed.stop.is_abandoned() {
-            Box::pin(self.log_output(container, followed, &variables)).await;
+        if is_failed {
+            Box::pin(self.log_output(&container, followed, &variables)).or(followed.stop.abandoned()).await;
         }
-        // What was stopped must not be taken up as one that ended. What ended by itself is told first: a worker that is
-        // killed meanwhile tells it again, and none is lost.
-        if is_stopped {
-            return self.remove(container).await;
-        }
-        self.remove_beside(container, followed.report);
+        drop::<oneshot::Sender<()>>(shown);
         Vec::new()
     }
 
-    /// Removes a container beside everything else, once its end is on its way.
-    pub(super) fn remove_beside(self: &Arc<Self>, container: &str, report: &Report) {
-        let (own, container, report) = (Arc::clone(self), container.to_owned(), report.clone());
-        let working = self.aside.working();
-        let runtime = self.engine.runtime().clone();
-        runtime.spawn(async move {
-            let is_leaving = working.is_none();
-            if !is_leaving {
-                own.engine.pause(TELLING).await;
-            }
-            for failure in own.remove(&container).await {
-                report.cleanup_failed(failure);
-            }
+    /// Lets go a container whose end is not told any more: it is removed, or marked.
+    pub(super) async fn let_go(&self, ended: Ended) {
+        let Ended { container, report, is_shown } = ended;
+        // It is removed with its output.
+        let _ = is_shown.await;
+        for failure in self.remove(&container).await {
+            report.cleanup_failed(failure);
+        }
+    }
+
+    /// The same beside everything else.
+    fn let_go_beside(self: &Arc<Self>, ended: Ended) {
+        let (own, working) = (Arc::clone(self), self.aside.working());
+        self.engine.runtime().spawn(async move {
+            own.let_go(ended).await;
             drop(working);
         });
     }
@@ -196,7 +215,8 @@ impl<R: Host> Shared<R> {
         Ok(Some(tail.finish()))
     }
 
-    pub(super) async fn remove(&self, container: &str) -> Vec<Failure> {
+    /// Removes a container that is not needed any more, or marks it where everything is kept.
+    async fn remove(&self, container: &str) -> Vec<Failure> {
         if !self.common.cleanup {
             removal::mark_as_told(&self.engine, container).await;
             return Vec::new();

@@ -42,8 +42,10 @@ use tracing::{info, warn};
 use crate::aside::Aside;
 use crate::contract::{Common, Earlier, Resumed, Task};
 use crate::earlier::Left;
+use crate::ends::{Ends, Key};
 use crate::machine;
 use crate::program::find_program;
+use ending::Ended;
 use endpoint::{Endpoint, Place};
 use engine::{Call, Engine, within};
 use error::EngineError;
@@ -57,6 +59,9 @@ use sidecars::Sidecars;
 
 /// How long an engine may take to answer at start.
 const START_LIMIT: Duration = Duration::from_secs(15);
+/// How many containers stay at most whose end the server is not known to have heard. One that is away gives no further tasks, so
+/// these are as many as ran; one that answers no Ping must not fill the engine's disk.
+const MOST_ENDED: usize = 100;
 
 pub struct DockerBackend<R: Host> {
     shared: Arc<Shared<R>>,
@@ -76,6 +81,8 @@ struct Shared<R: Host> {
     earlier: Vec<Left<String>>,
     /// What is removed beside everything else.
     aside: Aside,
+    /// The containers that stay until the server has heard how they ended.
+    ends: Ends<Ended>,
 }
 
 /// What an engine says of itself (`GET /info`).
@@ -172,14 +179,24 @@ impl<R: Host> DockerBackend<R> {
             runtime.spawn(Arc::clone(&sidecars).collect(ttl));
         }
         let extra_labels = settings.extra_labels.clone().into_iter().collect();
-        let aside = Aside::default();
-        let shared = Shared { common, settings, extra_labels, engine, images, sidecars, own, earlier, aside };
+        let (aside, ends) = (Aside::default(), Ends::new(MOST_ENDED));
+        let shared = Shared { common, settings, extra_labels, engine, images, sidecars, own, earlier, aside, ends };
         Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The tasks that earlier workers started and that this one has taken up, from the oldest on.
     pub fn earlier(&self) -> Vec<Earlier> {
         self.shared.earlier.iter().map(|left| left.task.clone()).collect()
+    }
+
+    pub(crate) fn settle(
+        &self,
+        task_id: &str,
+        execution_id: Option<&str>,
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let ended = self.shared.ends.heard(&Key::new(task_id, execution_id))?;
+        let own = Arc::clone(&self.shared);
+        Some(async move { own.let_go(ended).await })
     }
 
     pub(crate) async fn run(&self, task: Task) -> Vec<Failure> {

@@ -27,6 +27,7 @@ use super::sidecars::Prepared;
 use super::state::Seen;
 use super::wait;
 use crate::contract::{Resumed, Stop, Task, failed};
+use crate::ends::Key;
 use crate::reference::Reference;
 
 /// How long whoever is asked to stop waits for a container that is being made.
@@ -78,6 +79,7 @@ impl<R: Host> Shared<R> {
     pub(super) async fn run(self: &Arc<Self>, task: Task) -> Vec<Failure> {
         let Task { spec, trace, stop, report, log } = task;
         let followed = Followed { task_id: &spec.task_id, stop: &stop, report: &report, log: &log };
+        let open = self.ends.open(Key::new(&spec.task_id, spec.execution_id.as_deref()));
         if stop.is_asked() {
             report.finished(Outcome::Stopped);
             return Vec::new();
@@ -95,13 +97,14 @@ impl<R: Host> Shared<R> {
             }
         };
         let variables = spec.env.iter().map(|(name, value)| (name.to_owned(), value.expose().to_owned())).collect();
-        self.follow(&container, &followed, variables).await
+        self.follow(container, &followed, open, variables).await
     }
 
     /// Takes up a task that an earlier worker started.
     pub(super) async fn resume(self: &Arc<Self>, resumed: Resumed) -> Vec<Failure> {
         let Resumed { task_id, execution_id, trace, stop, report, log } = resumed;
         let followed = Followed { task_id: &task_id, stop: &stop, report: &report, log: &log };
+        let open = self.ends.open(Key::new(&task_id, execution_id.as_deref()));
         let Some(container) = self.earlier_container(&task_id, execution_id.as_deref()) else {
             report.finished(failed(FailureReason::ContainerWait, "the container is gone".into()));
             return Vec::new();
@@ -118,7 +121,7 @@ impl<R: Host> Shared<R> {
         }
         trace.step(&TaskStep::Running { node: None });
         let variables = self.variables_of(&container).await;
-        self.follow(&container, &followed, variables).await
+        self.follow(container, &followed, open, variables).await
     }
 
     /// Gets everything that the task needs, and starts its container.

@@ -13,12 +13,13 @@ use super::Shared;
 use super::begin::no_patch;
 use super::cluster::Call;
 use super::error::ApiError;
-use super::held::{Created, Key};
+use super::held::Created;
 use super::instance::{Instance, OwnPod};
 use super::names::{EXECUTION_ID, INSTANCE, TASK_ID};
 use super::objects::{Items, Job, Pod};
 use crate::contract::Earlier;
 use crate::earlier::{Left, is_dead, newest};
+use crate::ends::Key;
 use crate::query::escaped;
 
 /// How often Jobs are looked for whose worker is gone.

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::objects::Job;
 use crate::contract::Report;
+use crate::ends::Key;
 
 /// A Job that was created, or taken for one that was, or taken up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,16 +19,6 @@ pub struct Created {
 impl Created {
     pub fn of(job: &Job) -> Self {
         Self { name: job.metadata.name.clone(), uid: job.metadata.uid.clone(), before: None }
-    }
-}
-
-/// An execution of a task.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key(String, Option<String>);
-
-impl Key {
-    pub fn new(task_id: &str, execution_id: Option<&str>) -> Self {
-        Self(task_id.to_owned(), execution_id.map(str::to_owned))
     }
 }
 

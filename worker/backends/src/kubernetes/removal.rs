@@ -13,9 +13,10 @@ use super::Shared;
 use super::begin::delete_options;
 use super::cluster::Call;
 use super::error::ApiError;
-use super::held::{Created, Ended, Key};
+use super::held::{Created, Ended};
 use super::names::{Identity, Standing, TOLD};
 use super::objects::Job;
+use crate::ends::Key;
 
 /// How often a deletion that failed is tried again.
 const INTERVAL: Duration = Duration::from_secs(30);

@@ -17,12 +17,13 @@ use tracing::warn;
 use super::begin::{events, pods};
 use super::cluster::Call;
 use super::followers::Sighting;
-use super::held::{Created, Ended, Key};
+use super::held::{Created, Ended};
 use super::names::INSTANCE;
 use super::objects::Job;
 use super::verdict::{Ending, Limits, Next, Verdict};
 use super::{LookedAt, Shared};
 use crate::contract::{Report, Resumed, Stop, Task, failed};
+use crate::ends::Key;
 use crate::output::TaskLog;
 
 /// How long it may take to see whether a task has ended already.

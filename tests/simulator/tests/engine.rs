@@ -1,0 +1,114 @@
+//! Ends that the server cannot hear when they come: what the next worker tells of containers that are left.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use oz_worker_simulator::engine::{Engine, OURS};
+use oz_worker_simulator::network::Cut;
+use oz_worker_simulator::scene::{Operator, Scene};
+use oz_worker_simulator::{Report, run};
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// How long a container runs at the longest on an engine that is well, and a while.
+const LONGEST_TASK: Duration = Duration::from_secs(700);
+/// The longest wait between two dials, and a while.
+const SOON: Duration = Duration::from_secs(90);
+
+/// Runs `drive` on a few seeds, on an engine that is well.
+fn on_an_engine<F: Future<Output = ()> + Send + 'static>(drive: fn(Scene) -> F) -> Vec<Report> {
+    let stage = |executor: &_| {
+        let operator = Operator {
+            limit: 1,
+            drain: Duration::ZERO,
+            dispatches: false,
+            contains: true,
+            proxy: false,
+            ..Operator::draw(executor)
+        };
+        Scene::new(executor, operator)
+    };
+    let reports: Vec<_> = (0..20).map(|seed| run(seed, 1000 * HOUR, stage, drive)).collect();
+    for report in &reports {
+        assert!(report.violations.is_empty(), "{report}");
+    }
+    reports
+}
+
+fn engine(scene: &Scene) -> Engine {
+    scene.engine.clone().unwrap()
+}
+
+/// A task ends while the server cannot be reached.
+async fn ends_unheard(scene: &Scene) {
+    engine(scene).heal();
+    scene.ready().await;
+    scene.server.assign("T1", "E1", true);
+    scene.server.answered("T1", "E1").await;
+    // Its images are not there yet.
+    scene.network.set_outage(true);
+    scene.server.cut(Cut::Reset);
+    scene.executor.sleep(LONGEST_TASK).await;
+    if !engine(scene).has("E1") {
+        scene.watch.violate("nobody has heard how E1 ended, and its container is gone".to_owned());
+    }
+}
+
+/// The next worker tells the end, and nothing is left.
+async fn is_told_by_the_next(scene: &Scene) {
+    scene.kill();
+    scene.network.set_outage(false);
+    scene.start();
+    scene.executor.sleep(SOON).await;
+    is_told_once(scene);
+}
+
+fn is_told_once(scene: &Scene) {
+    let succeeded = scene.server.ledger(|ledger| ledger.ended_in("succeeded"));
+    if succeeded != 1 {
+        scene.watch.violate(format!("the server heard of {succeeded} successes"));
+    }
+    let left = engine(scene).left(OURS, scene.operator.cleanup);
+    if !left.is_empty() || engine(scene).has("E1") {
+        scene.watch.violate(format!("the server has heard how E1 ended, and its container is there: {left:?}"));
+    }
+}
+
+#[test]
+fn an_end_that_the_server_could_not_hear_is_told_by_the_worker_after_one_that_was_killed() {
+    on_an_engine(|scene| async move {
+        ends_unheard(&scene).await;
+        is_told_by_the_next(&scene).await;
+    });
+}
+
+#[test]
+fn an_end_that_the_server_could_not_hear_is_told_by_the_worker_after_one_that_left() {
+    on_an_engine(|scene| async move {
+        ends_unheard(&scene).await;
+        scene.signal("SIGTERM");
+        let _ = scene.left().recv().await;
+        is_told_by_the_next(&scene).await;
+    });
+}
+
+#[test]
+fn an_end_that_the_server_hears_late_leaves_nothing_and_is_not_told_again() {
+    on_an_engine(|scene| async move {
+        ends_unheard(&scene).await;
+        scene.network.set_outage(false);
+        scene.executor.sleep(SOON).await;
+        is_told_once(&scene);
+        scene.kill();
+        scene.start();
+        scene.executor.sleep(SOON).await;
+        if scene.server.ledger(|ledger| ledger.active().count()) > 0 {
+            scene.watch.violate("what was heard is taken up again".to_owned());
+        }
+        // The slot is free.
+        scene.server.assign("T2", "E2", true);
+        scene.server.answered("T2", "E2").await;
+        if !scene.server.ledger(|ledger| ledger.is_claimed("T2", "E2")) {
+            scene.watch.violate("T2 was not claimed".to_owned());
+        }
+    });
+}
