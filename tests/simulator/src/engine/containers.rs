@@ -89,7 +89,8 @@ impl Container {
     }
 
     pub fn listed(&self, id: &str) -> Value {
-        json!({"Id": id, "Names": [format!("/{}", self.name)], "Labels": self.labels, "Created": self.created})
+        let (names, state) = ([format!("/{}", self.name)], &self.state()["Status"]);
+        json!({"Id": id, "Names": names, "Labels": self.labels, "Created": self.created, "State": state})
     }
 
     pub fn inspected(&self, id: &str) -> Value {

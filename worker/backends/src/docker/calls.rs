@@ -21,11 +21,18 @@ pub struct Listed {
     /// When it was made, in seconds since 1970.
     #[serde(default)]
     pub created: i64,
+    /// What it does, in one word.
+    #[serde(default)]
+    state: String,
 }
 
 impl Listed {
     pub fn label(&self, name: &str) -> &str {
         self.labels.as_ref().and_then(|labels| labels.get(name)).map(String::as_str).unwrap_or_default()
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.state == "running"
     }
 
     pub fn names(&self) -> &[String] {

@@ -27,12 +27,17 @@ const LATER: [Duration; 3] = [Duration::from_secs(10), Duration::from_secs(180),
 /// # Errors
 /// What the engine says.
 pub async fn take_up<R: Host>(
-    engine: &Engine<R>,
+    engine: &Arc<Engine<R>>,
     own: &Instance,
     worker_id: &str,
 ) -> Result<Vec<Left<String>>, EngineError> {
     let (mut tasks, mut rest) = (Vec::new(), Vec::new());
-    for listed in of_dead_workers(engine, own, worker_id).await? {
+    let all = of_worker(engine, worker_id).await?;
+    // Its end was told, and its worker died before it could be stopped.
+    for told in all.iter().filter(|listed| listed.is_running() && labels::holder(listed.names()) == Holder::Nobody) {
+        removal::kill_beside(Arc::clone(engine), told.id.clone());
+    }
+    for listed in of_dead_workers(engine, own, all).await {
         let task_id = listed.label(TASK_ID);
         if task_id.is_empty() {
             rest.push(listed.id);
@@ -71,19 +76,20 @@ pub async fn take_up<R: Host>(
 pub async fn remove_late<R: Host>(engine: Arc<Engine<R>>, own: Instance, worker_id: String) {
     for pause in LATER {
         engine.pause(pause).await;
-        for listed in of_dead_workers(&engine, &own, &worker_id).await.unwrap_or_default() {
+        let all = of_worker(&engine, &worker_id).await.unwrap_or_default();
+        for listed in of_dead_workers(&engine, &own, all).await {
             removal::remove_unstarted(&engine, &listed.id).await;
         }
     }
 }
 
-/// The containers that dead workers with this id have, but for those that keep a volume whole.
-async fn of_dead_workers<R: Host>(
-    engine: &Engine<R>,
-    own: &Instance,
-    worker_id: &str,
-) -> Result<Vec<Listed>, EngineError> {
-    let all: Vec<Listed> = engine.ask(&list(&format!("{WORKER_ID}={worker_id}"))).await?;
+/// The containers that workers with this id made.
+async fn of_worker<R: Host>(engine: &Engine<R>, worker_id: &str) -> Result<Vec<Listed>, EngineError> {
+    engine.ask(&list(&format!("{WORKER_ID}={worker_id}"))).await
+}
+
+/// Those of them that dead workers have, but for what keeps a volume whole.
+async fn of_dead_workers<R: Host>(engine: &Engine<R>, own: &Instance, all: Vec<Listed>) -> Vec<Listed> {
     let (mut found, mut dead) = (Vec::new(), BTreeMap::new());
     for listed in all {
         let instance = match labels::holder(listed.names()) {
@@ -106,5 +112,5 @@ async fn of_dead_workers<R: Host>(
             found.push(listed);
         }
     }
-    Ok(found)
+    found
 }

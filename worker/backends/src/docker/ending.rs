@@ -180,7 +180,7 @@ impl<R: Host> Shared<R> {
         }
         if !kill("SIGKILL").await && !self.common.cleanup {
             // Nobody removes it, so nothing else ends it.
-            removal::kill_later(Arc::clone(&self.engine), container.to_owned());
+            removal::kill_beside(Arc::clone(&self.engine), container.to_owned());
         }
     }
 

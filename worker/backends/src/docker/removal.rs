@@ -101,16 +101,16 @@ pub fn is_killed<T>(answer: &Result<T, EngineError>) -> bool {
     answer.as_ref().err().is_none_or(|error| error.is_gone() || error.status() == Some(409))
 }
 
-/// Goes on killing a container beside everything else: one that is kept, and could not be stopped.
-pub fn kill_later<R: Host>(engine: Arc<Engine<R>>, id: String) {
+/// Kills a container beside everything else, for as long as it takes: one that is kept, and was not stopped.
+pub fn kill_beside<R: Host>(engine: Arc<Engine<R>>, id: String) {
     let runtime = engine.runtime().clone();
     runtime.spawn(async move {
         let call = Call::post(format!("/containers/{id}/kill?signal=SIGKILL"));
         for _ in 0..MOST_LATER {
-            engine.pause(LATER).await;
             if is_killed(&engine.once(&call).await) {
                 return;
             }
+            engine.pause(LATER).await;
         }
         warn!("container {id} cannot be stopped; docker kill {id} would");
     });
