@@ -6,7 +6,7 @@ use oz_worker_tests::{binary::worker_binary, peers::docker::Engine};
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::scene::{Scene, task};
+use super::scene::{Scene, TASK, task};
 
 pub fn plain(engine: &Engine) {
     let mut scene = Scene::new(engine);
@@ -109,9 +109,15 @@ pub fn kept(engine: &Engine) {
         (engine.docker(["inspect", "--format", "{{.State.Running}}", &id]) == "false").then_some(())
     });
     scene.stop();
+    // What such a worker told and could not stop any more, since it was killed.
+    let label = format!("oz-agent-worker.worker-id={}", scene.launch.id());
+    let told = ["--name", "oz-agent-worker.told.0123456789ab", "--label", &label, "--network", "none"];
+    let told = engine.docker(["run", "--detach"].into_iter().chain(told).chain([TASK, "/bin/sleep", "600"]));
     // The next worker of this id does not tell their ends again: the first that it says is of another task.
     scene.start_again();
     scene.fails(&task("T3", "exit 1"), "container_exit");
+    assert_eq!(engine.docker(["wait", &told]), "137");
+    engine.docker(["rm", &told]);
     scene.leave();
     let label = "label=oz-agent-worker.task-id";
     let all = engine.docker(["ps", "--all", "--quiet", "--filter", label]);
