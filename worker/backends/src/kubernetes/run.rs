@@ -177,7 +177,10 @@ impl<R: Host> Shared<R> {
         let ended = Ended { created: created.clone(), goes, deadline, report: Some(report.clone()) };
         self.held.end(Key::new(task_id, execution_id), ended);
         report.finished(outcome);
-        if has_output && let Some(pod) = verdict.pod_name() {
+        if has_output
+            && verdict.has_reads_left()
+            && let Some(pod) = verdict.pod_name()
+        {
             Box::pin(self.log_output(pod, &created, variables, task_id, log)).await;
         }
         Vec::new()

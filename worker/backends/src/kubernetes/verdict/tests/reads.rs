@@ -118,6 +118,43 @@ fn a_watch_that_is_behind_takes_nothing_back_that_was_read() {
 }
 
 #[test]
+fn a_give_up_that_is_averted_leaves_the_true_end_fewer_questions() {
+    let limits = Limits { pod_start_timeout: Duration::from_secs(60), ..LIMITS };
+    let stuck = |why| parsed::<Pod>(pod("Pending", waiting(why, "not found"), json!({})));
+    for averted in [0, 1] {
+        let mut verdict = Verdict::new(limits, seconds(0));
+        verdict.job(seconds(0), parsed(job(&json!([]))));
+        let (mut questions, mut looks) = (Vec::new(), 0);
+        let end = (1..3600).find_map(|at| {
+            match at {
+                20 => verdict.pod(seconds(at), stuck("ErrImagePull")),
+                40 if averted > 0 => verdict.pod(seconds(at), stuck("ContainerCreating")),
+                _ => {}
+            }
+            loop {
+                match verdict.look(seconds(at)) {
+                    Next::End(ending) => break Some(ending),
+                    Next::Wait(_) => break None,
+                    Next::Ask(uid) => {
+                        questions.push(uid);
+                        verdict.events(Vec::new());
+                    }
+                    next => {
+                        assert_eq!(next, Next::Look);
+                        looks += 1;
+                        let why = if averted > 0 { "ContainerCreating" } else { "ErrImagePull" };
+                        verdict.looked(seconds(at), vec![stuck(why)]);
+                    }
+                }
+            }
+        });
+        assert!(end.is_some_and(|end| end.gives_up));
+        // No Pod yet, no container yet, and why it ends: all three when nothing was read for no end.
+        assert_eq!((questions.len(), looks), (3 - averted, 1 + averted), "{questions:?}");
+    }
+}
+
+#[test]
 fn a_pod_that_no_watch_tells_of_any_more_is_told_by_its_job() {
     let missing = |job_says: Value| {
         let mut verdict = Verdict::new(LIMITS, seconds(0));
