@@ -116,7 +116,9 @@ impl Cluster {
             ("POST", ["apis", "authorization.k8s.io", ..]) => Answer::ok(json!({"status": {"allowed": true}})),
             ("POST", [.., "jobs"]) => {
                 self.is_let_go(stream).await?;
-                self.create(&body, machine, deaths)
+                let answer = self.create(&body, machine, deaths);
+                self.is_answered(&answer).await?;
+                answer
             }
             ("GET", [.., "jobs", name]) => match self.state().store.get(Kind::Job, name) {
                 Some(job) => Answer::ok(job.clone()),
