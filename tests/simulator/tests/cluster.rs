@@ -197,7 +197,7 @@ fn a_thousand_tasks_take_few_requests_and_leave_nothing() {
 }
 
 #[test]
-#[ignore = "takes minutes in a debug build; the one above is the same with fewer"]
+#[ignore = "takes minutes in a debug build: `.ci/run` runs it in a release build; the one above is the same with fewer"]
 fn ten_thousand_tasks_take_few_requests_and_leave_nothing() {
     on_a_cluster(|scene| many(scene, 40));
 }
