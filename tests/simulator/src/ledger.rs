@@ -98,7 +98,9 @@ impl Ledger {
     /// The same of all of them.
     fn look_at_all(&mut self) {
         let tasks: Vec<String> = self.tasks.keys().cloned().collect();
-        tasks.iter().for_each(|task| self.look_at(task));
+        for task in tasks {
+            self.look_at(&task);
+        }
     }
 
     /// The server cancels a task: whichever execution of it that reaches.
