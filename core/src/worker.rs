@@ -77,8 +77,8 @@ pub struct Worker {
     tasks: BTreeMap<String, Task>,
     /// The tasks whose end is told already, because the worker leaves, and that are still being cleaned up after.
     cleaning: BTreeMap<String, RunId>,
-    /// The tasks that this worker leaves alone on its way out, with their executions: they run on, and the next one takes them up.
-    let_go: BTreeMap<String, Option<String>>,
+    /// The tasks that this worker leaves alone on its way out: they run on, and the next one takes them up.
+    let_go: BTreeMap<String, Task>,
     runs: u64,
     readiness: Readiness,
     /// The tasks that a remote runtime has, with their executions.
@@ -293,8 +293,8 @@ impl Worker {
             return true;
         }
         // What runs on without this worker is no task for another one.
-        let let_go = self.let_go.get(task_id).filter(|execution_id| of.may_be(execution_id.as_deref()));
-        if let Some(execution_id) = let_go.cloned() {
+        let let_go = self.let_go.get(task_id).map(|task| &task.execution_id);
+        if let Some(execution_id) = let_go.filter(|execution_id| of.may_be(execution_id.as_deref())).cloned() {
             self.claim_again(now, task_id, execution_id.as_deref(), true);
             return true;
         }

@@ -1005,6 +1005,48 @@ fn what_begins_elsewhere_on_the_way_out_is_left_alone_too_and_is_no_task_for_ano
 }
 
 #[test]
+fn a_user_who_cancels_what_was_let_go_is_heard_as_long_as_the_worker_is_there() {
+    let config = || Config { stops_tasks_on_shutdown: false, after_kill: AfterKill::Resumes, ..config() };
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.handle(Input::TaskStarted { task_id: "T", run });
+    driver.sent();
+    driver.handle(Input::Stop("SIGTERM"));
+    assert_eq!(driver.worker.active_tasks(), 0);
+    driver.cancel("T");
+    assert_eq!(driver.stopped(), [run]);
+    // It waits for that, whatever it had to report before.
+    driver.pong();
+    assert_eq!((driver.worker.active_tasks(), driver.count(|output| matches!(output, Output::Close))), (1, 0));
+    driver.end("T", run, Outcome::Stopped);
+    assert_eq!(driver.sent(), ["task_completed T CANCELLED"]);
+    driver.pong();
+    assert_eq!(driver.count(|output| matches!(output, Output::Close)), 1);
+
+    // How it ended by itself the next worker tells.
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.handle(Input::TaskStarted { task_id: "T", run });
+    driver.sent();
+    driver.handle(Input::Stop("SIGTERM"));
+    driver.finish("T", run, Outcome::Completed);
+    driver.cancel("T");
+    assert!(driver.stopped().is_empty() && driver.sent().is_empty());
+    assert!(driver.notices().iter().any(|notice| matches!(notice, Notice::CancelTooLate { .. })));
+
+    // What has not stopped when the worker may wait no longer is told all the same.
+    let mut driver = Driver::connected(config());
+    let run = driver.start("T");
+    driver.handle(Input::TaskStarted { task_id: "T", run });
+    driver.sent();
+    driver.handle(Input::Stop("SIGTERM"));
+    driver.cancel("T");
+    driver.pass(Duration::from_secs(10));
+    assert_eq!(driver.sent(), ["task_completed T CANCELLED"]);
+    assert_eq!(driver.count(|output| matches!(output, Output::Close)), 1);
+}
+
+#[test]
 fn a_user_who_cancels_a_task_that_shutdown_is_stopping_is_told_so() {
     let mut driver = Driver::connected(config());
     let run = driver.start("T");

@@ -8,7 +8,7 @@ use super::Worker;
 use super::io::{AfterKill, Output, RunId};
 use super::phase::Phase;
 use super::session::Connection;
-use super::task::StopCause;
+use super::task::{StopCause, Task};
 use crate::metrics::MetricEvent;
 use crate::notice::Notice;
 use crate::outcome::Outcome;
@@ -70,10 +70,21 @@ impl Worker {
         let can_go = !self.config.stops_tasks_on_shutdown && self.config.after_kill == AfterKill::Resumes;
         let goes = can_go && self.is_leaving() && self.task(task_id, run).is_some_and(|task| task.goes_on());
         if goes && let Some(task) = self.tasks.remove(task_id) {
-            self.let_go.insert(task_id.into(), task.execution_id);
+            self.let_go.insert(task_id.into(), task);
             self.row = None;
         }
         goes
+    }
+
+    /// A task that was let go is this worker's again, which is still there to stop it, unless it has finished: how it ended the
+    /// next worker tells. Gives whether it has.
+    pub(super) fn take_back(&mut self, task_id: &str) -> bool {
+        let has_finished = self.let_go.get(task_id).is_some_and(Task::is_finished);
+        if !has_finished && let Some(task) = self.let_go.remove(task_id) {
+            self.tasks.insert(task_id.into(), task);
+            self.row = None;
+        }
+        has_finished
     }
 
     /// Reports every task that has not stopped in time as stopped: [`Output::Exit`] will end it. One that nobody has asked to
@@ -99,7 +110,8 @@ impl Worker {
             self.notice(Notice::DrainTimedOut { active: self.tasks.len() });
             self.stop_tasks(now);
         }
-        if let Phase::Stopping(until) = self.phase
+        // While it reports there is one only if it was let go and cancelled then.
+        if let Phase::Stopping(until) | Phase::Reporting(until) = self.phase
             && now >= until
         {
             self.give_up_tasks(now);
@@ -109,7 +121,7 @@ impl Worker {
             self.phase = Phase::Reporting(now.plus(REPORT_LIMIT));
         }
         if let Phase::Reporting(until) = self.phase
-            && (self.outbox.is_empty() || now >= until)
+            && (is_over && self.outbox.is_empty() || now >= until)
         {
             self.leave(now);
         }

@@ -76,7 +76,9 @@ impl Worker {
     // Stopping.
 
     pub(super) fn on_cancellation(&mut self, now: Instant, task_id: &str) {
-        if let Some(task) = self.tasks.get_mut(task_id) {
+        if self.take_back(task_id) {
+            self.notice(Notice::CancelTooLate { task_id: task_id.into() });
+        } else if let Some(task) = self.tasks.get_mut(task_id) {
             if task.is_finished() {
                 return self.notice(Notice::CancelTooLate { task_id: task_id.into() });
             }
@@ -117,6 +119,11 @@ impl Worker {
 
     /// Fixes how a task ended. What follows it changes nothing about that.
     pub(super) fn on_task_finished(&mut self, now: Instant, task_id: &str, run: RunId, outcome: Outcome) {
+        if let Some(task) = self.let_go.get_mut(task_id).filter(|task| task.run == run) {
+            // The next worker tells it.
+            task.finish(task_id, outcome);
+            return;
+        }
         let Some(task) = self.task(task_id, run) else { return };
         let execution_id = task.execution_id.clone();
         let Some(end) = task.finish(task_id, outcome) else { return };
@@ -134,6 +141,9 @@ impl Worker {
     }
 
     pub(super) fn on_task_ended(&mut self, now: Instant, task_id: &str, run: RunId, cleanup: Vec<Failure>) {
+        if self.let_go.get(task_id).is_some_and(|task| task.run == run) {
+            return self.on_task_finished(now, task_id, run, no_outcome());
+        }
         if self.cleaning.get(task_id) == Some(&run) {
             self.cleaning.remove(task_id);
         } else if self.task(task_id, run).is_none_or(|task| !task.clean_up()) {

@@ -100,7 +100,7 @@ pub struct Reference {
     ready: bool,
     dispatched: BTreeMap<String, Option<String>>,
     /// What runs on without the worker that leaves.
-    let_go: BTreeMap<String, Option<String>>,
+    let_go: BTreeMap<String, Task>,
     kept: Vec<Kept>,
     /// The last ends that were proven.
     told: Vec<Kept>,
@@ -188,6 +188,12 @@ impl Reference {
                 if !matches!(self.phase, Phase::Running | Phase::Draining(_)) {
                     self.let_go(task_id);
                 }
+            }
+            Input::TaskFinished { task_id, run, .. } | Input::TaskEnded { task_id, run, .. }
+                if self.let_go.get(*task_id).is_some_and(|task| task.run == Some(*run)) =>
+            {
+                // It is told by whoever takes it up.
+                self.let_go.get_mut(*task_id).unwrap().end.get_or_insert(Outcome::Stopped);
             }
             Input::TaskFinished { task_id, run, outcome } if self.is_run(task_id, *run) => {
                 self.finished(task_id, outcome.clone());
@@ -327,8 +333,8 @@ impl Reference {
             self.send(end);
             return;
         }
-        if let Some(let_go) = self.let_go.get(task).filter(|let_go| is_this(let_go)) {
-            return self.claim_again(task, let_go.clone(), kept.is_empty());
+        if let Some(let_go) = self.let_go.get(task).filter(|let_go| is_this(&let_go.execution)) {
+            return self.claim_again(task, let_go.execution.clone(), kept.is_empty());
         }
         if let Some(handed_over) = self.dispatched.get(task).filter(|handed_over| was_this(handed_over)) {
             return self.claim_again(task, handed_over.clone(), kept.is_empty());
@@ -392,6 +398,14 @@ impl Reference {
     }
 
     fn cancel(&mut self, task: &str) {
+        // What was let go and has not finished meanwhile.
+        if self.let_go.get(task).is_some_and(|let_go| let_go.end.is_none()) {
+            let let_go = self.let_go.remove(task).unwrap();
+            self.tasks.insert(task.into(), let_go);
+        }
+        if self.let_go.contains_key(task) {
+            return;
+        }
         if let Some(active) = self.tasks.get_mut(task) {
             if active.end.is_some() {
                 return;
@@ -494,7 +508,7 @@ impl Reference {
         let goes = |task: &&Task| task.started && !task.stopping && task.end.is_none();
         if can_go && self.tasks.get(task).as_ref().is_some_and(goes) {
             let task_now = self.tasks.remove(task).unwrap();
-            self.let_go.insert(task.into(), task_now.execution);
+            self.let_go.insert(task.into(), task_now);
         }
     }
 
@@ -533,12 +547,15 @@ impl Reference {
         if matches!(self.phase, Phase::Stopping(at) if now >= at) {
             self.give_up();
         }
+        if matches!(self.phase, Phase::Reporting(at) if now >= at) {
+            self.give_up();
+        }
         let over = self.tasks.is_empty() && self.cleaning.is_empty();
         if over && matches!(self.phase, Phase::Draining(_) | Phase::Stopping(_)) {
             self.phase = Phase::Reporting(now.plus(seconds(10)));
         }
         if let Phase::Reporting(at) = self.phase
-            && (self.kept.is_empty() || now >= at)
+            && (over && self.kept.is_empty() || now >= at)
         {
             self.leave();
         }

@@ -39,6 +39,9 @@ pub struct Watch {
     pub records: Vec<Record>,
     pub safe: usize,
     journal: bool,
+    /// The runs that the worker leaves alone on its way out, and those of them that it stops after all.
+    let_go: BTreeMap<String, RunId>,
+    taken_back: BTreeSet<RunId>,
     /// The tasks whose last run owes the server an end.
     owing: BTreeSet<String>,
     /// The tasks of which a run was handed over. An old one that is assigned again is claimed again and has no end.
@@ -72,6 +75,8 @@ impl Watch {
             records: Vec::new(),
             safe: 0,
             journal,
+            let_go: BTreeMap::new(),
+            taken_back: BTreeSet::new(),
             owing: BTreeSet::new(),
             handed_over: BTreeSet::new(),
             sent: Vec::new(),
@@ -136,6 +141,7 @@ impl Watch {
             }
             Output::StartTask { run, spec } => self.started(&spec.task_id, *run),
             Output::StopTask { task_id, run } => {
+                self.take_back(task_id);
                 law!("stops only what runs", self.active.get(task_id) == Some(run), "{task_id}");
                 law!("stops only what has not finished", !self.finished.contains(run), "{task_id}");
                 law!("stops a task once", self.stopping.insert(*run), "{task_id}");
@@ -154,6 +160,7 @@ impl Watch {
                 law!("what holds a slot is not settled", !self.active.contains_key(task_id), "{task_id}");
             }
             Output::Notice(Notice::Ended { task_id, result, .. }) => self.told(task_id, *result),
+            Output::Notice(Notice::CancelRequested { task_id }) => self.take_back(task_id),
             Output::Notice(_) => {}
             Output::Exit => self.link = Link::Gone,
         }
@@ -215,13 +222,26 @@ impl Watch {
     /// The worker leaves alone what runs: nothing is owed for it, and it is counted by whoever takes it up.
     fn let_go(&mut self) {
         let (started, finished, stopping) = (&self.started, &self.finished, &self.stopping);
-        let goes_on = |run: &RunId| started.contains(run) && !finished.contains(run) && !stopping.contains(run);
+        let goes_on = |run: &RunId| {
+            let is_wanted = !stopping.contains(run) && !self.taken_back.contains(run);
+            started.contains(run) && !finished.contains(run) && is_wanted
+        };
         let gone: Vec<String> =
             self.active.iter().filter(|(_, run)| goes_on(run)).map(|(task_id, _)| task_id.clone()).collect();
         for task_id in gone {
-            self.active.remove(&task_id);
+            self.let_go.extend(self.active.remove_entry(&task_id));
             self.owing.remove(&task_id);
             self.claimed -= 1;
+        }
+    }
+
+    /// A user cancels what the worker had let go: it is its own again.
+    fn take_back(&mut self, task_id: &str) {
+        if let Some(run) = self.let_go.remove(task_id) {
+            law!("stops only what has not finished", !self.finished.contains(&run), "{task_id}");
+            self.active.insert(task_id.to_owned(), run);
+            self.taken_back.insert(run);
+            self.claimed += 1;
         }
     }
 

@@ -22,6 +22,9 @@ pub struct Ledger {
     /// Whether everything that the worker sent again on this connection has arrived.
     settled: bool,
     tasks: BTreeMap<String, Vec<Execution>>,
+    /// Those of them that are not over, or that another worker has taken up: a run may have ten thousand that are, and each
+    /// message is judged by the others.
+    open: BTreeSet<String>,
     /// Every task that was ever cancelled: whoever takes it up may hear of it.
     cancelled: BTreeSet<String>,
 }
@@ -79,6 +82,25 @@ impl Ledger {
             Some(_) => {}
             None => executions.push(Execution::new(execution, sound)),
         }
+        self.look_at(task);
+    }
+
+    /// Something has happened to a task: whether it is over may be another answer now.
+    fn look_at(&mut self, task: &str) {
+        let is_open = |one: &Execution| one.taken || matches!(one.state, State::Unanswered | State::Active);
+        if self.tasks.get(task).into_iter().flatten().any(is_open) {
+            self.open.insert(task.to_owned());
+        } else {
+            self.open.remove(task);
+        }
+    }
+
+    /// The same of all of them.
+    fn look_at_all(&mut self) {
+        let tasks: Vec<String> = self.tasks.keys().cloned().collect();
+        for task in tasks {
+            self.look_at(&task);
+        }
     }
 
     /// The server cancels a task: whichever execution of it that reaches.
@@ -93,6 +115,7 @@ impl Ledger {
     pub fn killed(&mut self) {
         self.stopping = false;
         self.tasks.values_mut().flatten().for_each(|one| (one.killed, one.taken) = (true, false));
+        self.look_at_all();
     }
 
     /// This worker takes up an execution that another one had, or it had itself before it was killed: it will say so.
@@ -115,6 +138,7 @@ impl Ledger {
                 executions.push(new);
             }
         }
+        self.look_at(task);
     }
 
     /// Another worker takes up an execution: this one is not to tell its end.
@@ -124,6 +148,7 @@ impl Ledger {
                 (one.taken, one.killed, one.state) = (!one.killed, true, State::Ended);
             }
         }
+        self.look_at(task);
     }
 
     /// The worker is gone for good: gives what it has not answered, for the server to hand to another one.
@@ -132,6 +157,7 @@ impl Ledger {
         self.tasks.values_mut().flatten().filter(|one| one.state != State::Rejected).for_each(|one| {
             one.state = State::Ended;
         });
+        self.look_at_all();
         unanswered
     }
 
@@ -148,6 +174,7 @@ impl Ledger {
                 }
             }
         }
+        self.look_at_all();
     }
 
     /// A connection is established: what comes first on it may be old.
@@ -172,13 +199,19 @@ impl Ledger {
     /// What must never happen, in words.
     pub fn heard(&mut self, text: &str, claimed: impl Fn(&str) -> Option<String>) -> Result<(), String> {
         let message: Value = serde_json::from_str(text).map_err(|error| format!("{error}: {text}"))?;
+        let judged = self.judge(&message, text, claimed);
+        self.look_at(message["data"]["task_id"].as_str().unwrap_or_default());
+        judged
+    }
+
+    fn judge(&mut self, message: &Value, text: &str, claimed: impl Fn(&str) -> Option<String>) -> Result<(), String> {
         let field = |name: &str| message["data"][name].as_str().unwrap_or_default();
         let task = field("task_id");
         let kind = message["type"].as_str().unwrap_or_default();
         let (limit, dispatches, stopping) = (self.limit, self.dispatches, self.stopping);
         // Of a task that was assigned anew the worker may have let the old end go already.
         let (active, unsure) = (self.active().count(), self.active().filter(|(task, _)| self.awaits(task)).count());
-        let taken = self.tasks.values().flatten().filter(|one| one.taken).count();
+        let taken = self.executions().filter(|(_, one)| one.taken).count();
         let (full, may_be_full) = (limit > 0 && active - unsure >= limit, limit > 0 && active + taken >= limit);
         let executions = self.tasks.get_mut(task).ok_or(format!("{kind} for {task}, which was never assigned"))?;
         let busy = executions.iter().any(|execution| execution.state == State::Active);
@@ -316,9 +349,13 @@ impl Ledger {
     }
 
     fn in_state(&self, wanted: State) -> impl Iterator<Item = (&str, &str)> {
-        self.tasks.iter().flat_map(move |(task, all)| {
-            all.iter().filter(move |one| one.state == wanted).map(|one| (task.as_str(), one.id.as_str()))
-        })
+        self.executions().filter(move |(_, one)| one.state == wanted).map(|(task, one)| (task, one.id.as_str()))
+    }
+
+    /// Every execution of a task that is not over.
+    fn executions(&self) -> impl Iterator<Item = (&str, &Execution)> {
+        let of = |task: &'_ String| self.tasks.get_key_value(task);
+        self.open.iter().filter_map(of).flat_map(|(task, all)| all.iter().map(|one| (task.as_str(), one)))
     }
 }
 

@@ -171,12 +171,33 @@ fn who_waits_in_line_fails_once_nothing_was_answered_for_two_minutes() {
 }
 
 #[test]
+fn a_job_that_somebody_deletes_while_its_creations_answer_is_lost_is_not_made_again() {
+    on_a_cluster(|scene| async move {
+        let cluster = scene.cluster.clone().unwrap();
+        cluster.heal();
+        scene.ready().await;
+        cluster.lose_creations(true);
+        for number in 0..3 {
+            let execution = format!("E{number}");
+            assign(&scene, number..number + 1);
+            wait(&scene, "the end", || cluster.told(&execution).is_some()).await;
+            let (jobs, told) = (cluster.jobs_of(&execution), cluster.told(&execution));
+            // By where it was when it was deleted.
+            if jobs != 1 || !matches!(told.as_deref(), Some("job_watch" | "container_exit")) {
+                scene.watch.violate(format!("{execution} had {jobs} Jobs, and is told to have ended by {told:?}"));
+            }
+        }
+        cluster.lose_creations(false);
+    });
+}
+
+#[test]
 fn a_thousand_tasks_take_few_requests_and_leave_nothing() {
     on_a_cluster(|scene| many(scene, 4));
 }
 
 #[test]
-#[ignore = "takes minutes in a debug build; the one above is the same with fewer"]
+#[ignore = "takes minutes in a debug build: `.ci/run` runs it in a release build; the one above is the same with fewer"]
 fn ten_thousand_tasks_take_few_requests_and_leave_nothing() {
     on_a_cluster(|scene| many(scene, 40));
 }

@@ -23,10 +23,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 const PREFLIGHT: &str = "oz-preflight-";
 /// How long after its end was told what is under way may still start.
 const UNDER_WAY: Duration = Duration::from_secs(10);
-/// How many requests a task may need besides the watches, and how many more when something keeps it from starting for a while:
-/// each time that it would be given up, its Pods are read before.
+/// How many requests a task may need besides the watches.
 const MOST_REQUESTS: u32 = 6;
-const MORE_REQUESTS: u32 = 2;
 
 /// An answer that is there at once.
 pub struct Answer {
@@ -118,7 +116,9 @@ impl Cluster {
             ("POST", ["apis", "authorization.k8s.io", ..]) => Answer::ok(json!({"status": {"allowed": true}})),
             ("POST", [.., "jobs"]) => {
                 self.is_let_go(stream).await?;
-                self.create(&body, machine, deaths)
+                let answer = self.create(&body, machine, deaths);
+                self.is_answered(&answer).await?;
+                answer
             }
             ("GET", [.., "jobs", name]) => match self.state().store.get(Kind::Job, name) {
                 Some(job) => Answer::ok(job.clone()),
@@ -343,9 +343,7 @@ impl Cluster {
             truth.requests += 1;
             truth.clone()
         });
-        let is_held_up = truth.is_unplaced || truth.trouble.is_some();
-        let most = MOST_REQUESTS + if is_held_up { MORE_REQUESTS } else { 0 };
-        if truth.requests > most && !truth.is_disturbed && !self.state().faulty {
+        if truth.requests > MOST_REQUESTS && !truth.is_disturbed && !self.state().faulty {
             let last = path.last().copied().unwrap_or_default();
             self.watch.violate(format!("{execution} takes {} requests, the last for {last}", truth.requests));
         }

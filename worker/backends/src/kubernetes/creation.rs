@@ -14,6 +14,7 @@ use oz_worker_text::line::quoted;
 use super::Shared;
 use super::cluster::{Call, CallTurn, Kind};
 use super::error::{ApiError, Tries};
+use super::followers::Expected;
 use super::held::Created;
 use super::job::{self, Frame};
 use super::names::{INSTANCE, Identity, Standing};
@@ -23,6 +24,14 @@ use crate::reference::Reference;
 
 /// How long a finished Job that stands in the way may take to be gone.
 const GONE_LIMIT: Duration = Duration::from_secs(60);
+/// How long the watch may take to tell of a Job that was created and is gone already.
+const WATCH_DELAY: Duration = Duration::from_secs(2);
+
+/// A Job that was created. To be followed before `expected` is dropped: it may be gone already.
+pub struct Made {
+    pub created: Created,
+    pub expected: Expected,
+}
 
 /// Whose Job is created, and who may not want it any more.
 struct Of {
@@ -33,7 +42,7 @@ struct Of {
 
 impl<R: Host> Shared<R> {
     /// Creates the Job of a task. It goes on beside the task: what is there after the task was stopped is deleted.
-    pub(super) async fn create(self: &Arc<Self>, spec: &TaskSpec, stop: &Stop) -> Result<Created, Outcome> {
+    pub(super) async fn create(self: &Arc<Self>, spec: &TaskSpec, stop: &Stop) -> Result<Made, Outcome> {
         if stop.is_asked() {
             return Err(Outcome::Stopped);
         }
@@ -58,10 +67,10 @@ impl<R: Host> Shared<R> {
         let (own, working) = (Arc::clone(self), self.aside.working());
         self.cluster.runtime().spawn(async move {
             let mut open = None;
-            let created = own.make(turn, calls, &of, &mut open).await;
-            let left = open.filter(|_| created.is_err());
+            let made = own.make(turn, calls, &of, &mut open).await;
+            let left = open.filter(|_| made.is_err());
             // Nobody waits any more: the task was told to have been stopped.
-            if let Err(Ok(created)) = done.send(created) {
+            if let Err(Ok(Made { created, .. })) = done.send(made) {
                 own.delete_surely(&created).await;
             }
             drop(working);
@@ -73,7 +82,7 @@ impl<R: Host> Shared<R> {
         });
         let created = async {
             match created.await {
-                Ok(Ok(created)) => Ok(created),
+                Ok(Ok(made)) => Ok(made),
                 // It may have failed only since nobody wanted it any more.
                 _ if stop.is_asked() => Err(Outcome::Stopped),
                 Ok(Err(problem)) => fail(problem),
@@ -118,22 +127,29 @@ impl<R: Host> Shared<R> {
         calls: [(String, Call); 2],
         of: &Of,
         open: &mut Option<String>,
-    ) -> Result<Created, String> {
+    ) -> Result<Made, String> {
         let identity = Identity::new(&self.common.worker_id, &of.task_id, of.execution_id.as_deref());
         let mut turn = Some(turn);
         for (name, call) in calls {
             let runtime = self.cluster.runtime();
             let mut tries = Tries::new(runtime.now());
             *open = None;
+            let expected = self.followers.expect(&name);
             loop {
                 // Between two tries it is the others' turn.
                 let own_turn = match turn.take() {
                     Some(turn) => Some(Ok(turn)),
                     None => self.turn_unless(&of.stop).await,
                 };
+                // No answer said that it was created, but the watch does. Somebody may have deleted it since.
+                if open.is_some()
+                    && let Some(job) = expected.seen(&self.instance)
+                {
+                    return Ok(Made { created: Created::of(&job), expected });
+                }
                 let error = match own_turn {
                     Some(Ok(turn)) => match self.cluster.once_in::<Job>(Some(turn), &call).await {
-                        Ok(job) => return Ok(Created::of(&job)),
+                        Ok(job) => return Ok(Made { created: Created::of(&job), expected }),
                         Err(error) => error,
                     },
                     Some(Err(error)) => error,
@@ -144,13 +160,18 @@ impl<R: Host> Shared<R> {
                     let there: Job = match self.cluster.ask(&Call::get(path)).await {
                         Ok(there) => there,
                         // It is gone meanwhile.
-                        Err(error) if error.is_missing() => continue,
+                        Err(error) if error.is_missing() => {
+                            if open.is_some() {
+                                runtime.sleep_until(runtime.now().plus(WATCH_DELAY)).await;
+                            }
+                            continue;
+                        }
                         Err(error) => return Err(format!("the Job {name} cannot be looked at: {error}")),
                     };
                     match identity.standing(&there.metadata.labels) {
                         Standing::Ours if self.is_over(&there, of, open.is_some()) => self.clear(&there).await?,
                         Standing::Ours => match self.claim(&there).await {
-                            Ok(Some(created)) => return Ok(created),
+                            Ok(Some(created)) => return Ok(Made { created, expected }),
                             // Changed meanwhile: whatever is there now is looked at anew.
                             Ok(None) => {}
                             Err(error) => return Err(format!("the Job {name} cannot be taken up: {error}")),
@@ -165,8 +186,11 @@ impl<R: Host> Shared<R> {
                 }
                 let Some(at) = tries.next(runtime.now(), &error) else {
                     // It may be there all the same.
-                    let made = if open.is_some() { self.made(&name, &identity).await } else { None };
-                    return made.ok_or_else(|| format!("the Job cannot be created: {error}"));
+                    let created = if open.is_some() { self.made(&name, &identity).await } else { None };
+                    return match created {
+                        Some(created) => Ok(Made { created, expected }),
+                        None => Err(format!("the Job cannot be created: {error}")),
+                    };
                 };
                 of.stop.asked().or(runtime.sleep_until(at)).await;
             }

@@ -2,11 +2,11 @@
 //! created it has the answer.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 
-use super::names::OWN;
+use super::names::{INSTANCE, OWN};
 use super::objects::{Job, Pod};
 use crate::contract::Latch;
 
@@ -25,6 +25,8 @@ pub enum Sighting {
 #[derive(Default)]
 pub struct Followers {
     all: Mutex<BTreeMap<String, Entry>>,
+    /// The names of the Jobs that are being created, with the UIDs that were seen under each. Locked after `all`.
+    expected: Mutex<BTreeMap<String, Vec<String>>>,
     /// Set once all Jobs were listed, and once all Pods were.
     listed: [Latch; 2],
 }
@@ -42,9 +44,45 @@ struct Entry {
     /// Whether it was seen at all, and how many lists since it is followed did not have it.
     is_seen: bool,
     missed: u8,
+    /// Whether the Job is gone, and somebody is still to hear that or heard it.
+    is_gone: bool,
+}
+
+/// A Job that is being created. What becomes of it is kept until this is dropped, also when it is gone before anybody follows it:
+/// the answer to its creation may be lost.
+pub struct Expected {
+    followers: Arc<Followers>,
+    name: String,
+}
+
+impl Expected {
+    /// The Job as it was seen last that this process has created, there or gone, if nobody follows it.
+    pub fn seen(&self, instance: &str) -> Option<Job> {
+        let all = self.followers.all();
+        let expected = self.followers.expected();
+        let mut jobs = expected.get(&self.name)?.iter().filter_map(|uid| all.get(uid)?.job.as_deref());
+        jobs.find(|job| job.annotation(INSTANCE) == instance).cloned()
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        let mut all = self.followers.all();
+        for uid in self.followers.expected().remove(&self.name).into_iter().flatten() {
+            if all.get(&uid).is_some_and(|entry| entry.is_gone && entry.follower.is_none()) {
+                all.remove(&uid);
+            }
+        }
+    }
 }
 
 impl Followers {
+    /// Keeps what becomes of the Job of this name from now on.
+    pub fn expect(self: &Arc<Self>, name: &str) -> Expected {
+        self.expected().insert(name.to_owned(), Vec::new());
+        Expected { followers: Arc::clone(self), name: name.to_owned() }
+    }
+
     /// Follows a Job; what is known of it is told at once.
     pub fn follow(&self, uid: &str) -> UnboundedReceiver<Sighting> {
         let (sender, receiver) = unbounded();
@@ -59,6 +97,9 @@ impl Followers {
         if let Some((uid, last)) = entry.gone.take() {
             let _ = sender.unbounded_send(Sighting::PodGone(uid, last));
         }
+        if entry.is_gone {
+            let _ = sender.unbounded_send(Sighting::JobGone(None));
+        }
         (entry.follower, entry.is_done) = (Some(sender), false);
         receiver
     }
@@ -67,7 +108,9 @@ impl Followers {
     pub fn leave(&self, uid: &str) {
         let mut all = self.all();
         match all.get_mut(uid) {
-            Some(entry) if entry.is_seen => *entry = Entry { is_done: true, is_seen: true, ..Entry::default() },
+            Some(entry) if entry.is_seen && !entry.is_gone => {
+                *entry = Entry { is_done: true, is_seen: true, ..Entry::default() }
+            }
             Some(_) => drop(all.remove(uid)),
             None => {}
         }
@@ -88,7 +131,9 @@ impl Followers {
 
     /// The Jobs that nobody follows or has followed, of this kind.
     pub fn unfollowed(&self, is_it: impl Fn(&Job) -> bool) -> Vec<Job> {
-        self.all().values().filter_map(|entry| entry.job.as_deref()).filter(|job| is_it(job)).cloned().collect()
+        let all = self.all();
+        let there = all.values().filter(|entry| !entry.is_gone).filter_map(|entry| entry.job.as_deref());
+        there.filter(|job| is_it(job)).cloned().collect()
     }
 
     pub fn job_seen(&self, mut job: Job) {
@@ -96,6 +141,11 @@ impl Followers {
         job.metadata.labels.clear();
         let job = Box::new(job);
         let mut all = self.all();
+        if let Some(uids) = self.expected().get_mut(&job.metadata.name)
+            && !uids.contains(&job.metadata.uid)
+        {
+            uids.push(job.metadata.uid.clone());
+        }
         let entry = all.entry(job.metadata.uid.clone()).or_default();
         entry.is_seen = true;
         if let Some(follower) = &entry.follower {
@@ -107,9 +157,16 @@ impl Followers {
 
     pub fn job_gone(&self, uid: &str, last: Option<Job>) {
         let mut all = self.all();
-        match all.get(uid).and_then(|entry| entry.follower.as_ref()) {
-            Some(follower) => drop(follower.unbounded_send(Sighting::JobGone(last.map(Box::new)))),
-            None => drop(all.remove(uid)),
+        let Some(entry) = all.get_mut(uid) else { return };
+        let is_expected =
+            |job: &Job| self.expected().get(&job.metadata.name).is_some_and(|uids| uids.contains(&job.metadata.uid));
+        if let Some(follower) = &entry.follower {
+            entry.is_gone = true;
+            let _ = follower.unbounded_send(Sighting::JobGone(last.map(Box::new)));
+        } else if entry.job.as_deref().is_some_and(is_expected) {
+            entry.is_gone = true;
+        } else {
+            all.remove(uid);
         }
     }
 
@@ -167,6 +224,10 @@ impl Followers {
         for follower in self.all().values().filter_map(|entry| entry.follower.as_ref()) {
             let _ = follower.unbounded_send(Sighting::Blind(why.to_owned()));
         }
+    }
+
+    fn expected(&self) -> MutexGuard<'_, BTreeMap<String, Vec<String>>> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -232,6 +293,38 @@ mod tests {
         followers.pod_seen("j", Pod::default());
         followers.pod_gone("j", "p", Some(Pod::default()));
         assert_eq!(told(&mut followers.follow("j")), "job pod pod-gone ");
+    }
+
+    #[test]
+    fn a_job_that_is_gone_before_its_creation_was_answered_is_kept_as_long_as_that_is_under_way() {
+        let followers = Arc::new(Followers::default());
+        let named = |uid: &str, instance: &str| {
+            let annotations = [(INSTANCE.to_owned(), instance.to_owned())].into();
+            let metadata = Metadata { uid: uid.into(), name: "n".into(), annotations, ..Metadata::default() };
+            Job { metadata, ..Job::default() }
+        };
+        for is_followed in [false, true] {
+            let expected = followers.expect("n");
+            assert!(expected.seen("us").is_none());
+            followers.job_seen(named("j", "us"));
+            followers.job_seen(named("k", "others"));
+            followers.pod_seen("j", Pod::default());
+            followers.job_gone("j", None);
+            followers.job_gone("k", None);
+            assert_eq!(expected.seen("us").map(|job| job.metadata.uid), Some("j".to_owned()));
+            assert!(followers.unfollowed(|_| true).is_empty(), "what is gone is not to be taken up");
+            if is_followed {
+                let mut receiver = followers.follow("j");
+                assert_eq!(told(&mut receiver), "job pod job-gone ");
+                assert!(expected.seen("us").is_none());
+            }
+            drop(expected);
+            followers.leave("j");
+            assert!(followers.all().is_empty() && followers.expected().is_empty());
+        }
+        followers.job_seen(named("j", "us"));
+        followers.job_gone("j", None);
+        assert!(followers.all().is_empty(), "nobody creates it");
     }
 
     #[test]

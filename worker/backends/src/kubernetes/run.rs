@@ -16,7 +16,8 @@ use tracing::warn;
 
 use super::begin::{events, pods};
 use super::cluster::Call;
-use super::followers::Sighting;
+use super::creation::Made;
+use super::followers::{Expected, Sighting};
 use super::held::{Created, Ended};
 use super::names::INSTANCE;
 use super::objects::Job;
@@ -43,6 +44,8 @@ enum End {
 
 /// A task whose Job is followed.
 struct Followed<'a> {
+    /// That it was created, unless it was taken up.
+    expected: Option<Expected>,
     task_id: &'a str,
     execution_id: Option<&'a str>,
     /// The environment that it was started with, if it was not taken up.
@@ -72,8 +75,8 @@ impl<R: Host> Shared<R> {
         let Task { spec, trace, stop, report, log } = task;
         trace.step(&TaskStep::Creating);
         // On the heap: a task needs what it takes to create its Job for a moment only.
-        let created = match Box::pin(self.create(&spec, &stop)).await {
-            Ok(created) => created,
+        let Made { created, expected } = match Box::pin(self.create(&spec, &stop)).await {
+            Ok(made) => made,
             Err(outcome) => {
                 report.finished(outcome);
                 return Vec::new();
@@ -87,7 +90,8 @@ impl<R: Host> Shared<R> {
         let Kept { task_id, execution_id, variables } = Kept::of(spec);
         let (execution_id, variables) = (execution_id.as_deref(), Some(&variables));
         let (trace, stop, report, log) = (&trace, &stop, &report, &log);
-        let followed = Followed { task_id: &task_id, execution_id, variables, trace, stop, report, log };
+        let expected = Some(expected);
+        let followed = Followed { expected, task_id: &task_id, execution_id, variables, trace, stop, report, log };
         self.follow(created, followed).await
     }
 
@@ -100,15 +104,17 @@ impl<R: Host> Shared<R> {
             return Vec::new();
         };
         let (variables, trace, stop, report, log) = (None, &trace, &stop, &report, &log);
-        let followed = Followed { task_id: &task_id, execution_id, variables, trace, stop, report, log };
+        let expected = None;
+        let followed = Followed { expected, task_id: &task_id, execution_id, variables, trace, stop, report, log };
         self.follow(created, followed).await
     }
 
     /// Follows a Job to its end, or until the task is to stop.
     async fn follow(self: &Arc<Self>, created: Created, followed: Followed<'_>) -> Vec<Failure> {
-        let Followed { task_id, execution_id, variables, trace, stop, report, log } = followed;
+        let Followed { expected, task_id, execution_id, variables, trace, stop, report, log } = followed;
         let mut verdict = Verdict::new(self.limits(), self.cluster.runtime().now());
         let mut sightings = self.followers.follow(&created.uid);
+        drop(expected);
         let looked_at = LookedAt { followers: Arc::clone(&self.followers), uid: created.uid.clone() };
         // The Job is there, and goes on whatever becomes of this worker.
         report.started();
@@ -178,7 +184,10 @@ impl<R: Host> Shared<R> {
         let ended = Ended { created: created.clone(), goes, deadline, report: Some(report.clone()) };
         self.held.end(Key::new(task_id, execution_id), ended);
         report.finished(outcome);
-        if has_output && let Some(pod) = verdict.pod_name() {
+        if has_output
+            && verdict.has_reads_left()
+            && let Some(pod) = verdict.pod_name()
+        {
             Box::pin(self.log_output(pod, &created, variables, task_id, log)).await;
         }
         Vec::new()

@@ -27,6 +27,9 @@ use words::{LONGEST_TEXT, said};
 
 /// How many warning events a failure repeats.
 const MOST_EVENTS: usize = 3;
+/// How often the cluster may be asked about a task. With the Job's creation, and its deletion or mark, these are the six requests
+/// that one may take. What only adds to a text is left out beyond that; what keeps a wrong end from being told is not.
+const MOST_READS: u8 = 4;
 
 /// How long is waited for what may pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +84,7 @@ pub struct Verdict {
     undecided: Option<Instant>,
     events: Vec<Event>,
     asked: BTreeSet<Occasion>,
+    reads: u8,
     /// Whether the Pods were read since anything was seen: a watch may be behind, and nobody knows.
     is_fresh: bool,
     /// Whether the Job was read since anything was seen of its Pod: its watch may be behind too.
@@ -128,6 +132,7 @@ impl Verdict {
             undecided: None,
             events: Vec::new(),
             asked: BTreeSet::new(),
+            reads: 0,
             is_fresh: false,
             is_job_fresh: false,
         }
@@ -272,6 +277,19 @@ impl Verdict {
 
     /// What to do next, now that it is `now`.
     pub fn look(&mut self, now: Instant) -> Next {
+        let next = self.next(now);
+        if matches!(next, Next::Ask(_) | Next::Look | Next::LookAtJob) {
+            self.reads = self.reads.saturating_add(1);
+        }
+        next
+    }
+
+    /// Whether one more question is worth it that only adds to a text.
+    pub const fn has_reads_left(&self) -> bool {
+        self.reads < MOST_READS
+    }
+
+    fn next(&mut self, now: Instant) -> Next {
         let mut wake = Wake::NEVER;
         if self.is_suspended() && self.is_leaving() {
             // Its Job will make another one.
@@ -291,8 +309,10 @@ impl Verdict {
         next.unwrap_or(Next::Wait(wake.at()))
     }
 
-    /// How the task ended by itself, if it did: its container has, and nobody was taking the Pod away.
+    /// How the task ended by itself, if it did: its container has, and nobody was taking the Pod away. To be asked once the
+    /// Pods were read for it.
     pub fn own_end(&mut self, now: Instant) -> Option<Ending> {
+        self.reads = self.reads.saturating_add(1);
         if self.is_leaving() {
             return None;
         }
@@ -350,6 +370,9 @@ impl Verdict {
     }
 
     fn ask(&mut self, occasion: Occasion) -> Option<Next> {
+        if occasion == Occasion::Ending && !self.has_reads_left() {
+            return None;
+        }
         let job = || self.job.last.as_ref().map(|job| &job.metadata.uid);
         let uid = self.pod.last.as_ref().map(|pod| &pod.metadata.uid).or_else(job)?.clone();
         self.asked.insert(occasion).then_some(Next::Ask(uid))

@@ -12,11 +12,15 @@ use super::words::{LONGEST_TEXT, exited, said};
 use super::{Ending, Next, Verdict};
 use crate::kubernetes::objects::{ContainerStatus, Pod, Terminated};
 use crate::kubernetes::template::TASK;
+use crate::kubernetes::watch::SILENCE;
 
 /// How long the reason of an end may come after the end itself: Jobs and Pods are watched apart.
 const REASON_DELAY: Duration = Duration::from_secs(2);
 /// The same for the Pod's last state, which says more than the Job's.
 const STATE_DELAY: Duration = Duration::from_secs(5);
+/// The same of a Pod that was missing when the Pods were read, and that their watch tells nothing of: a watch that is only behind
+/// tells how it ended, and one that is silent lists again, and then says itself that the Pod is gone.
+const UNSEEN_DELAY: Duration = Duration::from_secs(SILENCE.as_secs() + 10);
 /// How long a Pod may take beyond its grace period until its node is taken for lost.
 const LOST_AFTER: Duration = Duration::from_secs(10);
 /// The grace period of a Pod that names none (Kubernetes' default), and the longest that is waited for.
@@ -148,7 +152,7 @@ impl Verdict {
         } else {
             let is_job_over = self.job.gone.is_some() || self.job_failed().is_some();
             let is_explained = self.missing.is_none() && self.pod.last.is_some() && is_job_over;
-            let delay = if self.missing.is_some() { STATE_DELAY } else { REASON_DELAY };
+            let delay = if self.missing.is_some() { UNSEEN_DELAY } else { REASON_DELAY };
             let until = self.undecided_since(now).plus(delay);
             if !is_explained && !wake.is_due(until, now) {
                 return None;
@@ -189,7 +193,9 @@ impl Verdict {
             // Its last state is still to come.
             return None;
         }
-        let until = self.undecided_since(now).plus(STATE_DELAY);
+        // That it is complete needs no Pod to prove it.
+        let is_unseen = self.missing.is_some() && !is_complete;
+        let until = self.undecided_since(now).plus(if is_unseen { UNSEEN_DELAY } else { STATE_DELAY });
         if !wake.is_due(until, now) {
             return None;
         }

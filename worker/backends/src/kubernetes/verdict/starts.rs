@@ -104,6 +104,10 @@ impl Verdict {
         if !wake.is_due(until, now) {
             return None;
         }
+        // What is asked for an end that is none after all is missing at the true one.
+        if let Some(look) = self.look_first() {
+            return Some(look);
+        }
         if !self.has_no_pod()
             && let Some(ask) = self.ask(Occasion::Ending)
         {
@@ -138,8 +142,8 @@ impl Verdict {
         if !wake.is_due(bound.plus(self.limits.pod_start_timeout), now) {
             return None;
         }
-        if let Some(ask) = self.ask(Occasion::Ending) {
-            return Some(ask);
+        if let Some(next) = self.look_first().or_else(|| self.ask(Occasion::Ending)) {
+            return Some(next);
         }
         let reason = if self.volume_fault(|_| true).is_some() {
             FailureReason::VolumeMount
