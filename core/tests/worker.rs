@@ -463,6 +463,16 @@ fn a_claim_that_is_repeated_is_kept_when_the_first_was_proven() {
 }
 
 #[test]
+fn a_claim_that_is_repeated_before_the_first_is_proven_is_kept_once() {
+    let mut driver = Driver::connected(config());
+    driver.start("T");
+    driver.assign("T", "e1");
+    driver.sent();
+    driver.reconnect();
+    assert_eq!(driver.sent(), ["task_claimed T"]);
+}
+
+#[test]
 fn a_pong_that_no_ping_asked_for_proves_nothing() {
     let mut driver = Driver::connected(config());
     let run = driver.start("T");

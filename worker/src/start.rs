@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
+use futures_lite::future::poll_once;
 use oz_worker_backends::contract::{Common, Earlier};
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::record::Record;
@@ -163,10 +164,16 @@ fn serve<R: Host>(
         if let Some((host, port)) = &settings.health_address {
             telemetry = telemetry.health(host, *port);
         }
-        let (recorder, telemetry) = telemetry.start();
-        let mut result = Ok(());
-        drive(&runtime, Box::pin(async { result = work(runtime.clone(), settings, target, recorder).await }));
-        telemetry.shutdown(FLUSH_LIMIT);
+        let (mut result, mut started) = (Ok(()), None);
+        let start = || {
+            let (recorder, telemetry) = telemetry.start();
+            started = Some(telemetry);
+            recorder
+        };
+        drive(&runtime, Box::pin(async { result = work(runtime.clone(), settings, target, start).await }));
+        if let Some(telemetry) = started {
+            telemetry.shutdown(FLUSH_LIMIT);
+        }
         result
     });
     let code = match ended {
@@ -183,8 +190,13 @@ fn serve<R: Host>(
     code
 }
 
-/// Prepares the backend, and works until the worker is asked to stop.
-async fn work<R: Host>(runtime: R, settings: Settings, target: Target, recorder: Recorder) -> Result<(), String> {
+/// Prepares the backend, and works until the worker is asked to stop. `telemetry` starts what tells of it.
+async fn work<R: Host>(
+    runtime: R,
+    settings: Settings,
+    target: Target,
+    telemetry: impl FnOnce() -> Recorder,
+) -> Result<(), String> {
     let mut signals = runtime.stop_signals().map_err(|error| format!("cannot listen for signals: {error}"))?;
     let link = Link::new(runtime.clone(), target);
     let config = config(&settings);
@@ -198,7 +210,16 @@ async fn work<R: Host>(runtime: R, settings: Settings, target: Target, recorder:
         environment: settings.environment.iter().map(|(name, value)| (name, value.expose())).collect(),
         host_env: std::env::vars_os().collect(),
     };
-    let prepared = async { Some(settings.backend.prepare(common).await) };
+    let mut preparing = Box::pin(settings.backend.prepare(common));
+    // What that asks a lane for first is done while telemetry starts.
+    let prepared = poll_once(&mut preparing).await;
+    let recorder = telemetry();
+    let prepared = async {
+        Some(match prepared {
+            Some(prepared) => prepared,
+            None => preparing.await,
+        })
+    };
     let asked = async {
         let signal = std::future::poll_fn(|cx| signals.poll_next(cx)).await;
         info!(signal, "stopped before the backend was ready");

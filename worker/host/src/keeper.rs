@@ -4,6 +4,7 @@
 //! end, and then does what the next worker would do: it kills what bears the mark of a dead one. It is a copy of the worker,
 //! made before that has threads, tasks or connections, shares its memory, and holds nothing open.
 
+use std::ffi::{c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -26,22 +27,45 @@ pub fn start_keeper(owner: &Owner) -> io::Result<()> {
     let worker = rustix::process::pidfd_open(own, PidfdFlags::empty())?;
     // Not our child: it is no task's orphan.
     rustix::process::set_child_subreaper(None)?;
-    // SAFETY: there is one thread, so the copy may do whatever this process may.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => {
-            // SAFETY: as above.
-            if unsafe { libc::fork() } == 0 {
-                keep(&worker, owner);
+    let mut stack = Box::<[u128]>::new_uninit_slice(STACK);
+    let kept = Kept { worker, owner };
+    // SAFETY: the child runs `between` in our memory, on a stack of its own, while this thread, which is the only one, stands
+    // still (CLONE_VFORK): `kept` and `stack` are there until it has ended.
+    let child = unsafe {
+        let (top, flags) = (stack.as_mut_ptr_range().end, libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD);
+        libc::clone(between, top.cast(), flags, (&raw const kept).cast_mut().cast())
+    };
+    let child = (child > 0).then(|| Pid::from_raw(child)).flatten().ok_or_else(io::Error::last_os_error)?;
+    let ended = rustix::process::waitpid(Some(child), WaitOptions::empty())?;
+    match ended.and_then(|(_, status)| status.exit_status()) {
+        Some(0) => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno.unwrap_or(libc::ECHILD))),
+    }
+}
+
+/// More than the keeper needs, in units of 16 bytes: 256 KiB, of which only the pages that are used ever exist.
+const STACK: usize = 16 << 10;
+
+/// What the keeper has to know.
+struct Kept<'a> {
+    worker: OwnedFd,
+    owner: &'a Owner,
+}
+
+/// The child between the worker and its keeper, by whose end the keeper becomes somebody else's child. It borrows the worker's
+/// memory, so that this is copied once and not twice. Gives 0, or the number of what went wrong.
+extern "C" fn between(kept: *mut c_void) -> c_int {
+    // SAFETY: `start_keeper` gives this, and waits. There is one thread, so the copy may do whatever this process may; nothing
+    // of the worker's runs in it, no destructor and no `atexit`, because both processes end with this function.
+    unsafe {
+        match libc::fork() {
+            0 => {
+                let kept = &*kept.cast::<Kept<'_>>();
+                keep(&kept.worker, kept.owner);
+                0
             }
-            // SAFETY: nothing of the worker's is to run in the copy: no destructor, no `atexit`.
-            unsafe { libc::_exit(0) }
-        }
-        child => {
-            if let Some(child) = Pid::from_raw(child) {
-                let _ = rustix::process::waitpid(Some(child), WaitOptions::empty());
-            }
-            Ok(())
+            -1 => *libc::__errno_location(),
+            _ => 0,
         }
     }
 }
@@ -65,7 +89,7 @@ fn hide(worker: &OwnedFd) {
     // every entry of `environ` is a string that ends with a NUL byte.
     unsafe {
         libc::syscall(libc::SYS_close_range, 0, kept - 1, 0);
-        libc::syscall(libc::SYS_close_range, kept + 1, libc::c_int::MAX, 0);
+        libc::syscall(libc::SYS_close_range, kept + 1, c_int::MAX, 0);
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());

@@ -3,7 +3,12 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 
+use rustix::buffer::spare_capacity;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
+
+/// Room for what most files of `/proc` say, in bytes.
+const ROOM: usize = 4096;
 
 /// The environment variable of every process in a tree: the mark of its worker and the number of the tree.
 pub const TOKEN_VARIABLE: &str = "OZ_WORKER_TASK_TOKEN";
@@ -26,7 +31,7 @@ pub(super) struct Stat {
 impl Stat {
     /// Of a process, unless there is none with this pid.
     pub fn of(pid: i32) -> Option<Self> {
-        Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+        Self::parse(&read(&format!("/proc/{pid}/stat"))?)
     }
 
     /// From the file's content. The program's name stands in parentheses and may hold anything, spaces and parentheses
@@ -51,6 +56,21 @@ impl Stat {
     /// Whether it is a zombie, or about to vanish.
     pub fn has_ended(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+/// What a file of `/proc` says. Not read by std, which begins with 32 bytes where a file does not tell its length, and asks for
+/// that first: of all processes that is what takes the time.
+pub(super) fn read(path: &str) -> Option<Vec<u8>> {
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut content = Vec::with_capacity(ROOM);
+    loop {
+        content.reserve(ROOM / 2);
+        match rustix::io::retry_on_intr(|| rustix::io::read(&file, spare_capacity(&mut content))) {
+            Ok(0) => return Some(content),
+            Ok(_) => {}
+            Err(_) => return None,
+        }
     }
 }
 
@@ -87,7 +107,7 @@ pub(super) fn has_ancestor(pid: i32, is_it: impl Fn(&Stat) -> bool) -> bool {
 
 /// The value of an environment variable that a process was started with, when it has one and we may look.
 pub(super) fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
-    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environment = read(&format!("/proc/{pid}/environ"))?;
     value_of(&environment, name).map(<[u8]>::to_vec)
 }
 

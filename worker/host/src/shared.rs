@@ -34,6 +34,9 @@ impl Default for Options {
     }
 }
 
+/// A process number and the space behind it, in bytes: more than any takes.
+const LONGEST_NUMBER: usize = 16;
+
 /// What all handles, trees and children share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -135,10 +138,14 @@ impl Shared {
             let own = rustix::process::getpid().as_raw_nonzero().get();
             return proc::all().filter(|pid| Stat::of(*pid).is_some_and(|stat| stat.parent == own)).collect();
         };
-        // Reading from the start makes the kernel write the list anew; one read gives a page of it at most.
+        // Reading from the start makes the kernel write the list anew; one read gives a page of it at most, and less where
+        // there is no more, or no room for one more number.
         let (mut content, mut page) = (Vec::new(), [0; 4096]);
         while let Ok(length @ 1..) = rustix::io::pread(list, &mut page[..], content.len() as u64) {
             content.extend_from_slice(page.get(..length).unwrap_or_default());
+            if length < page.len() - LONGEST_NUMBER {
+                break;
+            }
         }
         let text = str::from_utf8(&content).unwrap_or_default();
         text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()

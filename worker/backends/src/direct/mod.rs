@@ -129,10 +129,9 @@ impl<R: Host> DirectBackend<R> {
     /// What the machine lacks, in one line.
     pub async fn prepare(settings: DirectSettings, common: Arc<Common<R>>) -> Result<Self, String> {
         let runtime = common.runtime.clone();
-        machine::adopt(&runtime, &common.owner).await;
+        let owner = common.owner.clone();
         let prepared = move |machine: &R::Machine| Job::prepare(settings, &common, machine.files());
-        // What a crash left may be large.
-        let job = runtime.on(Lane::Remove, prepared).await?;
+        let job = machine::adopt(&runtime, &owner, prepared).await?;
         Ok(Self::new(runtime, job))
     }
 
