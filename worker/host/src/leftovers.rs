@@ -52,7 +52,7 @@ struct Maker {
 impl Maker {
     /// None of a process that is of no task.
     fn of(pid: i32) -> Option<Self> {
-        let tag = Tag::asked_of(pid)?;
+        let tag = Tag::asked_of(pid);
         let token = proc::variable(pid, TOKEN_VARIABLE).and_then(|token| String::from_utf8(token).ok());
         let mark = token.as_deref().and_then(split_numbered).and_then(|(mark, _)| Mark::parse(mark));
         let token = mark.map(|mark| (mark.key.to_owned(), mark.start));

@@ -37,14 +37,14 @@ impl Tag {
     }
 
     /// As the process with this number has it. Asked for directly, which takes a tenth of reading what `/proc` says; not
-    /// everybody tells us that. `None` when there is no such process.
-    pub fn asked_of(pid: i32) -> Option<Option<Self>> {
+    /// everybody tells us that.
+    pub fn asked_of(pid: i32) -> Option<Self> {
         // SAFETY: a `rlimit` is two numbers; no limit is set, and the kernel writes one to where there is room for it.
         let (asked, limit) = unsafe {
             let mut limit: libc::rlimit = std::mem::zeroed();
             (libc::prlimit(pid, libc::RLIMIT_RSS, std::ptr::null(), &raw mut limit), limit.rlim_cur)
         };
-        if asked == 0 { Some(Self::in_limit(limit)) } else { Stat::of(pid).map(|stat| Self::of(&stat)) }
+        if asked == 0 { Self::in_limit(limit) } else { Stat::of(pid).as_ref().and_then(Self::of) }
     }
 
     /// Whether both are trees of one worker.
@@ -83,8 +83,7 @@ mod tests {
         assert!(tag.is_of_worker_since(987_654_321) && !tag.is_of_worker_since(987_654_322));
         assert!(tag.has_worker_of(Tag::new("abcd0123456789ef", 987_654_321, 1).unwrap()));
         assert!(!tag.has_worker_of(Tag::new("abcd0123456789ef", 987_654_320, 70_000).unwrap()));
-        assert_eq!(Tag::asked_of(std::process::id().cast_signed()), Some(None), "no limit of ours is one");
-        assert_eq!(Tag::asked_of(i32::MAX), None, "no process has this number");
+        assert_eq!(Tag::asked_of(std::process::id().cast_signed()), None, "no limit of ours is one");
         for rss_limit in [u64::MAX, 0, 1 << 40, u64::MAX >> 1 << 1, (1 << 62) - 1, 1 << 63] {
             assert_eq!(Tag::of(&Stat { rss_limit, ..stat }), None, "{rss_limit}");
         }
