@@ -96,13 +96,6 @@ impl Wake for LoopThread {
     }
 }
 
-/// Does something on this thread that is not the run loop's own: its sockets are awaited through the reactor.
-pub(crate) fn aside(act: impl FnOnce()) {
-    let awaited = AWAITED.take();
-    act();
-    AWAITED.set(awaited);
-}
-
 /// A connection over TCP: awaited by the run loop on its own thread, and through the reactor on any other.
 #[derive(Debug)]
 pub struct LoopSocket(Arc<Async<TcpStream>>);

@@ -4,10 +4,7 @@
 #[path = "../../worker/reactor/tests/contract/mod.rs"]
 mod contract;
 
-use std::time::Duration;
-
 use oz_worker_reactor::{OnReactor, Stream};
-use oz_worker_runtime::{Lane, Runtime};
 use oz_worker_runtime_smol::{LoopSocket, Smol};
 use rustix::net::sockopt;
 
@@ -23,22 +20,4 @@ fn send_buffer_and_nodelay<U>(stream: &Stream<LoopSocket, U>) -> (usize, bool) {
         }
         Stream::Unix(_) => panic!("not over TCP"),
     }
-}
-
-#[test]
-fn a_task_goes_on_on_the_lane_that_it_waited_for_and_for_one_step_only() {
-    let runtime = runtime();
-    let (tell, told) = async_channel::unbounded();
-    let task = runtime.clone();
-    runtime.spawn(async move {
-        let here = || std::thread::current().name().unwrap_or_default().to_owned();
-        let mut names = vec![here()];
-        task.unblock(Lane::Finish, || ()).await;
-        names.push(here());
-        task.sleep_until(task.now().plus(Duration::from_millis(1))).await;
-        names.push(here());
-        tell.send(names).await.unwrap();
-    });
-    let names = runtime.drive(told.recv()).unwrap();
-    assert_eq!(names, ["oz-tasks", "oz-finish-1", "oz-tasks"]);
 }

@@ -59,33 +59,6 @@ pub fn flush(timeout: Duration) -> bool {
     LOGGER.get().is_none_or(|logger| logger.queue.flush(timeout))
 }
 
-/// Until this is dropped, what this thread logs wakes the thread that writes only when that is [said](Self::rouse): it would
-/// take the processor from whom a message or a start is for.
-#[must_use]
-pub struct HeldBack(());
-
-impl HeldBack {
-    /// For this thread, from now on.
-    pub fn from_now() -> Self {
-        queue::hold_back(true);
-        Self(())
-    }
-
-    /// Has what was logged written, if there is anything. To be said before this thread waits.
-    pub fn rouse(&self) {
-        if let Some(logger) = LOGGER.get() {
-            logger.queue.rouse();
-        }
-    }
-}
-
-impl Drop for HeldBack {
-    fn drop(&mut self) {
-        queue::hold_back(false);
-        self.rouse();
-    }
-}
-
 /// The log of one task: a trace id stands beside its own when tracing is on.
 pub fn task(task_id: &str, trace_id: Option<&str>) -> Arc<dyn TaskLog> {
     let (task_id, trace_id) = (task_id.into(), trace_id.map(Into::into));

@@ -11,7 +11,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
@@ -28,7 +28,7 @@ use oz_worker_runtime::{Host, StopSignals};
 use oz_worker_telemetry::{Recorder, TaskTrace};
 
 use crate::link::{Link, LinkEvent};
-use crate::logs::{self, HeldBack};
+use crate::logs;
 
 /// How many tasks may wait to be started while more can be read.
 const MOST_STARTING: usize = 64;
@@ -144,13 +144,11 @@ impl<R: Host> RunLoop<R> {
     pub async fn run(mut self, mut worker: Worker) {
         let mut now = self.runtime.now();
         let mut happened = None;
-        let log = HeldBack::from_now();
         let (backend, found) = (Arc::clone(&self.backend), self.events.0.clone());
         self.runtime.spawn(async move { backend.find(|earlier| drop(found.try_send(Event::Found(earlier)))).await });
         loop {
             while let Some(output) = worker.poll_output() {
                 if matches!(output, Output::Exit) {
-                    drop(log);
                     return self.leave().await;
                 }
                 self.act(output);
@@ -164,7 +162,7 @@ impl<R: Host> RunLoop<R> {
                 None => {
                     let timeout = worker.poll_timeout();
                     self.recorder.alive(timeout.map_or(Duration::ZERO, |at| at.since(now)));
-                    happened = Some(self.next(timeout, &log).await);
+                    happened = Some(self.next(timeout).await);
                     self.recorder.alive(Duration::ZERO);
                     now = self.runtime.now();
                 }
@@ -290,11 +288,15 @@ impl<R: Host> RunLoop<R> {
         let events = self.events.0.clone();
         // On the heap by itself: what one future is given and waits for as another takes its room twice.
         let work = AssertUnwindSafe(Box::pin(work)).catch_unwind();
-        self.runtime.spawn_here(async move {
+        let mut running = Box::pin(async move {
             // A task is never lost, not even to a bug of ours: the core knows what an end means that nothing came before.
             let cleanup = work.await.unwrap_or_default();
             let _ = events.try_send(Event::Ended { task_id, run, cleanup });
         });
+        // The first step is taken here: what the task asks a lane for is on its way before another thread is awake.
+        if running.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.runtime.spawn(running);
+        }
     }
 
     fn settle(&mut self, task_id: &str, execution_id: Option<&str>) {
@@ -323,7 +325,7 @@ impl<R: Host> RunLoop<R> {
     }
 
     /// Waits for whatever happens first.
-    async fn next(&mut self, timeout: Option<Instant>, log: &HeldBack) -> Happening {
+    async fn next(&mut self, timeout: Option<Instant>) -> Happening {
         poll_fn(|cx| {
             if let Poll::Ready(signal) = self.signals.poll_next(cx) {
                 return Poll::Ready(Happening::Signal(signal));
@@ -340,7 +342,6 @@ impl<R: Host> RunLoop<R> {
                 return Poll::Ready(Happening::Link(event));
             }
             self.start_tasks();
-            log.rouse();
             self.poll_timer(timeout, cx).map(|()| Happening::Timeout)
         })
         .await

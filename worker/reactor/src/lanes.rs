@@ -14,14 +14,12 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use oz_worker_runtime::Lane;
 
-use crate::here;
-
 /// The most threads of one lane: a few pieces of work that hang must not be all that a lane can do.
 pub const MOST_THREADS: usize = 3;
 /// How long a thread waits for more work before it ends.
 const IDLE: Duration = Duration::from_secs(30);
-/// Enough for the deepest work of the worker, and for the deepest future, many times over: who waits for the work goes on here.
-const STACK: usize = 512 << 10;
+/// Enough for the deepest work of the worker (a name look-up, a start) many times over.
+const STACK: usize = 256 << 10;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -55,9 +53,8 @@ impl Lanes {
             lane,
             Box::new(move || {
                 if !done.is_canceled() {
-                    let result = catch_unwind(AssertUnwindSafe(work));
                     // Nobody may be left to hear of it by then: the result is dropped here.
-                    here::tell(|| drop(done.send(result)));
+                    let _ = done.send(catch_unwind(AssertUnwindSafe(work)));
                 }
             }),
         );

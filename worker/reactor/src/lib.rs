@@ -5,7 +5,6 @@
 
 #![forbid(unsafe_code)]
 
-pub mod here;
 mod lanes;
 mod machine;
 mod process;
@@ -19,7 +18,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use futures_io::{AsyncRead, AsyncWrite};
 use oz_worker_core::time::Instant;
-use oz_worker_runtime::{Address, Host, Lane, Runtime, first_step};
+use oz_worker_runtime::{Address, Host, Lane, Runtime};
 
 use lanes::Lanes;
 pub use lanes::MOST_THREADS;
@@ -38,13 +37,6 @@ pub trait Tasks: Clone + Send + Sync + 'static {
 
     /// As [`Runtime::spawn`].
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static);
-
-    /// As [`Runtime::spawn_here`].
-    fn spawn_here(&self, task: impl Future<Output = ()> + Send + 'static) {
-        if let Some(task) = first_step(task) {
-            self.spawn(task);
-        }
-    }
 
     /// As [`Runtime::connect`].
     ///
@@ -87,10 +79,6 @@ impl<T: Tasks> Runtime for OnReactor<T> {
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
-    }
-
-    fn spawn_here(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn_here(task);
     }
 
     fn unblock<O: Send + 'static>(

@@ -16,10 +16,8 @@ mod process;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use futures_io::{AsyncRead, AsyncWrite};
 use oz_worker_core::time::Instant;
@@ -42,14 +40,6 @@ pub trait Runtime: Clone + Send + Sync + 'static {
 
     /// Runs `task` on its own, beside the caller. It must not block.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static);
-
-    /// Runs `task` as [`spawn`](Self::spawn) does, but its first step at once, on the calling thread: what it asks a lane for
-    /// is on its way before another thread is awake.
-    fn spawn_here(&self, task: impl Future<Output = ()> + Send + 'static) {
-        if let Some(task) = first_step(task) {
-            self.spawn(task);
-        }
-    }
 
     /// Runs work that may block on a thread of `lane`. Each lane has few threads and a queue of its own; further work of
     /// the lane waits, and no other lane does. When the future is dropped before the work was begun it is left undone; once
@@ -78,15 +68,6 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// # Errors
     /// When the handlers cannot be installed.
     fn stop_signals(&self) -> io::Result<Self::StopSignals>;
-}
-
-/// Takes a task's first step, for a runtime that cannot do better. Gives it back unless that was its last: it is to be polled
-/// anew, for nothing has woken it.
-pub fn first_step<T: Future<Output = ()>>(task: T) -> Option<Pin<Box<T>>> {
-    let mut task = Box::pin(task);
-    // A task that panics takes no other with it.
-    let step = catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(&mut Context::from_waker(Waker::noop()))));
-    step.is_ok_and(|step| step.is_pending()).then_some(task)
 }
 
 /// Where a connection goes.

@@ -1,6 +1,5 @@
 //! The bounded queue between those who log and the thread that writes.
 
-use std::cell::Cell;
 use std::io::Write;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,21 +12,11 @@ const OUTPUT_CAPACITY: usize = CAPACITY / 4 * 3;
 pub const TASK_SHARE: u32 = 64 * 1024;
 /// How long lines may gather after a batch before they are written. A write for every line takes longer than all else that
 /// is done for the line, and so does waking the thread that writes.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(1);
 /// How many bytes are worth a write at once: half of what a task may have waiting before it is held up.
 const GATHERED: usize = TASK_SHARE as usize / 16;
 /// Buffers above this size are given back once they are written.
 const KEPT: usize = 16 * 1024;
-
-thread_local! {
-    /// Whether this thread leaves it to [`Queue::rouse`] to wake the writer.
-    static HOLDS_BACK: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Has this thread leave the writer asleep until it says so, or no longer.
-pub fn hold_back(holds_back: bool) {
-    HOLDS_BACK.set(holds_back);
-}
 
 /// How much of the log's queue one task's output holds, and how many of its lines were dropped. A few bytes and no
 /// allocation.
@@ -203,21 +192,9 @@ impl Queue {
 
     /// Wakes the writer when it sleeps, or has let enough gather. Woken with the lock held it would at once wait for that,
     /// and whoever logs would wait for the processor.
-    fn wake(&self, state: MutexGuard<'_, State>) {
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
         let waiting = state.waiting.len();
-        let due =
-            waiting >= GATHERED && (state.sleeps || state.gathers) || waiting > 0 && state.sleeps && !HOLDS_BACK.get();
-        self.notify(state, due);
-    }
-
-    /// Wakes the writer for what was held back.
-    pub fn rouse(&self) {
-        let state = self.lock();
-        let due = state.sleeps && !state.waiting.is_empty();
-        self.notify(state, due);
-    }
-
-    fn notify(&self, mut state: MutexGuard<'_, State>, due: bool) {
+        let due = (state.sleeps && waiting > 0) || (state.gathers && waiting >= GATHERED);
         if due {
             // Once is enough.
             (state.sleeps, state.gathers) = (false, false);
@@ -226,29 +203,5 @@ impl Queue {
         if due {
             self.filled.notify_one();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_thread_that_holds_back_wakes_the_writer_when_it_says_so_or_much_has_gathered() {
-        let queue = Queue::default();
-        let sleeps_after = |act: &dyn Fn()| {
-            queue.lock().sleeps = true;
-            act();
-            queue.lock().sleeps
-        };
-        let line = |lines: &mut Vec<u8>| lines.push(b'\n');
-        hold_back(true);
-        assert!(sleeps_after(&|| queue.rouse()), "nothing waits");
-        assert!(sleeps_after(&|| queue.push(line)));
-        assert!(!sleeps_after(&|| queue.rouse()));
-        assert!(!sleeps_after(&|| queue.push(|lines| lines.resize(GATHERED, b'\n'))));
-        queue.lock().waiting.clear();
-        hold_back(false);
-        assert!(!sleeps_after(&|| queue.push(line)));
     }
 }

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -213,85 +213,6 @@ fn a_panic_of_blocking_work_is_that_of_whoever_waits_for_it() {
     });
     assert!(panicked);
     assert_eq!(drive(&runtime, runtime.unblock(Lane::Dial, || 7)), 7);
-}
-
-#[test]
-fn a_task_that_work_wakes_before_its_end_goes_on_while_the_work_still_blocks() {
-    let runtime = runtime();
-    let ((wake, woken), (answer, answers)) = (async_channel::bounded(1), mpsc::channel());
-    runtime.spawn(async move {
-        woken.recv().await.unwrap();
-        answer.send(()).unwrap();
-    });
-    let work = runtime.unblock(Lane::Start, move || {
-        wake.try_send(()).unwrap();
-        answers.recv_timeout(BOUND)
-    });
-    assert_eq!(drive(&runtime, work), Ok(()));
-}
-
-#[test]
-fn tasks_that_never_rest_after_work_of_a_lane_hold_up_neither_the_lane_nor_each_other() {
-    let runtime = runtime();
-    let (over, (tell, told)) = (Arc::new(AtomicBool::new(false)), async_channel::unbounded());
-    for _ in 0..2 * MOST_THREADS {
-        let (task, over, tell) = (runtime.clone(), over.clone(), tell.clone());
-        runtime.spawn(async move {
-            task.unblock(Lane::Remove, || ()).await;
-            tell.send(()).await.unwrap();
-            while !over.load(Relaxed) {
-                future::yield_now().await;
-            }
-            tell.send(()).await.unwrap();
-        });
-    }
-    drive(&runtime, async {
-        for _ in 0..2 * MOST_THREADS {
-            told.recv().await.unwrap();
-        }
-        runtime.unblock(Lane::Remove, || ()).await;
-        over.store(true, Relaxed);
-        for _ in 0..2 * MOST_THREADS {
-            told.recv().await.unwrap();
-        }
-    });
-}
-
-#[test]
-fn a_task_that_panics_after_work_of_a_lane_takes_no_thread_with_it() {
-    let runtime = runtime();
-    for _ in 0..2 * MOST_THREADS {
-        let task = runtime.clone();
-        runtime.spawn(async move {
-            task.unblock(Lane::Finish, || ()).await;
-            panic!("as a test");
-        });
-    }
-    assert_eq!(drive(&runtime, runtime.unblock(Lane::Finish, || 7)), 7);
-}
-
-#[test]
-fn a_task_that_begins_here_has_taken_its_first_step_and_goes_on_by_itself() {
-    let runtime = runtime();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = Address::Tcp(listener.local_addr().unwrap());
-    let (began, (tell, told)) = (Arc::new(AtomicBool::new(false)), async_channel::bounded(1));
-    drive(&runtime, async {
-        let (task, begins) = (runtime.clone(), began.clone());
-        runtime.spawn_here(async move {
-            begins.store(true, Relaxed);
-            let mut stream = task.connect(&address).await.unwrap();
-            let mut bytes = [0; 4];
-            stream.read_exact(&mut bytes).await.unwrap();
-            tell.send(bytes).await.unwrap();
-        });
-        assert!(began.load(Relaxed));
-        runtime.spawn_here(async { panic!("as a test") });
-        // Answered only now: the task has to wait.
-        let answer = move || listener.accept().unwrap().0.write_all(b"ping").unwrap();
-        runtime.unblock(Lane::Dial, answer).await;
-        assert_eq!(&told.recv().await.unwrap(), b"ping");
-    });
 }
 
 #[test]
