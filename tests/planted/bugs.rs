@@ -158,8 +158,8 @@ planted! {
     }
     the_worker_waits_for_a_proof_for_ever {
         Properties, "the next timer lies in the future", "core/src/worker/shutdown.rs",
-        "&& (self.outbox.is_empty() || now >= until)"
-        => "&& self.outbox.is_empty()"
+        "&& (is_over && self.outbox.is_empty() || now >= until)"
+        => "&& is_over && self.outbox.is_empty()"
     }
     a_dial_is_counted_after_the_exit {
         Properties, "nothing comes after the exit", "core/src/worker/connection.rs",
