@@ -51,7 +51,7 @@ impl Engine {
         let reply = match (request.method.as_str(), path.as_slice()) {
             ("POST", ["images", "create"]) => return self.pull(stream, &request, &api).await,
             ("POST", ["containers", id, "wait"]) => match self.find(id) {
-                Some(id) => return self.wait(stream, &id, &api).await,
+                Some(id) => return self.wait(stream, &request, &id, &api).await,
                 None => no_container(id),
             },
             ("GET", ["containers", id, "export"]) => match self.find(id) {
