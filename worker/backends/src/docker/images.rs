@@ -220,7 +220,7 @@ impl<R: Host> Images<R> {
                 Err(ImageError::Pull { fault: PullFault::Broken, .. }) if runtime.now() < broken_until => pause = PAUSE,
                 Err(ImageError::Pull { fault, .. }) if fault.is_worth_a_try() && tries < TRIES => tries += 1,
                 // The engine is away, and the registry has said nothing.
-                Err(ImageError::Engine(error)) if error.is_transport() && runtime.now() < until => {}
+                Err(ImageError::Engine(error)) if error.is_passing() && runtime.now() < until => {}
                 result => return result,
             }
             self.engine.pause(pause).await;
@@ -242,10 +242,7 @@ impl<R: Host> Images<R> {
         let fail = |fault, text: String| ImageError::Pull { fault, text, credentials: shown.problem.clone() };
         let reply = match self.engine.open(&call).await {
             Ok(reply) => reply,
-            Err(EngineError::Status { message, .. }) => {
-                return Err(fail(registry::read(&message, reference, false), message));
-            }
-            Err(error) => return Err(ImageError::Engine(error)),
+            Err(error) => return Err(unpulled(error, reference, shown)),
         };
         let (mut pull, mut percent) = (PullProgress::default(), None);
         let mut lines = Lines::new(reply.into_body(), LONGEST_LINE);
@@ -276,6 +273,17 @@ impl<R: Host> Images<R> {
             None => Ok(pull),
         }
     }
+}
+
+/// What it means that the engine did not begin a pull. One that is itself about to begin says 503, and so may one that passes
+/// on what a registry says.
+fn unpulled(error: EngineError, reference: &Reference, shown: &Shown) -> ImageError {
+    let EngineError::Status { message, .. } = &error else { return ImageError::Engine(error) };
+    let fault = registry::read(message, reference, false);
+    if fault == PullFault::Unknown && error.is_passing() {
+        return ImageError::Engine(error);
+    }
+    ImageError::Pull { fault, text: message.clone(), credentials: shown.problem.clone() }
 }
 
 /// An architecture as images name it, from any of its names.

@@ -144,7 +144,7 @@ impl<R: Host> Shared<R> {
                 Err(Unmade::Gone)
             };
             let made = self.make(spec, &reference, &sidecars, followed).or(late).await;
-            if !matches!(&made, Err(Unmade::Error(error)) if error.is_transport()) {
+            if !matches!(&made, Err(Unmade::Error(error)) if error.is_passing()) {
                 turn.is_answered(self.engine.runtime().now());
             }
             // The container has them now.
@@ -294,7 +294,7 @@ impl<R: Host> Shared<R> {
         let mut patience = self.engine.patience();
         loop {
             let error = match self.engine.once(&Call::post(format!("/containers/{container}/start"))).await {
-                Err(error) if error.is_transport() => error,
+                Err(error) if error.is_passing() => error,
                 result => return result.map(drop),
             };
             // Whoever is asked to stop stops what may run.

@@ -212,7 +212,7 @@ impl<R: Host> Sidecars<R> {
                         continue 'again;
                     }
                     Ok(Lock::Theirs | Lock::Foreign) => {}
-                    Err(error) if error.is_transport() => return Err(error.into()),
+                    Err(error) if error.is_passing() => return Err(error.into()),
                     Err(error) => {
                         again(&mut refusals, error)?;
                         image = self.images.obtain(reference, trace).await?;
@@ -267,7 +267,7 @@ fn prepared<R: Host>(sidecar: &Sidecar, volume: String, digest: String, copy: Op
 
 /// Whether a volume is to be filled once more after this: somebody removes what is not used yet, or the engine is restarted.
 fn again(refusals: &mut Refusals, error: EngineError) -> Result<(), SidecarError> {
-    if error.is_gone() || error.is_transport() {
+    if error.is_gone() || error.is_passing() {
         return if refusals.let_go() { Ok(()) } else { Err(SidecarError::Removed) };
     }
     if refusals.doubt(&error) { Ok(()) } else { Err(error.into()) }
