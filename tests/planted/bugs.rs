@@ -246,7 +246,7 @@ planted! {
         => "        self.waiting.push_front(message);"
     }
     a_volume_is_whole_although_its_archive_broke_off {
-        Simulator, "which is not whole", "worker/backends/src/docker/sidecars.rs",
+        Simulator, "which is not whole", "worker/backends/src/docker/filling.rs",
         "        self.engine.upload(&path, archive).await?;"
         => "        let _ = self.engine.upload(&path, archive).await;"
     }
@@ -296,12 +296,12 @@ planted! {
         => "let is_dead = !own.is_dead(engine, instance).await;"
     }
     a_strangers_container_with_a_name_of_ours_is_removed {
-        Simulator, "which is nobody's", "worker/backends/src/docker/sidecars.rs",
+        Simulator, "which is nobody's", "worker/backends/src/docker/filling.rs",
         "let Some(instance) = found.instance() else { return Ok(Lock::Foreign) };"
         => "let instance = found.instance().unwrap_or(self.own.text());"
     }
     a_strangers_volume_is_filled_anew {
-        Simulator, "which is somebody else's", "worker/backends/src/docker/sidecars.rs",
+        Simulator, "which is somebody else's", "worker/backends/src/docker/filling.rs",
         "Ok(found) if !found.is_ours() => return Ok(Filled::InUse),"
         => "Ok(found) if found.labels.is_none() => return Ok(Filled::InUse),"
     }

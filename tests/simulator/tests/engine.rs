@@ -1,4 +1,5 @@
-//! Ends that the server cannot hear when they come: what the next worker tells of containers that are left.
+//! What an engine and its containers go through that a certain course of events shows best: ends that the server cannot hear
+//! when they come, and an engine that is starting.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -109,6 +110,27 @@ fn an_end_that_the_server_hears_late_leaves_nothing_and_is_not_told_again() {
         scene.server.answered("T2", "E2").await;
         if !scene.server.ledger(|ledger| ledger.is_claimed("T2", "E2")) {
             scene.watch.violate("T2 was not claimed".to_owned());
+        }
+    });
+}
+
+#[test]
+fn an_engine_that_says_for_a_minute_that_it_is_starting_fails_no_task() {
+    on_an_engine(|scene| async move {
+        let engine = engine(&scene);
+        engine.heal();
+        scene.ready().await;
+        // Amid a pull, a volume that is filled, a container that is made and started, or a wait.
+        for number in 0..5_u32 {
+            let (task, execution) = (format!("T{number}"), format!("E{number}"));
+            scene.server.assign(&task, &execution, true);
+            scene.executor.sleep(scene.executor.duration(Duration::from_millis(1), Duration::from_secs(30))).await;
+            engine.refuse(Duration::from_secs(60));
+            scene.executor.sleep(LONGEST_TASK + Duration::from_secs(600)).await;
+        }
+        let succeeded = scene.server.ledger(|ledger| ledger.ended_in("succeeded"));
+        if succeeded != 5 {
+            scene.watch.violate(format!("{succeeded} of 5 tasks succeeded"));
         }
     });
 }

@@ -199,7 +199,8 @@ pub fn much_output(engine: &Engine) {
     let (code, _) = scene.fails(&task("T2", &script), "container_exit");
     assert_eq!(code, Some(4));
     scene.worker.wait_for_line("the-last-line");
-    let taken = scene.worker.peak_memory() - before;
+    // The kernel counts about: a peak may be read lower than before.
+    let taken = scene.worker.peak_memory().saturating_sub(before);
     println!("{MUCH} MiB of output took {taken} KiB of the worker's memory, at most {MOST_MEMORY}");
     assert!(taken <= MOST_MEMORY);
     scene.leave();

@@ -13,6 +13,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures_io::AsyncRead;
+use futures_lite::AsyncReadExt;
+use futures_lite::future::poll_once;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use hyper::body::{Body as _, Bytes, Incoming};
@@ -26,6 +29,8 @@ use crate::tls::TlsFault;
 pub const LARGEST_HEAD: usize = 16 << 10;
 /// The most header lines of an answer.
 const MOST_HEADERS: usize = 100;
+/// How much is read at once of what is waited for for long.
+const PIECE: usize = 128;
 
 /// A connection on which requests can be sent, one after the other.
 pub struct HttpClient<S: Duplex> {
@@ -52,6 +57,20 @@ pub struct Body<S: Duplex> {
     chunk: Bytes,
     /// Whether the whole of it was received.
     whole: bool,
+    /// Whether it ends with the connection: neither a length nor a coding says where (RFC 9112, section 6.3).
+    is_bare: bool,
+}
+
+/// What is still to come of an answer that lasts.
+pub struct Rest<S: Duplex>(Coming<S>);
+
+enum Coming<S: Duplex> {
+    Framed(Box<Body<S>>),
+    Bare {
+        stream: S,
+        /// What came already.
+        read: Vec<u8>,
+    },
 }
 
 /// Why there is no answer, or not the whole of one.
@@ -112,7 +131,10 @@ impl<S: Duplex> HttpClient<S> {
         match self.exchange(request).await {
             Ok(answer) => {
                 let (head, incoming) = answer.into_parts();
-                Ok(Answer { head, body: Body { incoming, client: self, chunk: Bytes::new(), whole: false } })
+                let ends = [CONTENT_LENGTH, TRANSFER_ENCODING];
+                let is_bare = !ends.iter().any(|name| head.headers.contains_key(name));
+                let body = Body { incoming, client: self, chunk: Bytes::new(), whole: false, is_bare };
+                Ok(Answer { head, body })
             }
             // Why the connection ended is known to it; to the exchange it is a cancellation.
             Err(error) => {
@@ -227,10 +249,49 @@ impl<S: Duplex> Body<S> {
         Ok(whole)
     }
 
+    /// What is still to come, for whoever waits for long: of a body that ends with its connection, as those of HTTP/1.0 do,
+    /// nothing but that is kept meanwhile.
+    ///
+    /// # Errors
+    /// [`AnswerError`].
+    pub async fn into_rest(mut self) -> Result<Rest<S>, AnswerError> {
+        if !self.is_bare {
+            return Ok(Rest(Coming::Framed(Box::new(self))));
+        }
+        let mut read = Vec::new();
+        while let Some(chunk) = poll_once(self.chunk()).await.transpose()?.flatten() {
+            read.extend_from_slice(&chunk);
+        }
+        let parts = self.client.connection.into_parts();
+        read.extend_from_slice(&parts.read_buf);
+        Ok(Rest(Coming::Bare { stream: parts.io.into_inner(), read }))
+    }
+
     /// The connection for the next request, if the body was read to its end and the other side lets it stay open.
     pub fn into_client(self) -> Option<HttpClient<S>> {
         let is_whole = self.whole || (self.chunk.is_empty() && self.incoming.is_end_stream());
         (is_whole && self.client.ended.is_none()).then_some(self.client)
+    }
+}
+
+impl<S: Duplex> Rest<S> {
+    /// Waits for the whole of it.
+    ///
+    /// # Errors
+    /// [`AnswerError`], also when it has more than `most` bytes.
+    pub async fn read_whole(self, most: usize) -> Result<Vec<u8>, AnswerError> {
+        let (mut stream, mut read) = match self.0 {
+            Coming::Framed(mut body) => return body.read_whole(most).await,
+            Coming::Bare { stream, read } => (stream, read),
+        };
+        let mut piece = [0; PIECE];
+        while read.len() <= most {
+            match stream.read(&mut piece).await.map_err(|error| AnswerError::Broken((&error).into()))? {
+                0 => return Ok(read),
+                length => read.extend_from_slice(piece.get(..length).unwrap_or_default()),
+            }
+        }
+        Err(AnswerError::BodyTooLarge(most))
     }
 }
 

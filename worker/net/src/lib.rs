@@ -19,7 +19,7 @@ mod wire;
 
 pub use destination::{Destination, Remote};
 pub use dial::{DialError, dial};
-pub use http::{Answer, AnswerError, Body, HttpClient, LARGEST_HEAD, lists};
+pub use http::{Answer, AnswerError, Body, HttpClient, LARGEST_HEAD, Rest, lists};
 pub use payload::{Payload, secret_value};
 pub use socket::Duplex;
 pub use wire::{Moved, Wire};

@@ -25,9 +25,9 @@ impl Engine {
             // It never came to what nobody waits for any more. (A real one would do it now.)
             return Err(gone());
         }
-        let (newest, oldest, faulty) = {
+        let (newest, oldest, faulty, starts) = {
             let state = self.state();
-            (state.newest, state.oldest, state.faulty)
+            (state.newest, state.oldest, state.faulty, self.executor.now() < state.starts_until)
         };
         let api = format!("1.{newest}");
         let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
@@ -40,6 +40,7 @@ impl Engine {
                 400,
                 format!("client version 1.{version} is too old. Minimum supported API version is 1.{oldest}"),
             )),
+            Some(_) if starts => Some(Reply::refuse(503, "the engine is starting")),
             Some(_) if faulty && self.executor.chance(2) => Some(Reply::refuse(500, "something is wrong")),
             Some(_) if faulty && self.executor.chance(2) => Some(Reply::refuse(503, "the engine is starting")),
             _ => None,
@@ -51,7 +52,7 @@ impl Engine {
         let reply = match (request.method.as_str(), path.as_slice()) {
             ("POST", ["images", "create"]) => return self.pull(stream, &request, &api).await,
             ("POST", ["containers", id, "wait"]) => match self.find(id) {
-                Some(id) => return self.wait(stream, &id, &api).await,
+                Some(id) => return self.wait(stream, &request, &id, &api).await,
                 None => no_container(id),
             },
             ("GET", ["containers", id, "export"]) => match self.find(id) {

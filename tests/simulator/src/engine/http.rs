@@ -16,6 +16,8 @@ pub struct Request {
     query: Vec<(String, String)>,
     /// The version of the API in its path.
     pub version: Option<u32>,
+    /// Whether it is one of HTTP/1.0, whose answers know no chunks.
+    pub is_old: bool,
     body: Incoming,
 }
 
@@ -31,6 +33,7 @@ impl Request {
         let mut lines = head.lines();
         let mut words = lines.next()?.split(' ');
         let (method, target) = (words.next()?.to_owned(), words.next()?);
+        let is_old = words.next() == Some("HTTP/1.0");
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let mut path: Vec<String> = path.split('/').skip(1).map(decoded).collect();
         let version = path.first().and_then(|first| first.strip_prefix("v1.")).and_then(|minor| minor.parse().ok());
@@ -43,7 +46,7 @@ impl Request {
         let length = lower.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
         let is_chunked = lower.contains("transfer-encoding: chunked");
         let length = if is_chunked { None } else { Some(length.unwrap_or(0)) };
-        Some(Self { method, path, query, version, body: Incoming { rest, length } })
+        Some(Self { method, path, query, version, is_old, body: Incoming { rest, length } })
     }
 
     pub fn query(&self, name: &str) -> Option<&str> {
@@ -119,6 +122,11 @@ impl Reply {
         let head = format!("HTTP/1.1 {} X\r\nApi-Version: {api}\r\n{length}\r\n", self.status);
         stream.write_all([head, body].concat().as_bytes()).await
     }
+}
+
+/// Begins an answer that ends with the connection.
+pub async fn begin_bare(stream: &mut Stream, api: &str) -> io::Result<()> {
+    stream.write_all(format!("HTTP/1.0 200 OK\r\nApi-Version: {api}\r\nConnection: close\r\n\r\n").as_bytes()).await
 }
 
 /// Begins an answer that comes piece by piece.

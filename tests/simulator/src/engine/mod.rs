@@ -56,6 +56,8 @@ struct State {
     newest: u32,
     oldest: u32,
     hangs_until: Duration,
+    /// Until when it says of every call that it is starting.
+    starts_until: Duration,
     /// Closed when it is stopped: whatever it is doing breaks off.
     stopped: (Sender<()>, Receiver<()>),
     /// How often each worker was killed: what it asked for before is left undone by an engine that hung.
@@ -80,6 +82,7 @@ impl Engine {
             newest: 41,
             oldest: 24,
             hangs_until: Duration::ZERO,
+            starts_until: Duration::ZERO,
             stopped: async_channel::bounded(1),
             deaths: [0; 2],
         };
@@ -120,6 +123,11 @@ impl Engine {
         (state.faulty, state.is_calm, state.hangs_until) = (false, true, Duration::ZERO);
         drop(state);
         self.ways.iter().for_each(Network::heal);
+    }
+
+    /// For so long it says of every call that it is starting.
+    pub fn refuse(&self, length: Duration) {
+        self.state().starts_until = self.executor.now() + length;
     }
 
     /// A worker was killed, or has left.

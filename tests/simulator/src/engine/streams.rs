@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use futures_lite::AsyncWriteExt;
 use serde_json::{Value, json};
 
 use super::Engine;
@@ -58,8 +59,14 @@ impl Engine {
     }
 
     /// Says how the container ended, as soon as it has.
-    pub(super) async fn wait(&self, stream: &mut Stream, id: &str, api: &str) -> io::Result<()> {
-        http::begin(stream, api).await?;
+    pub(super) async fn wait(&self, stream: &mut Stream, request: &Request, id: &str, api: &str) -> io::Result<()> {
+        // What stands between may speak HTTP/1.1 all the same.
+        let is_bare = request.is_old && self.executor.chance(80);
+        if is_bare {
+            http::begin_bare(stream, api).await?;
+        } else {
+            http::begin(stream, api).await?;
+        }
         let ended = {
             let state = self.state();
             let container = state.containers.get(id);
@@ -76,7 +83,11 @@ impl Engine {
             exit_code = execution.unwrap_or(137);
             self.take_time().await;
         }
-        http::piece(stream, format!("{}\n", json!({"StatusCode": exit_code})).as_bytes()).await?;
+        let answer = format!("{}\n", json!({"StatusCode": exit_code}));
+        if is_bare {
+            return stream.write_all(answer.as_bytes()).await;
+        }
+        http::piece(stream, answer.as_bytes()).await?;
         http::piece(stream, b"").await
     }
 

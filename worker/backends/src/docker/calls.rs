@@ -1,13 +1,71 @@
-//! The calls that more than one part of the backend makes, and what is read of their answers.
+//! What an engine is asked: one call, and those that more than one part of the backend makes, with what is read of their answers.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use http::Method;
+use oz_worker_core::secret::Secret;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::engine::Call;
 use super::error::EngineError;
 use crate::query::escaped;
+
+/// How long an engine may be silent in the middle of a call. One that stands still for a minute fails no task.
+pub const SILENCE: Duration = Duration::from_secs(90);
+/// The same while it pulls or fills, when a registry or a disk may be what stands still.
+pub const LONG_SILENCE: Duration = Duration::from_secs(300);
+
+/// One call.
+pub struct Call {
+    pub(super) method: Method,
+    /// Below the version, with its query.
+    pub(super) path: String,
+    pub(super) body: Option<Value>,
+    pub(super) registry_auth: Option<Secret>,
+    pub(super) silence: Option<Duration>,
+    pub(super) is_lasting: bool,
+}
+
+impl Call {
+    fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, path: path.into(), body: None, registry_auth: None, silence: Some(SILENCE), is_lasting: false }
+    }
+
+    pub fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    pub fn post(path: impl Into<String>) -> Self {
+        Self::new(Method::POST, path)
+    }
+
+    pub fn put(path: impl Into<String>) -> Self {
+        Self::new(Method::PUT, path)
+    }
+
+    pub fn delete(path: impl Into<String>) -> Self {
+        Self::new(Method::DELETE, path)
+    }
+
+    pub fn json(self, body: Value) -> Self {
+        Self { body: Some(body), ..self }
+    }
+
+    pub fn registry_auth(self, value: Option<Secret>) -> Self {
+        Self { registry_auth: value, ..self }
+    }
+
+    /// How long nothing may come; without limit when none is given.
+    pub fn silence(self, limit: Option<Duration>) -> Self {
+        Self { silence: limit, ..self }
+    }
+
+    /// That its answer may take as long as a task: every running task costs the memory of one.
+    pub fn lasting(self) -> Self {
+        Self { silence: None, is_lasting: true, ..self }
+    }
+}
 
 /// A container in a list of them.
 #[derive(Debug, Deserialize)]

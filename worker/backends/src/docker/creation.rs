@@ -11,8 +11,8 @@ use oz_worker_runtime::Host;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::calls::{Created, create};
-use super::engine::{Call, Engine};
+use super::calls::{Call, Created, create};
+use super::engine::Engine;
 use super::error::EngineError;
 use super::{labels, removal};
 use crate::query::escaped;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use oz_worker_runtime::Host;
 use tracing::warn;
 
-use super::calls::{Listed, list, remove, unless_missing};
-use super::engine::{Call, Engine};
+use super::calls::{Call, Listed, list, remove, unless_missing};
+use super::engine::Engine;
 use super::error::EngineError;
 use super::instance::Instance;
 use super::labels::{self, EXECUTION_ID, Holder, INSTANCE, TASK_ID, WORKER_ID};

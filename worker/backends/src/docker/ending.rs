@@ -6,13 +6,15 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use futures_lite::FutureExt;
 use oz_worker_core::metrics::FailureReason;
+use oz_worker_core::secret::Variables;
 use oz_worker_core::{Failure, Outcome};
 use oz_worker_runtime::Host;
 use serde::Deserialize;
 use tracing::warn;
 
-use super::engine::{Call, within};
+use super::calls::Call;
 use super::error::EngineError;
+use super::reply::within;
 use super::state::Seen;
 use super::tail::Tail;
 use super::wait::{self, ContainerEnd};
@@ -46,33 +48,13 @@ pub(super) struct Ended {
 }
 
 impl<R: Host> Shared<R> {
-    /// What a container was told by its maker: the secrets in its output.
-    pub(super) async fn variables_of(&self, container: &str) -> Vec<(String, String)> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Inspected {
-            config: Config,
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Config {
-            #[serde(default)]
-            env: Option<Vec<String>>,
-        }
-        let call = Call::get(format!("/containers/{container}/json"));
-        let Ok(answer) = self.engine.once(&call).await else { return Vec::new() };
-        let Ok(inspected) = serde_json::from_slice::<Inspected>(&answer) else { return Vec::new() };
-        let pairs = inspected.config.env.into_iter().flatten();
-        pairs.filter_map(|pair| pair.split_once('=').map(|(name, value)| (name.into(), value.into()))).collect()
-    }
-
     /// Follows a container that was started to its end, and clears up after it.
     pub(super) async fn follow(
         self: &Arc<Self>,
         container: String,
         followed: &Followed<'_>,
         open: Open<'_, Ended>,
-        variables: Vec<(String, String)>,
+        variables: Option<Variables>,
     ) -> Vec<Failure> {
         let ended = async { Some(wait::end(&self.engine, &container).await) };
         let stopped = async {
@@ -85,9 +67,9 @@ impl<R: Host> Shared<R> {
                 failed(FailureReason::ContainerWait, "somebody removed the container before its end was known".into())
             }
             None => {
-                let end = self.end_before(&container, followed.stop).await;
+                let end = Box::pin(self.end_before(&container, followed.stop)).await;
                 if end.is_none() {
-                    self.terminate(&container, followed.stop).await;
+                    Box::pin(self.terminate(&container, followed.stop)).await;
                 }
                 end.unwrap_or(Outcome::Stopped)
             }
@@ -107,7 +89,7 @@ impl<R: Host> Shared<R> {
         let is_failed = matches!(outcome, Outcome::Failed(_));
         followed.report.finished(outcome);
         if is_failed {
-            Box::pin(self.log_output(&container, followed, &variables)).or(followed.stop.abandoned()).await;
+            Box::pin(self.log_output(&container, followed, variables)).or(followed.stop.abandoned()).await;
         }
         drop::<oneshot::Sender<()>>(shown);
         Vec::new()
@@ -185,18 +167,44 @@ impl<R: Host> Shared<R> {
     }
 
     /// Logs the end of what a container wrote, without secrets.
-    async fn log_output(&self, container: &str, followed: &Followed<'_>, variables: &[(String, String)]) {
-        let read = last_output::read(|lines| self.output(container, lines));
+    async fn log_output(&self, container: &str, followed: &Followed<'_>, variables: Option<Variables>) {
         let runtime = self.engine.runtime();
-        match within(runtime, Some(last_output::LIMIT), read).await {
-            Ok(text) => {
-                let text = redact(text, variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-                last_output::show(runtime, text, followed.log).await;
-            }
+        match within(runtime, Some(last_output::LIMIT), self.fit_output(container, variables)).await {
+            Ok(text) => last_output::show(runtime, text, followed.log).await,
             // It was removed with its output.
             Err(error) if error.is_missing() => {}
             Err(error) => warn!(task_id = followed.task_id, "cannot show what the container wrote: {error}"),
         }
+    }
+
+    /// The end of what a container wrote, without the values of its variables: of these, or of those that it has.
+    async fn fit_output(&self, container: &str, variables: Option<Variables>) -> Result<Vec<u8>, EngineError> {
+        let variables = match variables {
+            Some(variables) => variables,
+            None => self.variables_of(container).await?,
+        };
+        let text = last_output::read(|lines| self.output(container, lines)).await?;
+        Ok(redact(text, variables.iter().map(|(name, value)| (name, value.expose()))))
+    }
+
+    /// What a container was told by its maker: the secrets in its output.
+    async fn variables_of(&self, container: &str) -> Result<Variables, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Inspected {
+            config: Config,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Config {
+            #[serde(default)]
+            env: Option<Vec<String>>,
+        }
+        let inspected: Inspected = self.engine.ask(&Call::get(format!("/containers/{container}/json"))).await?;
+        let pairs = inspected.config.env.into_iter().flatten();
+        Ok(pairs
+            .filter_map(|pair| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())))
+            .collect())
     }
 
     /// The end of so many last lines. None: they are too long.

@@ -5,44 +5,23 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use oz_worker_net::tls::{ClientCertificate, PemError, Tls, certificates};
-use oz_worker_net::url::{Url, UrlError};
 use oz_worker_runtime::Files;
 use oz_worker_text::line::quoted;
 use serde::Deserialize;
 
 use super::credentials::AuthFile;
+use super::place::{DEFAULT_SOCKET, HostFlaw, Place};
 
-/// Where an engine listens that nobody configured.
-const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
-/// The ports of an engine, plain and with TLS (IANA).
-const PORTS: [u16; 2] = [2375, 2376];
 /// The largest file of the docker client's that is read. Real ones have a few KiB.
 const LARGEST_FILE: u64 = 1 << 20;
 /// The most contexts that are looked through.
 const MOST_CONTEXTS: usize = 1000;
-const SCHEMES: &[&str] = &["http", "https"];
 
 /// Where the engine is, and who said so.
 #[derive(Debug)]
 pub struct Endpoint {
     pub place: Place,
     pub origin: Origin,
-}
-
-#[derive(Debug)]
-pub enum Place {
-    Unix(PathBuf),
-    /// Its scheme says whether TLS is spoken. Its path stands before that of every call.
-    Url(Box<(Url, Tls)>),
-    Ssh(SshHost),
-}
-
-/// A host whose engine is reached by the program `ssh`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SshHost {
-    pub user: Option<String>,
-    pub host: String,
-    pub port: Option<u16>,
 }
 
 /// Who said where the engine is.
@@ -82,19 +61,6 @@ pub enum EndpointError {
     HalfPair { there: PathBuf, missing: PathBuf },
 }
 
-/// What is wrong with a host.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HostFlaw {
-    #[error("write unix:///PATH, tcp://HOST:PORT, http(s)://HOST:PORT or ssh://[USER@]HOST")]
-    Scheme,
-    #[error("it {0}")]
-    Url(UrlError),
-    #[error("it must not hold a user name or password")]
-    Credentials,
-    #[error("it is ssh://[USER@]HOST[:PORT], without anything else")]
-    Ssh,
-}
-
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -107,11 +73,7 @@ impl fmt::Display for Origin {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Unix(path) => write!(f, "unix://{}", path.display())?,
-            Place::Url(place) => write!(f, "{}://{}", place.0.scheme(), place.0.authority())?,
-            Place::Ssh(place) => write!(f, "ssh://{}", place.host)?,
-        }
+        self.place.fmt(f)?;
         match &self.origin {
             Origin::Default => Ok(()),
             origin => write!(f, " ({origin})"),
@@ -146,7 +108,7 @@ pub fn find(env: &dyn Fn(&str) -> Option<String>, files: &impl Files) -> Result<
         let is_verified = set("DOCKER_TLS_VERIFY").is_some();
         let certs = set("DOCKER_CERT_PATH").map(PathBuf::from).or_else(|| dir.clone());
         let origin = Origin::Variable;
-        let place = read_host(&host, is_verified).map_err(|flaw| wrong(&origin, &host, flaw))?;
+        let place = Place::parse(&host, is_verified).map_err(|flaw| wrong(&origin, &host, flaw))?;
         let place = match place {
             Place::Url(mut place) => {
                 if set("DOCKER_TLS").is_some() && !is_verified {
@@ -220,7 +182,7 @@ fn of_context(files: &impl Files, contexts: &Path, name: String) -> Result<Endpo
     let certs = contexts.join("tls").join(id).join("docker");
     let has_certs = files.names(&certs).is_ok_and(|names| !names.is_empty());
     let origin = Origin::Context(name);
-    let place = read_host(&engine.host, has_certs).map_err(|flaw| wrong(&origin, &engine.host, flaw))?;
+    let place = Place::parse(&engine.host, has_certs).map_err(|flaw| wrong(&origin, &engine.host, flaw))?;
     let place = match place {
         Place::Url(place) if place.0.is_secure() && engine.skip_tls_verify => {
             return Err(EndpointError::Unverified { origin, ca: certs.join("ca.pem") });
@@ -238,51 +200,6 @@ fn wrong(origin: &Origin, text: &str, flaw: HostFlaw) -> EndpointError {
     // A password may stand before the host.
     let text = text.rsplit_once('@').map_or(text.to_owned(), |(_, host)| format!("…@{host}"));
     EndpointError::Host { origin: origin.clone(), text, flaw }
-}
-
-/// Reads a host; `has_tls` says what `tcp://` means.
-fn read_host(text: &str, has_tls: bool) -> Result<Place, HostFlaw> {
-    let (scheme, rest) = text.split_once("://").ok_or(HostFlaw::Scheme)?;
-    let web = |scheme: &str, port: u16| {
-        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-        let port = if has_port { String::new() } else { format!(":{port}") };
-        let url = Url::parse(&format!("{scheme}://{authority}{port}{path}"), SCHEMES).map_err(HostFlaw::Url)?;
-        if url.user_info().is_some() {
-            return Err(HostFlaw::Credentials);
-        }
-        Ok(Place::Url(Box::new((url, Tls::default()))))
-    };
-    let [plain, secure] = PORTS;
-    match scheme.to_ascii_lowercase().as_str() {
-        "unix" if rest.is_empty() => Ok(Place::Unix(DEFAULT_SOCKET.into())),
-        "unix" if rest.starts_with('/') => Ok(Place::Unix(rest.into())),
-        "tcp" | "http" if !has_tls => web("http", plain),
-        "tcp" | "http" | "https" => web("https", secure),
-        "ssh" => ssh_host(rest).map(Place::Ssh).ok_or(HostFlaw::Ssh),
-        _ => Err(HostFlaw::Scheme),
-    }
-}
-
-fn ssh_host(rest: &str) -> Option<SshHost> {
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
-    let (user, place) = match rest.split_once('@') {
-        Some((user, place)) => (Some(user), place),
-        None => (None, rest),
-    };
-    let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, "")) => (host, None),
-        Some((host, port)) => (host, Some(port.strip_prefix(':')?)),
-        None => place.split_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
-    };
-    let port = port.map(str::parse).transpose().ok()?;
-    // Nothing that `ssh` could take for an option or that a shell at the other end could.
-    let plain = |text: &str| {
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b':' | b'%');
-        !text.is_empty() && !text.starts_with('-') && text.bytes().all(fits)
-    };
-    let user = user.map(str::to_owned);
-    (plain(host) && user.as_deref().is_none_or(plain)).then(|| SshHost { user, host: host.to_owned(), port })
 }
 
 /// What a folder of the docker client's says of TLS: whom to trust, and who the client is.

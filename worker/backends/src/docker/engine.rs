@@ -1,7 +1,6 @@
 //! Calls to an engine: one connection each, bounded in bytes, and in time by progress. The version of its API is negotiated,
 //! and negotiated again when the engine becomes another under a running worker.
 
-use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,37 +9,31 @@ use std::time::Duration;
 use futures_io::AsyncRead;
 use futures_lite::FutureExt;
 use http::{HeaderValue, Method, StatusCode, header};
-use oz_worker_core::secret::Secret;
 use oz_worker_core::time::Instant;
-use oz_worker_net::{Answer, AnswerError, Body, Destination, HttpClient, Payload, dial, secret_value};
-use oz_worker_runtime::{Host, Runtime};
-use oz_worker_text::line::{beginning, one_line};
-use serde::Deserialize;
+use oz_worker_net::{Answer, AnswerError, Destination, HttpClient, Payload, dial, secret_value};
+use oz_worker_runtime::Host;
+use oz_worker_text::line::one_line;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
+use super::calls::{Call, LONG_SILENCE, SILENCE};
 use super::error::EngineError;
 use super::line::{Line, Said, Ssh};
+use super::reply::{Reply, within};
+use crate::turns::Turns;
 
 /// The newest version of the API that this worker speaks. Nothing that it uses came later than 1.41; engines exist whose
 /// oldest is 1.44 (Engine 29).
 const NEWEST: Version = Version { major: 1, minor: 44 };
-/// How long an engine may be silent in the middle of a call. One that stands still for a minute fails no task.
-pub const SILENCE: Duration = Duration::from_secs(90);
-/// The same while it pulls or fills, when a registry or a disk may be what stands still.
-pub const LONG_SILENCE: Duration = Duration::from_secs(300);
 /// How long a call is repeated while the engine cannot be reached: it may be restarted meanwhile.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 /// The first and the longest wait before a call is repeated.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
-/// The largest answer that is read whole. An inspect has some 10 KiB, a list of a thousand containers 2 MiB.
-const LARGEST_ANSWER: usize = 16 << 20;
+/// How many look at something at once: an engine answers few at a time, and each answer takes memory.
+const MOST_LOOKS: usize = 16;
 /// What a call that lasts reads into, in bytes. An engine's head has some 400; a proxy's headers come on top.
 const LASTING_BUFFER: usize = 4 << 10;
 /// How long what `ssh` says about its end may take.
 const LAST_WORDS: Duration = Duration::from_millis(200);
-/// The longest text of an engine's error that is passed on, in characters.
-const LONGEST_TEXT: usize = 1000;
 
 /// An engine that can be called.
 pub struct Engine<R: Host> {
@@ -55,6 +48,7 @@ pub struct Engine<R: Host> {
     answers: AtomicBool,
     is_podman: AtomicBool,
     numbers: AtomicU64,
+    looks: Turns<()>,
 }
 
 /// How long something is still tried again.
@@ -89,109 +83,6 @@ impl Version {
     }
 }
 
-/// One call.
-pub struct Call {
-    method: Method,
-    /// Below the version, with its query.
-    path: String,
-    body: Option<Value>,
-    registry_auth: Option<Secret>,
-    silence: Option<Duration>,
-    is_lasting: bool,
-}
-
-impl Call {
-    fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), body: None, registry_auth: None, silence: Some(SILENCE), is_lasting: false }
-    }
-
-    pub fn get(path: impl Into<String>) -> Self {
-        Self::new(Method::GET, path)
-    }
-
-    pub fn post(path: impl Into<String>) -> Self {
-        Self::new(Method::POST, path)
-    }
-
-    pub fn delete(path: impl Into<String>) -> Self {
-        Self::new(Method::DELETE, path)
-    }
-
-    pub fn json(self, body: Value) -> Self {
-        Self { body: Some(body), ..self }
-    }
-
-    pub fn registry_auth(self, value: Option<Secret>) -> Self {
-        Self { registry_auth: value, ..self }
-    }
-
-    /// How long nothing may come; without limit when none is given.
-    pub fn silence(self, limit: Option<Duration>) -> Self {
-        Self { silence: limit, ..self }
-    }
-
-    /// That its answer may take as long as a task: every running task costs the memory of one.
-    pub fn lasting(self) -> Self {
-        Self { silence: None, is_lasting: true, ..self }
-    }
-}
-
-/// An answer with a good status, whose body is still to be read.
-pub struct Reply<R: Host> {
-    body: Body<Line<R>>,
-    runtime: R,
-    silence: Option<Duration>,
-}
-
-impl<R: Host> Reply<R> {
-    /// The next piece, or none at the end.
-    pub async fn chunk(&mut self) -> Result<Option<impl AsRef<[u8]> + use<R>>, EngineError> {
-        let next = self.body.chunk();
-        within(&self.runtime, self.silence, async { next.await.map_err(EngineError::from) }).await
-    }
-
-    /// The whole of it.
-    async fn whole(mut self) -> Result<Vec<u8>, EngineError> {
-        let mut whole = Vec::new();
-        while let Some(chunk) = self.chunk().await? {
-            let chunk = chunk.as_ref();
-            if chunk.len() > LARGEST_ANSWER - whole.len() {
-                return Err(AnswerError::BodyTooLarge(LARGEST_ANSWER).into());
-            }
-            whole.extend_from_slice(chunk);
-        }
-        Ok(whole)
-    }
-
-    /// The body as a stream, for whoever bounds its time.
-    pub fn into_body(self) -> Body<Line<R>> {
-        self.body
-    }
-}
-
-/// What `future` comes to, unless it takes longer than that.
-pub async fn within<R: Runtime, T>(
-    runtime: &R,
-    limit: Option<Duration>,
-    future: impl Future<Output = Result<T, EngineError>>,
-) -> Result<T, EngineError> {
-    let Some(limit) = limit else { return future.await };
-    let late = async {
-        runtime.sleep_until(runtime.now().plus(limit)).await;
-        Err(EngineError::Silent(limit))
-    };
-    future.or(late).await
-}
-
-#[derive(Deserialize)]
-struct Refusal {
-    #[serde(default)]
-    message: String,
-    /// Podman's word for it.
-    #[serde(default)]
-    cause: String,
-}
-
 impl<R: Host> Engine<R> {
     pub fn new(runtime: R, destination: Destination, ssh: Option<Ssh>) -> Self {
         let prefix = match &destination {
@@ -200,7 +91,8 @@ impl<R: Host> Engine<R> {
         };
         let (version, numbers) = (Mutex::new(None), AtomicU64::new(1));
         let (answers, is_podman) = (AtomicBool::new(true), AtomicBool::new(false));
-        Self { runtime, destination, ssh, prefix, version, answers, is_podman, numbers }
+        let looks = Turns::new(MOST_LOOKS);
+        Self { runtime, destination, ssh, prefix, version, answers, is_podman, numbers, looks }
     }
 
     pub const fn runtime(&self) -> &R {
@@ -255,8 +147,20 @@ impl<R: Host> Engine<R> {
         self.runtime.sleep_until(self.runtime.now().plus(pause)).await;
     }
 
-    /// Calls once.
+    /// Calls once; who only looks at something when it is his turn.
     pub async fn once(&self, call: &Call) -> Result<Vec<u8>, EngineError> {
+        if call.method != Method::GET {
+            return self.at_once(call).await;
+        }
+        let turn = self.looks.next(&self.runtime, PATIENCE).await.ok_or(EngineError::Silent(PATIENCE))?;
+        let answer = self.at_once(call).await;
+        if !matches!(answer, Err(EngineError::Silent(_))) {
+            turn.is_answered(self.runtime.now());
+        }
+        answer
+    }
+
+    async fn at_once(&self, call: &Call) -> Result<Vec<u8>, EngineError> {
         Box::pin(async { self.open(call).await?.whole().await }).await
     }
 
@@ -283,7 +187,7 @@ impl<R: Host> Engine<R> {
     ) -> Result<(), EngineError> {
         let taken = Arc::new(AtomicU64::new(0));
         let counted = Counted { inner: archive, taken: Arc::clone(&taken) };
-        let call = Call::new(Method::PUT, path).silence(None);
+        let call = Call::put(path).silence(None);
         let sent = async { self.versioned(&call, Payload::stream(counted)).await?.whole().await.map(drop) };
         let stuck = async {
             let mut before = u64::MAX;
@@ -328,25 +232,12 @@ impl<R: Host> Engine<R> {
         // On the heap: what is needed for an exchange is needed for the time of one, and not for that of a task.
         let (answer, _) = Box::pin(self.exchange(call, path, payload)).await?;
         let status = answer.status();
-        let silence = call.silence;
-        let reply = Reply { body: answer.body, runtime: self.runtime.clone(), silence };
+        let reply = Reply::new(answer.body, self.runtime.clone(), call.silence);
         // 304: it was so already.
         if status.is_success() || status == StatusCode::NOT_MODIFIED {
             return Ok(reply);
         }
-        let text = reply.whole().await.unwrap_or_default();
-        let message = match serde_json::from_slice::<Refusal>(&text) {
-            Ok(Refusal { message, cause }) if !message.is_empty() || !cause.is_empty() => {
-                if message.is_empty() {
-                    cause
-                } else {
-                    message
-                }
-            }
-            _ => String::from_utf8_lossy(&text).into_owned(),
-        };
-        let message = beginning(message.trim(), LONGEST_TEXT);
-        Err(EngineError::Status { status: status.as_u16(), message })
+        Err(reply.refusal(status).await)
     }
 
     async fn exchange(
@@ -357,6 +248,10 @@ impl<R: Host> Engine<R> {
     ) -> Result<(Answer<Line<R>>, Option<Said>), EngineError> {
         let path = path.parse().map_err(|_| EngineError::Form)?;
         let mut request = self.destination.request(call.method.clone(), path, payload);
+        if call.is_lasting {
+            // Its answer ends with the connection: while it is waited for nothing else is to be kept.
+            *request.version_mut() = http::Version::HTTP_10;
+        }
         let headers = request.headers_mut();
         if call.body.is_some() {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -14,7 +14,8 @@ use oz_worker_telemetry::{TaskStep, TaskTrace};
 use serde::Deserialize;
 use tracing::warn;
 
-use super::engine::{Call, Engine, LONG_SILENCE, PATIENCE};
+use super::calls::{Call, LONG_SILENCE};
+use super::engine::{Engine, PATIENCE};
 use super::error::EngineError;
 use super::keyring::{Keyring, Shown};
 use super::pull::{LONGEST_LINE, PullProgress};
@@ -26,8 +27,6 @@ use crate::reference::{Reference, is_digest};
 
 /// How often a pull is tried that fails by what passes.
 const TRIES: u32 = 3;
-/// How often an image is pulled again that somebody removes meanwhile.
-const MOST_PRUNED: u32 = 20;
 /// How long a pull is tried again at least that breaks off on the engine: each version words a prune in its own ways.
 const BROKEN_PATIENCE: Duration = Duration::from_secs(30);
 /// The wait before the second try; twice that before the third. An engine that is away is asked again more often.
@@ -214,17 +213,14 @@ impl<R: Host> Images<R> {
             warn!(image = %reference, "the pull goes on without credentials: {problem}");
         }
         let (until, broken_until) = (runtime.now().plus(PATIENCE), runtime.now().plus(BROKEN_PATIENCE));
-        let (mut pause, mut tries, mut pruned) = (PAUSE, 1, 0);
+        let (mut pause, mut tries, mut refusals) = (PAUSE, 1, Refusals::default());
         loop {
             match Box::pin(self.try_pull(reference, &shown, trace)).await {
-                Err(ImageError::Pull { fault: PullFault::Pruned, .. }) if pruned < MOST_PRUNED => {
-                    pruned += 1;
-                    pause = PAUSE;
-                }
+                Err(ImageError::Pull { fault: PullFault::Pruned, .. }) if refusals.let_go() => pause = PAUSE,
                 Err(ImageError::Pull { fault: PullFault::Broken, .. }) if runtime.now() < broken_until => pause = PAUSE,
                 Err(ImageError::Pull { fault, .. }) if fault.is_worth_a_try() && tries < TRIES => tries += 1,
                 // The engine is away, and the registry has said nothing.
-                Err(ImageError::Engine(error)) if error.is_transport() && runtime.now() < until => {}
+                Err(ImageError::Engine(error)) if error.is_passing() && runtime.now() < until => {}
                 result => return result,
             }
             self.engine.pause(pause).await;
@@ -246,10 +242,7 @@ impl<R: Host> Images<R> {
         let fail = |fault, text: String| ImageError::Pull { fault, text, credentials: shown.problem.clone() };
         let reply = match self.engine.open(&call).await {
             Ok(reply) => reply,
-            Err(EngineError::Status { message, .. }) => {
-                return Err(fail(registry::read(&message, reference, false), message));
-            }
-            Err(error) => return Err(ImageError::Engine(error)),
+            Err(error) => return Err(unpulled(error, reference, shown)),
         };
         let (mut pull, mut percent) = (PullProgress::default(), None);
         let mut lines = Lines::new(reply.into_body(), LONGEST_LINE);
@@ -280,6 +273,17 @@ impl<R: Host> Images<R> {
             None => Ok(pull),
         }
     }
+}
+
+/// What it means that the engine did not begin a pull. One that is itself about to begin says 503, and so may one that passes
+/// on what a registry says.
+fn unpulled(error: EngineError, reference: &Reference, shown: &Shown) -> ImageError {
+    let EngineError::Status { message, .. } = &error else { return ImageError::Engine(error) };
+    let fault = registry::read(message, reference, false);
+    if fault == PullFault::Unknown && error.is_passing() {
+        return ImageError::Engine(error);
+    }
+    ImageError::Pull { fault, text: message.clone(), credentials: shown.problem.clone() }
 }
 
 /// An architecture as images name it, from any of its names.

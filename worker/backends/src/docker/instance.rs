@@ -9,7 +9,8 @@ use std::path::Path;
 use oz_worker_runtime::{Files, Host, Lane, Machine, Mark, Owner};
 use serde::Deserialize;
 
-use super::engine::{Call, Engine};
+use super::calls::Call;
+use super::engine::Engine;
 use super::error::EngineError;
 use super::state::{ContainerState, Seen};
 use crate::earlier;

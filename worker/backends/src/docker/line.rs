@@ -11,7 +11,7 @@ use futures_lite::AsyncReadExt;
 use oz_worker_net::Wire;
 use oz_worker_runtime::{Command, Environment, Host, Pipes, Process, Signal};
 
-use super::endpoint::SshHost;
+use super::place::SshHost;
 use crate::machine::{self, ProcessOf};
 
 /// How much of what `ssh` says is kept for an error, in bytes.

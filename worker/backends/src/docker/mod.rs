@@ -12,15 +12,18 @@ mod ending;
 pub mod endpoint;
 mod engine;
 mod error;
+mod filling;
 mod images;
 mod instance;
 mod keyring;
 pub mod labels;
 mod line;
+pub mod place;
 pub mod pull;
 mod refusals;
 pub mod registry;
 mod removal;
+mod reply;
 mod run;
 mod settings;
 mod sidecar_error;
@@ -45,20 +48,26 @@ use crate::earlier::Left;
 use crate::ends::{Ends, Key};
 use crate::machine;
 use crate::program::find_program;
+use crate::turns::Turns;
+use calls::Call;
 use ending::Ended;
-use endpoint::{Endpoint, Place};
-use engine::{Call, Engine, within};
+use endpoint::Endpoint;
+use engine::Engine;
 use error::EngineError;
 use images::{Images, architecture};
 use instance::Instance;
 use keyring::Keyring;
 use labels::Owned;
 use line::Ssh;
+use place::Place;
+use reply::within;
 pub use settings::{DockerSettings, PullWhen, UnknownPullWhen, VolumeError, check_volume};
 use sidecars::Sidecars;
 
 /// How long an engine may take to answer at start.
 const START_LIMIT: Duration = Duration::from_secs(15);
+/// How many containers are made and started at once: an engine does few at a time, and each takes memory here.
+const MOST_STARTS: usize = 16;
 /// How many containers stay at most whose end the server is not known to have heard. One that is away gives no further tasks, so
 /// these are as many as ran; one that answers no Ping must not fill the engine's disk.
 const MOST_ENDED: usize = 100;
@@ -79,6 +88,8 @@ struct Shared<R: Host> {
     own: Instance,
     /// The tasks that earlier workers started, from the oldest on.
     earlier: Vec<Left<String>>,
+    /// The line of those who make a container and start it.
+    starts: Turns<()>,
     /// What is removed beside everything else.
     aside: Aside,
     /// The containers that stay until the server has heard how they ended.
@@ -179,8 +190,9 @@ impl<R: Host> DockerBackend<R> {
             runtime.spawn(Arc::clone(&sidecars).collect(ttl));
         }
         let extra_labels = settings.extra_labels.clone().into_iter().collect();
-        let (aside, ends) = (Aside::default(), Ends::new(MOST_ENDED));
-        let shared = Shared { common, settings, extra_labels, engine, images, sidecars, own, earlier, aside, ends };
+        let (starts, aside, ends) = (Turns::new(MOST_STARTS), Aside::default(), Ends::new(MOST_ENDED));
+        let shared =
+            Shared { common, settings, extra_labels, engine, images, sidecars, own, earlier, starts, aside, ends };
         Ok(Self { shared: Arc::new(shared) })
     }
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 use oz_worker_runtime::Host;
 use tracing::{info, warn};
 
-use super::calls;
-use super::engine::{Call, Engine, within};
+use super::calls::{self, Call};
+use super::engine::Engine;
 use super::error::EngineError;
 use super::labels;
+use super::reply::within;
 use super::state::Seen;
 use super::wait;
 use crate::query::escaped;

@@ -7,17 +7,18 @@ use futures_channel::oneshot;
 use futures_lite::FutureExt;
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
+use oz_worker_core::secret::Variables;
 use oz_worker_core::{Failure, Outcome};
 use oz_worker_runtime::Host;
 use oz_worker_telemetry::{TaskStep, TaskTrace};
 use tracing::warn;
 
 use super::Shared;
-use super::calls::Created;
+use super::calls::{Call, Created};
 use super::container::{self, Additions};
 use super::creation;
 use super::ending::Followed;
-use super::engine::Call;
+use super::engine::PATIENCE;
 use super::error::EngineError;
 use super::images::ImageError;
 use super::labels;
@@ -29,6 +30,7 @@ use super::wait;
 use crate::contract::{Resumed, Stop, Task, failed};
 use crate::ends::Key;
 use crate::reference::Reference;
+use crate::turns::Turn;
 
 /// How long whoever is asked to stop waits for a container that is being made.
 const CREATE_PATIENCE: Duration = Duration::from_secs(5);
@@ -78,7 +80,7 @@ impl<R: Host> Shared<R> {
     /// Runs a task to its end.
     pub(super) async fn run(self: &Arc<Self>, task: Task) -> Vec<Failure> {
         let Task { spec, trace, stop, report, log } = task;
-        let followed = Followed { task_id: &spec.task_id, stop: &stop, report: &report, log: &log };
+        let (stop, report, log) = (&stop, &report, &log);
         let open = self.ends.open(Key::new(&spec.task_id, spec.execution_id.as_deref()));
         if stop.is_asked() {
             report.finished(Outcome::Stopped);
@@ -89,15 +91,16 @@ impl<R: Host> Shared<R> {
             report.started();
         }
         // On the heap: a task needs what it takes to start for a moment only.
-        let container = match Box::pin(self.start(&spec, &trace, &followed)).await {
+        let starting = Followed { task_id: &spec.task_id, stop, report, log };
+        let container = match Box::pin(self.start(&spec, &trace, &starting)).await {
             Ok(container) => container,
             Err(outcome) => {
                 report.finished(outcome);
                 return Vec::new();
             }
         };
-        let variables = spec.env.iter().map(|(name, value)| (name.to_owned(), value.expose().to_owned())).collect();
-        self.follow(container, &followed, open, variables).await
+        let (task_id, env) = kept(spec);
+        self.follow(container, &Followed { task_id: &task_id, stop, report, log }, open, Some(env)).await
     }
 
     /// Takes up a task that an earlier worker started.
@@ -120,8 +123,7 @@ impl<R: Host> Shared<R> {
             return Vec::new();
         }
         trace.step(&TaskStep::Running { node: None });
-        let variables = self.variables_of(&container).await;
-        self.follow(container, &followed, open, variables).await
+        self.follow(container, &followed, open, None).await
     }
 
     /// Gets everything that the task needs, and starts its container.
@@ -137,12 +139,16 @@ impl<R: Host> Shared<R> {
             let reference = self.image(spec, trace).or(stopped(stop)).await?;
             followed.report.started();
             let sidecars = self.sidecars(spec, trace).or(stopped(stop)).await?;
+            let turn = self.turn_to_start().or(stopped(stop)).await?;
             let late = async {
                 stop.asked().await;
                 self.engine.runtime().sleep_until(self.engine.runtime().now().plus(CREATE_PATIENCE)).await;
                 Err(Unmade::Gone)
             };
             let made = self.make(spec, &reference, &sidecars, followed).or(late).await;
+            if !matches!(&made, Err(Unmade::Error(error)) if error.is_passing()) {
+                turn.is_answered(self.engine.runtime().now());
+            }
             // The container has them now.
             drop(sidecars);
             if stop.is_asked() {
@@ -182,6 +188,14 @@ impl<R: Host> Shared<R> {
                 }
             }
         }
+    }
+
+    /// Waits in line: what it takes to make a container and to start it is taken by few at once.
+    async fn turn_to_start(&self) -> Result<Turn<()>, Outcome> {
+        self.starts.next(self.engine.runtime(), PATIENCE).await.ok_or_else(|| {
+            let silent = EngineError::Silent(PATIENCE);
+            failed(FailureReason::ContainerCreate, format!("cannot create the container: {silent}"))
+        })
     }
 
     /// Whether a container could not be started since it is not there any more, or about to go. What else its image lacks may
@@ -295,7 +309,7 @@ impl<R: Host> Shared<R> {
         let mut patience = self.engine.patience();
         loop {
             let error = match self.engine.once(&Call::post(format!("/containers/{container}/start"))).await {
-                Err(error) if error.is_transport() => error,
+                Err(error) if error.is_passing() => error,
                 result => return result.map(drop),
             };
             // Whoever is asked to stop stops what may run.
@@ -319,6 +333,12 @@ impl<R: Host> Shared<R> {
 async fn stopped<T>(stop: &Stop) -> Result<T, Outcome> {
     stop.asked().await;
     Err(Outcome::Stopped)
+}
+
+/// What is needed of a task that runs.
+fn kept(spec: Box<TaskSpec>) -> (String, Variables) {
+    let TaskSpec { task_id, env, .. } = *spec;
+    (task_id, env)
 }
 
 /// Whether a creation failed since its image or a volume is not there any more.

@@ -1,11 +1,6 @@
-//! The volumes with sidecars' files: filled once per image, reused, and never used half filled.
-//!
-//! An engine gives a container's name once, and removes no volume that a container has. So of all workers on an engine one
-//! fills a volume: the one whose container got the name [`labels::filling`]. And a volume is whole for as long as there is a
-//! container named [`labels::whole`] that has it: that name is given when everything is in it. Whatever else is there of a
-//! volume's name is left over from somebody who did not get to the end, and is thrown away, unless a task still has it.
+//! The volumes with sidecars' files: which one a task gets, reused for as long as it is whole, and when one goes that nobody uses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,17 +9,16 @@ use oz_worker_core::agent::Sidecar;
 use oz_worker_core::time::Instant;
 use oz_worker_runtime::Host;
 use oz_worker_telemetry::{TaskStep, TaskTrace};
-use serde::Deserialize;
 use serde_json::json;
 
-use super::calls::{Created, Listed, list, remove, unless_missing};
-use super::container::{self, Mount};
-use super::creation;
-use super::engine::{Call, Engine, LONG_SILENCE};
+use super::calls::{Call, Listed, list};
+use super::container::Mount;
+use super::engine::Engine;
 use super::error::EngineError;
+use super::filling::{Filled, Fillers, Lock, is_whole};
 use super::images::{Fetched, Image, Images};
 use super::instance::Instance;
-use super::labels::{self, Owned, SIDECAR, VOLUME};
+use super::labels::{self, SIDECAR};
 use super::refusals::Refusals;
 use super::removal;
 use super::sidecar_error::SidecarError;
@@ -37,8 +31,6 @@ const MOST_NAMES: u32 = 256;
 const OTHERS_LIMIT: Duration = Duration::from_secs(1800);
 /// How often it is looked whether they have.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-/// How often somebody tries to be the one that fills a volume while those who were it go.
-const TRIES: u32 = 20;
 /// How often unused volumes are looked for at least.
 const LONGEST_COLLECT_INTERVAL: Duration = Duration::from_secs(3600);
 const SHORTEST_COLLECT_INTERVAL: Duration = Duration::from_secs(1);
@@ -47,17 +39,9 @@ const SHORTEST_COLLECT_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Sidecars<R: Host> {
     engine: Arc<Engine<R>>,
     images: Arc<Images<R>>,
-    own: Instance,
-    worker_id: String,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
+    fillers: Fillers<R>,
     /// The whole volumes by the digests of their images, as far as this worker has used them.
-    known: BTreeMap<String, Known>,
-    /// The names of volumes that are being filled by this worker.
-    filling: BTreeSet<String>,
+    known: Mutex<BTreeMap<String, Known>>,
 }
 
 struct Known {
@@ -87,56 +71,19 @@ impl<R: Host> Drop for OwnCopy<R> {
         let runtime = sidecars.engine.runtime().clone();
         runtime.spawn(async move {
             removal::remove_or_later(&sidecars.engine, &filler).await;
-            sidecars.unlock(&volume, &lock).await;
+            sidecars.fillers.unlock(&volume, &lock).await;
         });
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Volume {
-    #[serde(default)]
-    labels: Option<BTreeMap<String, String>>,
-}
-
-impl Volume {
-    /// Whether a worker made it.
-    fn is_ours(&self) -> bool {
-        self.labels.as_ref().is_some_and(|labels| labels.contains_key(SIDECAR))
-    }
-}
-
-/// What came of the attempt to be the one that fills a volume.
-enum Lock {
-    /// The container that says so; its files are those of the image.
-    Ours(String),
-    /// Somebody else does.
-    Theirs,
-    /// The name is a foreign container's.
-    Foreign,
-}
-
-/// What came of the attempt to fill a volume.
-enum Filled {
-    /// It is filled, and this container keeps it.
-    Kept(String),
-    /// Somebody else has filled it meanwhile.
-    Whole,
-    /// A task has it, or it is another's.
-    InUse,
-}
-
 impl<R: Host> Sidecars<R> {
     pub fn new(engine: Arc<Engine<R>>, images: Arc<Images<R>>, own: Instance, worker_id: String) -> Self {
-        Self { engine, images, own, worker_id, state: Mutex::default() }
+        let fillers = Fillers::new(Arc::clone(&engine), own, worker_id);
+        Self { engine, images, fillers, known: Mutex::default() }
     }
 
-    fn owned(&self) -> Owned<'_> {
-        Owned { worker_id: &self.worker_id, instance: self.own.text() }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn all_known(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gets a sidecar's image, and a volume with what is in it.
@@ -178,7 +125,7 @@ impl<R: Host> Sidecars<R> {
 
     fn known(&self, digest: &str) -> Option<String> {
         let now = self.engine.runtime().now();
-        self.state().known.get_mut(digest).map(|known| {
+        self.all_known().get_mut(digest).map(|known| {
             known.used = now;
             known.volume.clone()
         })
@@ -198,16 +145,11 @@ impl<R: Host> Sidecars<R> {
                 None => is_whole(listed, &mount.volume, &mount.digest),
             };
             if !all.iter().any(is_kept) {
-                self.state().known.remove(&mount.digest);
+                self.all_known().remove(&mount.digest);
                 are_whole = false;
             }
         }
         Ok(are_whole)
-    }
-
-    async fn unlock(&self, volume: &str, lock: &str) {
-        removal::remove_or_later(&self.engine, lock).await;
-        self.state().filling.remove(volume);
     }
 
     /// A volume with the files of an image, and the digest of that: a whole one that all may read, or a task's own.
@@ -231,30 +173,30 @@ impl<R: Host> Sidecars<R> {
                         continue;
                     }
                     let used = self.engine.runtime().now();
-                    self.state().known.insert(digest.clone(), Known { volume: name.clone(), used });
+                    self.all_known().insert(digest.clone(), Known { volume: name.clone(), used });
                     return Ok((name, digest, None));
                 }
-                match self.lock(&image, &name).await {
+                match self.fillers.lock(&image, &name).await {
                     Ok(Lock::Ours(lock)) => {
-                        let filled = self.fill(&image, &name, &digest, &lock, is_own).await;
+                        let filled = self.fillers.fill(&image, &name, &digest, &lock, is_own).await;
                         match filled {
                             Ok(Filled::Kept(keeper)) if is_own => {
                                 let (sidecars, volume) = (Arc::clone(self), name.clone());
                                 let copy = OwnCopy { sidecars, volume, lock, filler: keeper };
                                 return Ok((name, digest, Some(copy)));
                             }
-                            Ok(Filled::InUse) => self.unlock(&name, &lock).await,
-                            Ok(Filled::Whole) if is_own => self.unlock(&name, &lock).await,
+                            Ok(Filled::InUse) => self.fillers.unlock(&name, &lock).await,
+                            Ok(Filled::Whole) if is_own => self.fillers.unlock(&name, &lock).await,
                             // It is in the list now, unless somebody removed it already.
                             Ok(Filled::Kept(_) | Filled::Whole) => {
-                                self.unlock(&name, &lock).await;
+                                self.fillers.unlock(&name, &lock).await;
                                 if !refusals.let_go() {
                                     return Err(SidecarError::Removed);
                                 }
                                 continue 'again;
                             }
                             Err(error) => {
-                                self.unlock(&name, &lock).await;
+                                self.fillers.unlock(&name, &lock).await;
                                 again(&mut refusals, error)?;
                                 // The image may have been removed too, and its name mean another by now.
                                 image = self.images.obtain(reference, trace).await?;
@@ -270,7 +212,7 @@ impl<R: Host> Sidecars<R> {
                         continue 'again;
                     }
                     Ok(Lock::Theirs | Lock::Foreign) => {}
-                    Err(error) if error.is_transport() => return Err(error.into()),
+                    Err(error) if error.is_passing() => return Err(error.into()),
                     Err(error) => {
                         again(&mut refusals, error)?;
                         image = self.images.obtain(reference, trace).await?;
@@ -280,102 +222,6 @@ impl<R: Host> Sidecars<R> {
             }
             return Err(SidecarError::NoName(base));
         }
-    }
-
-    /// Tries to be the one that fills the volume of this name.
-    async fn lock(&self, image: &Image, volume: &str) -> Result<Lock, EngineError> {
-        if !self.state().filling.insert(volume.to_owned()) {
-            return Ok(Lock::Theirs);
-        }
-        let locked = self.try_lock(image, volume).await;
-        if !matches!(locked, Ok(Lock::Ours(_))) {
-            self.state().filling.remove(volume);
-        }
-        locked
-    }
-
-    async fn try_lock(&self, image: &Image, volume: &str) -> Result<Lock, EngineError> {
-        let name = labels::filling(volume);
-        let source = container::source(image.id(), &self.owned());
-        for _ in 0..TRIES {
-            match creation::make(&self.engine, &name, self.own.text(), source.clone()).await {
-                Ok(Created { id, .. }) => return Ok(Lock::Ours(id)),
-                Err(error) if error.is_conflict() => {}
-                Err(error) => return Err(error),
-            }
-            let found = match creation::find(&self.engine, &name).await {
-                Ok(found) => found,
-                Err(error) if error.is_missing() => continue,
-                Err(error) => return Err(error),
-            };
-            let Some(instance) = found.instance() else { return Ok(Lock::Foreign) };
-            // One of our own that this process does not know is left over, as one of a process is that is dead.
-            if instance != self.own.text() && !self.own.is_dead(&self.engine, instance).await {
-                return Ok(Lock::Theirs);
-            }
-            unless_missing(self.engine.tell(&remove(&found.id)).await)?;
-        }
-        Ok(Lock::Theirs)
-    }
-
-    /// Fills the volume of this name anew.
-    async fn fill(
-        &self,
-        image: &Image,
-        volume: &str,
-        digest: &str,
-        lock: &str,
-        is_own: bool,
-    ) -> Result<Filled, EngineError> {
-        // Nobody else fills it: what keeps it without being whole was left by somebody who was killed.
-        let all: Vec<Listed> = self.engine.ask(&list(&format!("{VOLUME}={volume}"))).await?;
-        if all.iter().any(|listed| is_whole(listed, volume, digest)) {
-            return Ok(Filled::Whole);
-        }
-        for left in all.iter().filter(|listed| labels::whole_volume(listed.names()).is_none()) {
-            unless_missing(self.engine.tell(&remove(&left.id)).await)?;
-        }
-        let path = format!("/volumes/{}", escaped(volume));
-        match self.engine.ask::<Volume>(&Call::get(&path)).await {
-            Ok(found) if !found.is_ours() => return Ok(Filled::InUse),
-            Ok(_) => match self.engine.tell(&Call::delete(&path)).await {
-                Err(error) if error.is_conflict() => return Ok(Filled::InUse),
-                result => unless_missing(result)?,
-            },
-            Err(error) if error.is_missing() => {}
-            Err(error) => return Err(error),
-        }
-        let wanted = json!({"Name": volume, "Labels": {SIDECAR: digest}});
-        // One that somebody else made meanwhile is given as it is.
-        if !self.engine.ask::<Volume>(&Call::post("/volumes/create").json(wanted)).await?.is_ours() {
-            return Ok(Filled::InUse);
-        }
-        let description = container::filler(image.id(), volume, digest, image.volumes(), &self.owned());
-        let name = labels::made(self.own.text(), self.engine.number());
-        let filler = creation::make(&self.engine, &name, self.own.text(), description).await?.id;
-        match self.copy(lock, &filler, volume, is_own).await {
-            Ok(()) => Ok(Filled::Kept(filler)),
-            Err(error) => {
-                removal::remove_or_later(&self.engine, &filler).await;
-                // What is left of it is thrown away by whoever fills it next. It may be another's by now.
-                if self.engine.ask::<Volume>(&Call::get(&path)).await.is_ok_and(|found| found.is_ours()) {
-                    let _ = self.engine.tell(&Call::delete(&path)).await;
-                }
-                Err(error)
-            }
-        }
-    }
-
-    async fn copy(&self, from: &str, to: &str, volume: &str, is_own: bool) -> Result<(), EngineError> {
-        let export = Call::get(format!("/containers/{from}/export")).silence(Some(LONG_SILENCE));
-        let archive = self.engine.open(&export).await?.into_body();
-        let path = format!("/containers/{to}/archive?path={}", escaped(labels::FILLED_AT));
-        self.engine.upload(&path, archive).await?;
-        if is_own {
-            return Ok(());
-        }
-        let name = escaped(&labels::whole(volume));
-        self.engine.tell(&Call::post(format!("/containers/{to}/rename?name={name}"))).await
     }
 
     /// Removes whole volumes that no task of this worker used for so long, for ever. What another worker's tasks have stays:
@@ -392,15 +238,14 @@ impl<R: Host> Sidecars<R> {
                     continue;
                 };
                 let used = self
-                    .state()
-                    .known
+                    .all_known()
                     .get(digest)
                     .filter(|known| known.volume == volume)
                     .map_or(begun, |known| known.used);
                 if now.since(used) < ttl || self.is_used(volume).await {
                     continue;
                 }
-                self.state().known.remove(digest);
+                self.all_known().remove(digest);
                 removal::remove_or_later(&self.engine, &listed.id).await;
                 let _ = self.engine.tell(&Call::delete(format!("/volumes/{}", escaped(volume)))).await;
             }
@@ -422,14 +267,8 @@ fn prepared<R: Host>(sidecar: &Sidecar, volume: String, digest: String, copy: Op
 
 /// Whether a volume is to be filled once more after this: somebody removes what is not used yet, or the engine is restarted.
 fn again(refusals: &mut Refusals, error: EngineError) -> Result<(), SidecarError> {
-    if error.is_gone() || error.is_transport() {
+    if error.is_gone() || error.is_passing() {
         return if refusals.let_go() { Ok(()) } else { Err(SidecarError::Removed) };
     }
     if refusals.doubt(&error) { Ok(()) } else { Err(error.into()) }
-}
-
-fn is_whole(listed: &Listed, volume: &str, digest: &str) -> bool {
-    labels::whole_volume(listed.names()) == Some(volume)
-        && listed.label(SIDECAR) == digest
-        && listed.label(VOLUME) == volume
 }

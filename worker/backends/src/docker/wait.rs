@@ -6,7 +6,8 @@ use futures_lite::FutureExt;
 use oz_worker_runtime::Host;
 use serde::Deserialize;
 
-use super::engine::{Call, Engine};
+use super::calls::Call;
+use super::engine::Engine;
 use super::error::EngineError;
 use super::state::{ContainerState, Seen, WaitAnswer};
 
@@ -89,7 +90,7 @@ pub async fn end<R: Host>(engine: &Engine<R>, id: &str) -> ContainerEnd {
         if let Ok(Some(0)) = waited {
             return ContainerEnd::Exited { exit_code: 0, is_oom: false };
         }
-        match look(engine, id).await {
+        match Box::pin(look(engine, id)).await {
             Ok(Some(Seen::Exited { exit_code, is_oom })) => return ContainerEnd::Exited { exit_code, is_oom },
             // Somebody removed it, and its wait was answered before.
             Ok(None) => {
@@ -109,14 +110,8 @@ async fn wait<R: Host>(engine: &Engine<R>, id: &str) -> Result<Option<i32>, Engi
     let runtime = engine.runtime();
     let answered = async {
         let call = Call::post(format!("/containers/{id}/wait?condition=not-running")).lasting();
-        let mut reply = Box::pin(engine.open(&call)).await?;
-        let mut answer = Vec::new();
-        while let Some(chunk) = reply.chunk().await? {
-            answer.extend_from_slice(chunk.as_ref());
-            if answer.len() > LONGEST_ANSWER {
-                return Err(EngineError::Form);
-            }
-        }
+        let begun = Box::pin(async { Ok::<_, EngineError>(engine.open(&call).await?.into_body().into_rest().await?) });
+        let answer = begun.await?.read_whole(LONGEST_ANSWER).await?;
         Ok(serde_json::from_slice::<WaitAnswer>(&answer).ok().and_then(|answer| answer.exit_code()))
     };
     let silent = async {
