@@ -24,23 +24,14 @@ pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(5);
 const REAP_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Makes this machine ready for tasks of `owner`: nothing that they leave running escapes from now on, and what those of a
-/// crashed worker left running is ended. Goes on with `then` on the machine, and gives what that comes to.
-pub(crate) async fn adopt<R: Host, T: Send + 'static>(
-    runtime: &R,
-    owner: &Owner,
-    then: impl FnOnce(&R::Machine) -> T + Send + 'static,
-) -> T {
+/// crashed worker left running is ended.
+pub(crate) async fn adopt<R: Host>(runtime: &R, owner: &Owner) {
     let owner = owner.clone();
-    let adopt = move |machine: &R::Machine| {
-        match machine.adopt(&owner) {
-            Ok(0) => {}
-            Ok(ended) => warn!(ended, "ended processes that tasks of a crashed worker with this id had left running"),
-            Err(error) => warn!("cannot find every process that a task leaves running: {error}"),
-        }
-        then(machine)
-    };
-    // What a crash left may be large.
-    let adopted = runtime.on(Lane::Remove, adopt).await;
+    match runtime.on(Lane::Start, move |machine| machine.adopt(&owner)).await {
+        Ok(0) => {}
+        Ok(ended) => warn!(ended, "ended processes that tasks of a crashed worker with this id had left running"),
+        Err(error) => warn!("cannot find every process that a task leaves running: {error}"),
+    }
     let own = runtime.clone();
     runtime.spawn(async move {
         loop {
@@ -48,7 +39,6 @@ pub(crate) async fn adopt<R: Host, T: Send + 'static>(
             own.on(Lane::Finish, Machine::reap).await;
         }
     });
-    adopted
 }
 
 /// The shell that runs the operator's commands.

@@ -65,7 +65,7 @@ impl<R: Host> CommandBackend<R> {
     pub async fn prepare(settings: CommandSettings, common: Arc<Common<R>>) -> Result<Self, String> {
         let check = |machine: &R::Machine| machine::check_shell(machine.files(), CommandSettings::NAME);
         common.runtime.on(Lane::Start, check).await.map_err(|error| error.to_string())?;
-        machine::adopt(&common.runtime, &common.owner, |_| ()).await;
+        machine::adopt(&common.runtime, &common.owner).await;
         Ok(Self::new(settings, common))
     }
 

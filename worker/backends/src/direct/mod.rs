@@ -129,9 +129,10 @@ impl<R: Host> DirectBackend<R> {
     /// What the machine lacks, in one line.
     pub async fn prepare(settings: DirectSettings, common: Arc<Common<R>>) -> Result<Self, String> {
         let runtime = common.runtime.clone();
-        let owner = common.owner.clone();
+        machine::adopt(&runtime, &common.owner).await;
         let prepared = move |machine: &R::Machine| Job::prepare(settings, &common, machine.files());
-        let job = machine::adopt(&runtime, &owner, prepared).await?;
+        // What a crash left may be large.
+        let job = runtime.on(Lane::Remove, prepared).await?;
         Ok(Self::new(runtime, job))
     }
 

@@ -146,7 +146,7 @@ impl<R: Host> DockerBackend<R> {
     /// What stands in the way, in one line.
     pub async fn prepare(settings: DockerSettings, common: Arc<Common<R>>) -> Result<Self, String> {
         let runtime = common.runtime.clone();
-        machine::adopt(&runtime, &common.owner, |_| ()).await;
+        machine::adopt(&runtime, &common.owner).await;
         let Reached { engine, place, hint } = reach(&common).await?;
         let engine = Arc::new(engine);
         let call = Call::get("/info").silence(Some(START_LIMIT));

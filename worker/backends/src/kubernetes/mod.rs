@@ -101,7 +101,7 @@ impl<R: Host> KubernetesBackend<R> {
     /// What stands in the way, in one line.
     pub async fn prepare(settings: KubernetesSettings, common: Arc<Common<R>>) -> Result<Self, String> {
         let told = |problem: String| format!("backend kubernetes: {problem}");
-        machine::adopt(&common.runtime, &common.owner, |_| ()).await;
+        machine::adopt(&common.runtime, &common.owner).await;
         let (cluster, pod) = begin::reach(&settings, &common).await.map_err(told)?;
         let cluster = Arc::new(cluster);
         let can_patch = begin::check_access(&cluster, &settings.namespace).await.map_err(told)?;
