@@ -4,11 +4,23 @@
 
 mod common;
 
+use std::thread;
+use std::time::Instant;
+
 use common::{Log, PATIENCE, connect, env, scrape, start};
 use oz_worker_core::metrics::MetricEvent;
 
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// Waits until there are so many: one that has ended may be listed for a moment after it was joined.
+fn wait_for_threads(count: usize) {
+    let until = Instant::now() + PATIENCE;
+    while threads() != count {
+        assert!(Instant::now() < until, "{} threads, not {count}", threads());
+        thread::yield_now();
+    }
 }
 
 #[test]
@@ -35,7 +47,7 @@ fn none_takes_no_thread_and_no_line_and_each_exporter_one_thread_however_many_cl
     drop(clients);
     telemetry.shutdown(PATIENCE);
 
-    let before = threads();
+    wait_for_threads(before);
     let variables = [("OTEL_METRICS_EXPORTER", "none"), ("OTEL_TRACES_EXPORTER", "console")];
     let (_, telemetry) = start(env(&variables));
     assert_eq!(threads(), before + 1);
