@@ -62,7 +62,11 @@ pub struct Body<S: Duplex> {
 }
 
 /// What is still to come of an answer that lasts.
-pub struct Rest<S: Duplex>(Coming<S>);
+pub struct Rest<S: Duplex> {
+    coming: Coming<S>,
+    /// How many bytes it may have.
+    most: usize,
+}
 
 enum Coming<S: Duplex> {
     Framed(Box<Body<S>>),
@@ -253,18 +257,21 @@ impl<S: Duplex> Body<S> {
     /// nothing but that is kept meanwhile.
     ///
     /// # Errors
-    /// [`AnswerError`].
-    pub async fn into_rest(mut self) -> Result<Rest<S>, AnswerError> {
+    /// [`AnswerError`], also when more than `most` bytes of it are here already.
+    pub async fn into_rest(mut self, most: usize) -> Result<Rest<S>, AnswerError> {
         if !self.is_bare {
-            return Ok(Rest(Coming::Framed(Box::new(self))));
+            return Ok(Rest { coming: Coming::Framed(Box::new(self)), most });
         }
         let mut read = Vec::new();
         while let Some(chunk) = poll_once(self.chunk()).await.transpose()?.flatten() {
+            if chunk.len() > most - read.len() {
+                return Err(AnswerError::BodyTooLarge(most));
+            }
             read.extend_from_slice(&chunk);
         }
         let parts = self.client.connection.into_parts();
         read.extend_from_slice(&parts.read_buf);
-        Ok(Rest(Coming::Bare { stream: parts.io.into_inner(), read }))
+        Ok(Rest { coming: Coming::Bare { stream: parts.io.into_inner(), read }, most })
     }
 
     /// The connection for the next request, if the body was read to its end and the other side lets it stay open.
@@ -278,9 +285,10 @@ impl<S: Duplex> Rest<S> {
     /// Waits for the whole of it.
     ///
     /// # Errors
-    /// [`AnswerError`], also when it has more than `most` bytes.
-    pub async fn read_whole(self, most: usize) -> Result<Vec<u8>, AnswerError> {
-        let (mut stream, mut read) = match self.0 {
+    /// [`AnswerError`], also when it has more bytes than it may.
+    pub async fn read_whole(self) -> Result<Vec<u8>, AnswerError> {
+        let Self { coming, most } = self;
+        let (mut stream, mut read) = match coming {
             Coming::Framed(mut body) => return body.read_whole(most).await,
             Coming::Bare { stream, read } => (stream, read),
         };

@@ -134,6 +134,34 @@ fn a_body_is_read_as_far_as_its_reader_wants() {
 }
 
 #[test]
+fn an_answer_that_lasts_is_whole_and_bounded_however_it_ends() {
+    let read = |head_of: &'static str, pieces: &'static [&'static str], most| {
+        let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+        let client = client(move |mut stream| {
+            head(&mut stream);
+            let (first, later) = pieces.split_first().unwrap();
+            stream.write_all(format!("{head_of}\r\n\r\n{first}").as_bytes()).unwrap();
+            let _ = may_go_on.recv();
+            for piece in later {
+                let _ = stream.write_all(piece.as_bytes());
+            }
+        });
+        let rest = block_on(ask(client, "").unwrap().body.into_rest(most))?;
+        drop(go_on);
+        block_on(rest.read_whole())
+    };
+    // With the connection, and as its head says.
+    assert_eq!(read("HTTP/1.0 200 OK", &["", "hel", "lo"], 5).unwrap(), b"hello");
+    assert_eq!(read("HTTP/1.0 200 OK", &["hel", "lo"], 5).unwrap(), b"hello");
+    assert_eq!(read("HTTP/1.1 200 OK\r\nContent-Length: 5", &["hel", "lo"], 5).unwrap(), b"hello");
+    for head_of in ["HTTP/1.0 200 OK", "HTTP/1.1 200 OK\r\nContent-Length: 6"] {
+        for pieces in [&["hello!"][..], &["hel", "lo!"]] {
+            assert!(matches!(read(head_of, pieces, 5), Err(AnswerError::BodyTooLarge(5))), "{head_of} {pieces:?}");
+        }
+    }
+}
+
+#[test]
 fn an_upgrade_gives_the_connection_and_what_came_behind_the_head() {
     let client = client(|mut stream| {
         head(&mut stream);

@@ -110,8 +110,11 @@ async fn wait<R: Host>(engine: &Engine<R>, id: &str) -> Result<Option<i32>, Engi
     let runtime = engine.runtime();
     let answered = async {
         let call = Call::post(format!("/containers/{id}/wait?condition=not-running")).lasting();
-        let begun = Box::pin(async { Ok::<_, EngineError>(engine.open(&call).await?.into_body().into_rest().await?) });
-        let answer = begun.await?.read_whole(LONGEST_ANSWER).await?;
+        let begun = Box::pin(async {
+            let rest = engine.open(&call).await?.into_body().into_rest(LONGEST_ANSWER).await?;
+            Ok::<_, EngineError>(rest)
+        });
+        let answer = begun.await?.read_whole().await?;
         Ok(serde_json::from_slice::<WaitAnswer>(&answer).ok().and_then(|answer| answer.exit_code()))
     };
     let silent = async {
