@@ -261,7 +261,7 @@ planted! {
         => "?force=1"
     }
     a_container_that_could_not_be_removed_stays {
-        Simulator, "are left on the engine", "worker/backends/src/docker/removal.rs",
+        Simulator, "never comes to rest", "worker/backends/src/docker/removal.rs",
         "        remove_later(Arc::clone(engine), id.to_owned());\n"
         => ""
     }
