@@ -185,8 +185,13 @@ impl Connection {
     /// Answers whatever the worker has asked for up to now: the proof that its messages arrived, too. Text frames that come
     /// meanwhile are read later.
     pub fn answer(&mut self) {
+        self.answer_within(BOUND);
+    }
+
+    /// The same of a worker that may take so long.
+    pub fn answer_within(&mut self, bound: Duration) {
         self.ping(b"answered");
-        let deadline = Instant::now() + BOUND;
+        let deadline = Instant::now() + bound;
         let mut texts = VecDeque::new();
         loop {
             match self.next_until(deadline) {
@@ -197,6 +202,11 @@ impl Connection {
             }
         }
         self.unread = texts;
+    }
+
+    /// Whether text frames that came meanwhile are still to be read.
+    pub fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
     }
 
     /// Waits for a Ping within `bound`; gives its payload.

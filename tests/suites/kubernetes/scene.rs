@@ -1,14 +1,13 @@
 //! A worker with backend `kubernetes`, connected, in a namespace of its own.
 
 use std::{
-    collections::VecDeque,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
 use oz_worker_tests::{
-    connection::{Connection, Received},
+    connection::Connection,
     message::{Assignment, Cancellation},
     peers::kubernetes::Cluster,
     server::Server,
@@ -172,8 +171,6 @@ impl<'cluster> Place<'cluster> {
 pub struct Scene {
     pub worker: Worker,
     pub session: Connection,
-    /// What came and nobody has looked at.
-    heard: VecDeque<Value>,
     pub server: Server,
     pub launch: Launch,
 }
@@ -198,7 +195,7 @@ impl Scene {
     /// A worker that was started so.
     pub fn started(server: Server, launch: Launch, worker: Worker) -> Self {
         let session = accept(&server, &worker);
-        Self { worker, session, heard: VecDeque::new(), server, launch }
+        Self { worker, session, server, launch }
     }
 
     /// Assigns a task and waits for the claim.
@@ -215,22 +212,12 @@ impl Scene {
     }
 
     fn message(&mut self) -> Value {
-        let heard = self.heard.pop_front();
-        heard.unwrap_or_else(|| self.session.recv_within(CLUSTER_BOUND).expect("the worker says something"))
+        self.session.recv_within(CLUSTER_BOUND).expect("the worker says something")
     }
 
     /// Answers whatever the worker asks for: the proof that its messages arrived, too.
     pub fn answer(&mut self) {
-        self.session.ping(b"answered");
-        let until = Instant::now() + CLUSTER_BOUND;
-        loop {
-            match self.session.next_until(until) {
-                Some(Received::Pong(_)) => return,
-                Some(Received::Ping(_)) => {}
-                Some(Received::Text(text)) => self.heard.push_back(serde_json::from_str(&text).unwrap()),
-                other => panic!("no Pong came, but {other:?}"),
-            }
-        }
+        self.session.answer_within(CLUSTER_BOUND);
     }
 
     /// Waits for the end of a task: the type and data of its message.
@@ -273,13 +260,12 @@ impl Scene {
     pub fn start_again(&mut self) {
         self.worker = self.launch.start();
         self.session = accept(&self.server, &self.worker);
-        self.heard.clear();
     }
 
     /// The worker has said nothing more of any task.
     pub fn is_silent(&mut self) -> bool {
         self.answer();
-        self.heard.is_empty()
+        !self.session.has_unread()
     }
 
     pub fn leave(mut self) {
