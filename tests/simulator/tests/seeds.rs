@@ -10,7 +10,7 @@ const ONCE_FAILING: [u64; 6] = [
 ];
 
 /// The same of containers, each with what it found.
-const OF_CONTAINERS: [(u64, &str); 14] = [
+const OF_CONTAINERS: [(u64, &str); 15] = [
     (21, "what filled a volume, and could not be removed at once, stayed"),
     (43, "so did it under a later engine"),
     (75, "a stranger's volume was filled, and removed"),
@@ -25,6 +25,7 @@ const OF_CONTAINERS: [(u64, &str); 14] = [
     (648, "one that was to be kept ran on after its task was cancelled"),
     (1_882_935_350_264_249, "a creation that was given up was done when the container that had its name was renamed"),
     (5_003_857, "a container that was removed before it ran was told as one that somebody else removed"),
+    (1_882_947_373_236_884, "a law took a container that was never started for a user of its volumes"),
 ];
 
 /// The same on a cluster. By 22781 a preemption was told as somebody's deletion, since the watch of Pods was on a slow connection.

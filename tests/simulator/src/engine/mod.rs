@@ -221,7 +221,8 @@ impl Engine {
         }
     }
 
-    /// Law: a volume is never used half filled, nor is a copy that is a task's own another's too.
+    /// Law: a volume is never used half filled, nor is a copy that is a task's own another's too. A container that was never
+    /// started uses nothing: a worker looks whether its volumes are still whole before it starts it.
     fn check_whole(&self, id: &str, execution: &str, name: &str) {
         let state = self.state();
         let files = state.volumes.get(name).map(|volume| volume.files.clone()).unwrap_or_default();
@@ -230,7 +231,8 @@ impl Engine {
                 of.mounts.iter().any(|m| m.volume == name && (m.read_write || !written))
             };
             let own_writes = state.containers.get(id).is_some_and(|own| has(own, true));
-            *other != id && container.execution().is_some() && has(container, !own_writes)
+            let was_started = container.status != Status::Created;
+            *other != id && was_started && container.execution().is_some() && has(container, !own_writes)
         });
         let others: Vec<_> = others.map(|(_, other)| other.execution().unwrap_or_default().to_owned()).collect();
         drop(state);
