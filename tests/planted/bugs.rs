@@ -301,9 +301,9 @@ planted! {
         => "let instance = found.instance().unwrap_or(self.own.text());"
     }
     a_strangers_volume_is_filled_anew {
-        Simulator, "which is somebody else's", "worker/backends/src/docker/filling.rs",
-        "Ok(found) if !found.is_ours() => return Ok(Filled::InUse),"
-        => "Ok(found) if found.labels.is_none() => return Ok(Filled::InUse),"
+        Simulator, "which is somebody else's", "worker/backends/src/docker/volumes.rs",
+        "Ok(found) if !found.is_ours() => return Ok(false),"
+        => "Ok(found) if found.labels.is_none() => return Ok(false),"
     }
     a_container_is_killed_at_once {
         Simulator, "is killed without having been asked to end", "worker/backends/src/docker/ending.rs",

@@ -333,8 +333,8 @@ impl Server {
         let own = self.clone();
         let reading = async move {
             loop {
-                let deaf = *deaf_until.lock().unwrap();
-                own.executor.sleep_until(deaf).await;
+                let (deaf, healed) = (*deaf_until.lock().unwrap(), own.state().healed.1.clone());
+                own.executor.sleep_until(deaf).or(async { healed.recv().await.unwrap_or_default() }).await;
                 let silence = async {
                     own.executor.sleep(PATIENCE).await;
                     None

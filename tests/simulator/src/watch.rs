@@ -55,6 +55,8 @@ struct Facts {
     started: BTreeSet<String>,
     /// The tasks between claim and end.
     active: BTreeSet<String>,
+    /// The executions of which the worker said, as it left, that the server may not have received how they ended.
+    unheard: BTreeSet<String>,
     /// Since when each task of them waits to be begun.
     waiting: BTreeMap<String, Duration>,
     /// The tasks that were asked to stop, and whether all are.
@@ -154,6 +156,7 @@ impl Watch {
             claimed: old.claimed,
             ever_claimed: old.ever_claimed,
             held_up: old.held_up,
+            unheard: old.unheard,
             awaited: old.awaited,
             past_runs: old.past_runs + old.started.len(),
             truths: old.truths,
@@ -216,6 +219,16 @@ impl Watch {
     /// The machine is asked to start a process of a task, and may refuse.
     pub fn begun(&self, task: &str) {
         self.facts().waiting.remove(task);
+    }
+
+    /// Whether the worker left without the server's word that it had received how this execution ended: the next one tells it.
+    pub fn is_unheard(&self, execution: &str) -> bool {
+        self.facts().unheard.contains(execution)
+    }
+
+    /// The machine wakes up at `now`: what waited to be begun could not be while it slept.
+    pub fn woke(&self, now: Duration) {
+        self.facts().waiting.values_mut().for_each(|since| *since = now);
     }
 
     /// A task's agent has exited 0.

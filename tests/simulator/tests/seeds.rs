@@ -3,14 +3,19 @@
 use oz_worker_simulator::{Options, fresh_seed, simulate};
 
 /// Each found something once.
-const ONCE_FAILING: [u64; 6] = [
+const ONCE_FAILING: [u64; 7] = [
     // An assignment that crossed the proof of its end on the way was taken for a new one, and run again.
-    116, 172, 1004, 1172, // The messages of a task that was assigned again were moved behind newer ones.
-    825, 857,
+    116,
+    172,
+    1004,
+    1172, // The messages of a task that was assigned again were moved behind newer ones.
+    825,
+    857, // A law took the sleep of a machine for the fault of a worker.
+    1_001_001_691,
 ];
 
 /// The same of containers, each with what it found.
-const OF_CONTAINERS: [(u64, &str); 15] = [
+const OF_CONTAINERS: [(u64, &str); 18] = [
     (21, "what filled a volume, and could not be removed at once, stayed"),
     (43, "so did it under a later engine"),
     (75, "a stranger's volume was filled, and removed"),
@@ -26,6 +31,9 @@ const OF_CONTAINERS: [(u64, &str); 15] = [
     (1_882_935_350_264_249, "a creation that was given up was done when the container that had its name was renamed"),
     (5_003_857, "a container that was removed before it ran was told as one that somebody else removed"),
     (1_882_947_373_236_884, "a law took a container that was never started for a user of its volumes"),
+    (1_001_011_077, "a removal whose answer was lost was repeated, and removed a stranger's volume of the same name"),
+    (1_001_012_976, "and so it was here"),
+    (1_001_016_116, "a law wanted a container to be gone whose end the server may not have received"),
 ];
 
 /// The same on a cluster. By 22781 a preemption was told as somebody's deletion, since the watch of Pods was on a slow connection.

@@ -149,8 +149,10 @@ impl Engine {
         let state = self.state();
         let mut left = Vec::new();
         for (id, container) in &state.containers {
-            let is_kept = container.name.starts_with("oz-agent-worker.whole.")
-                || (!cleanup && container.execution().is_some() && container.status != Status::Running);
+            let is_unheard = || container.execution().is_some_and(|execution| self.watch.is_unheard(execution));
+            let is_over = container.execution().is_some() && container.status != Status::Running;
+            let is_kept =
+                container.name.starts_with("oz-agent-worker.whole.") || (is_over && (!cleanup || is_unheard()));
             if container.maker() == Some(caller) && !is_kept {
                 left.push(format!("container {:.12} {} of {caller}", id, container.name));
             }

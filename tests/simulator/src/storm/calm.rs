@@ -205,6 +205,10 @@ impl Storm {
         if !self.scene.leaves_in_time().await {
             return;
         }
+        if self.scene.runs_elsewhere() {
+            // With its process everything of it is over.
+            executor.kill(MACHINE);
+        }
         // What was killed last dies now.
         executor.sleep(Duration::from_secs(10)).await;
         if !amid_faults && !operator.dispatches {

@@ -134,6 +134,7 @@ impl Storm {
         self.scene.executor.spawn(crate::executor::OUTSIDE, async move {
             own.executor.sleep(length).await;
             own.executor.resume(MACHINE);
+            own.watch.woke(own.executor.now());
         });
     }
 }

@@ -72,6 +72,7 @@ impl Facts {
             _ if message.starts_with("task taken up") => {
                 let execution = line.field("execution_id").to_owned();
                 self.taken_up += 1;
+                self.unheard.remove(&execution);
                 self.executions.insert(execution.clone());
                 self.claimed.insert(task.to_owned(), execution);
                 if !self.active.insert(task.to_owned()) {
@@ -101,6 +102,9 @@ impl Facts {
             _ if message.starts_with("cleanup failed: ") => self.failure("cleanup", line),
             _ if message.starts_with("cancelling the dispatched task failed") => {
                 self.count("oz_worker_task_failures_total{phase=cleanup,reason=cancel_command}");
+            }
+            _ if message.starts_with("leaving although the server may not have received") => {
+                self.unheard.extend(self.claimed.get(task).cloned());
             }
             _ if message.starts_with("answered an assignment with task_failed") => {
                 self.count("oz_worker_task_failures_total{phase=assignment,reason=unknown}");

@@ -5,12 +5,11 @@
 //! container named [`labels::whole`] that has it: that name is given when everything is in it. Whatever else is there of a
 //! volume's name is left over from somebody who did not get to the end, and is thrown away, unless a task still has it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oz_worker_runtime::Host;
-use serde::Deserialize;
-use serde_json::json;
 
 use super::calls::{Call, Created, LONG_SILENCE, Listed, list, remove, unless_missing};
 use super::container;
@@ -20,7 +19,8 @@ use super::error::EngineError;
 use super::images::Image;
 use super::instance::Instance;
 use super::labels::{self, Owned, SIDECAR, VOLUME};
-use super::removal;
+use super::{removal, volumes};
+use crate::aside::{Aside, Working};
 use crate::query::escaped;
 
 /// How often somebody tries to be the one that fills a volume while those who were it go.
@@ -31,22 +31,9 @@ pub struct Fillers<R: Host> {
     engine: Arc<Engine<R>>,
     own: Instance,
     worker_id: String,
-    /// The names of the volumes that they fill.
-    filling: Mutex<BTreeSet<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Volume {
-    #[serde(default)]
-    labels: Option<BTreeMap<String, String>>,
-}
-
-impl Volume {
-    /// Whether a worker made it.
-    fn is_ours(&self) -> bool {
-        self.labels.as_ref().is_some_and(|labels| labels.contains_key(SIDECAR))
-    }
+    aside: Arc<Aside>,
+    /// The names of the volumes that they fill: a worker leaves when nothing of that is on the engine any more.
+    filling: Mutex<BTreeMap<String, Arc<Working>>>,
 }
 
 /// What came of the attempt to be the one that fills a volume.
@@ -57,6 +44,8 @@ pub enum Lock {
     Theirs,
     /// The name is a foreign container's.
     Foreign,
+    /// The worker leaves, and begins nothing any more.
+    Leaving,
 }
 
 /// What came of the attempt to fill a volume.
@@ -70,23 +59,25 @@ pub enum Filled {
 }
 
 impl<R: Host> Fillers<R> {
-    pub fn new(engine: Arc<Engine<R>>, own: Instance, worker_id: String) -> Self {
-        Self { engine, own, worker_id, filling: Mutex::default() }
+    pub fn new(engine: Arc<Engine<R>>, own: Instance, worker_id: String, aside: Arc<Aside>) -> Self {
+        Self { engine, own, worker_id, aside, filling: Mutex::default() }
     }
 
     fn owned(&self) -> Owned<'_> {
         Owned { worker_id: &self.worker_id, instance: self.own.text() }
     }
 
-    fn filling(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    fn filling(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Working>>> {
         self.filling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tries to be the one that fills the volume of this name.
     pub async fn lock(&self, image: &Image, volume: &str) -> Result<Lock, EngineError> {
-        if !self.filling().insert(volume.to_owned()) {
-            return Ok(Lock::Theirs);
-        }
+        let Some(working) = self.aside.working() else { return Ok(Lock::Leaving) };
+        match self.filling().entry(volume.to_owned()) {
+            Entry::Occupied(_) => return Ok(Lock::Theirs),
+            Entry::Vacant(place) => place.insert(working),
+        };
         let locked = self.try_lock(image, volume).await;
         if !matches!(locked, Ok(Lock::Ours(_))) {
             self.filling().remove(volume);
@@ -135,19 +126,7 @@ impl<R: Host> Fillers<R> {
         for left in all.iter().filter(|listed| labels::whole_volume(listed.names()).is_none()) {
             unless_missing(self.engine.tell(&remove(&left.id)).await)?;
         }
-        let path = format!("/volumes/{}", escaped(volume));
-        match self.engine.ask::<Volume>(&Call::get(&path)).await {
-            Ok(found) if !found.is_ours() => return Ok(Filled::InUse),
-            Ok(_) => match self.engine.tell(&Call::delete(&path)).await {
-                Err(error) if error.is_conflict() => return Ok(Filled::InUse),
-                result => unless_missing(result)?,
-            },
-            Err(error) if error.is_missing() => {}
-            Err(error) => return Err(error),
-        }
-        let wanted = json!({"Name": volume, "Labels": {SIDECAR: digest}});
-        // One that somebody else made meanwhile is given as it is.
-        if !self.engine.ask::<Volume>(&Call::post("/volumes/create").json(wanted)).await?.is_ours() {
+        if !volumes::remove(&self.engine, volume).await? || !volumes::make(&self.engine, volume, digest).await? {
             return Ok(Filled::InUse);
         }
         let description = container::filler(image.id(), volume, digest, image.volumes(), &self.owned());
@@ -157,10 +136,8 @@ impl<R: Host> Fillers<R> {
             Ok(()) => Ok(Filled::Kept(filler)),
             Err(error) => {
                 removal::remove_or_later(&self.engine, &filler).await;
-                // What is left of it is thrown away by whoever fills it next. It may be another's by now.
-                if self.engine.ask::<Volume>(&Call::get(&path)).await.is_ok_and(|found| found.is_ours()) {
-                    let _ = self.engine.tell(&Call::delete(&path)).await;
-                }
+                // What is left of it is thrown away by whoever fills it next.
+                let _ = volumes::remove(&self.engine, volume).await;
                 Err(error)
             }
         }

@@ -30,6 +30,7 @@ mod sidecar_error;
 mod sidecars;
 pub mod state;
 pub mod tail;
+mod volumes;
 mod wait;
 
 use std::path::PathBuf;
@@ -54,6 +55,7 @@ use ending::Ended;
 use endpoint::Endpoint;
 use engine::Engine;
 use error::EngineError;
+use filling::Fillers;
 use images::{Images, architecture};
 use instance::Instance;
 use keyring::Keyring;
@@ -91,7 +93,7 @@ struct Shared<R: Host> {
     /// The line of those who make a container and start it.
     starts: Turns<()>,
     /// What is removed beside everything else.
-    aside: Aside,
+    aside: Arc<Aside>,
     /// The containers that stay until the server has heard how they ended.
     ends: Ends<Ended>,
 }
@@ -184,13 +186,14 @@ impl<R: Host> DockerBackend<R> {
 
         let keyring = Keyring::new(runtime.clone(), common.host_env.clone());
         let images = Arc::new(Images::new(Arc::clone(&engine), keyring, settings.pull_policy, kind));
-        let (maker, worker_id) = (own.clone(), common.worker_id.clone());
-        let sidecars = Arc::new(Sidecars::new(Arc::clone(&engine), Arc::clone(&images), maker, worker_id));
+        let aside = Arc::new(Aside::default());
+        let fillers = Fillers::new(Arc::clone(&engine), own.clone(), common.worker_id.clone(), Arc::clone(&aside));
+        let sidecars = Arc::new(Sidecars::new(Arc::clone(&engine), Arc::clone(&images), fillers));
         if let Some(ttl) = settings.sidecar_volume_ttl {
             runtime.spawn(Arc::clone(&sidecars).collect(ttl));
         }
         let extra_labels = settings.extra_labels.clone().into_iter().collect();
-        let (starts, aside, ends) = (Turns::new(MOST_STARTS), Aside::default(), Ends::new(MOST_ENDED));
+        let (starts, ends) = (Turns::new(MOST_STARTS), Ends::new(MOST_ENDED));
         let shared =
             Shared { common, settings, extra_labels, engine, images, sidecars, own, earlier, starts, aside, ends };
         Ok(Self { shared: Arc::new(shared) })

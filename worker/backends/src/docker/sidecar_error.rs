@@ -18,6 +18,8 @@ pub enum SidecarError {
     OthersFill(String),
     /// It was removed again and again.
     Removed,
+    /// The worker leaves, and fills nothing any more.
+    Leaving,
 }
 
 impl fmt::Display for SidecarError {
@@ -30,6 +32,7 @@ impl fmt::Display for SidecarError {
             Self::NoName(volume) => write!(f, "volume {volume} and all that could stand in for it are in use"),
             Self::OthersFill(volume) => write!(f, "another worker has been filling volume {volume} for half an hour"),
             Self::Removed => f.write_str("its volume was removed again and again while it was filled"),
+            Self::Leaving => f.write_str("the worker leaves"),
         }
     }
 }

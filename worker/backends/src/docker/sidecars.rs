@@ -17,11 +17,10 @@ use super::engine::Engine;
 use super::error::EngineError;
 use super::filling::{Filled, Fillers, Lock, is_whole};
 use super::images::{Fetched, Image, Images};
-use super::instance::Instance;
 use super::labels::{self, SIDECAR};
 use super::refusals::Refusals;
-use super::removal;
 use super::sidecar_error::SidecarError;
+use super::{removal, volumes};
 use crate::query::escaped;
 use crate::reference::Reference;
 
@@ -77,9 +76,8 @@ impl<R: Host> Drop for OwnCopy<R> {
 }
 
 impl<R: Host> Sidecars<R> {
-    pub fn new(engine: Arc<Engine<R>>, images: Arc<Images<R>>, own: Instance, worker_id: String) -> Self {
-        let fillers = Fillers::new(Arc::clone(&engine), own, worker_id);
-        Self { engine, images, fillers, known: Mutex::default() }
+    pub const fn new(engine: Arc<Engine<R>>, images: Arc<Images<R>>, fillers: Fillers<R>) -> Self {
+        Self { engine, images, fillers, known: Mutex::new(BTreeMap::new()) }
     }
 
     fn all_known(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
@@ -212,6 +210,7 @@ impl<R: Host> Sidecars<R> {
                         continue 'again;
                     }
                     Ok(Lock::Theirs | Lock::Foreign) => {}
+                    Ok(Lock::Leaving) => return Err(SidecarError::Leaving),
                     Err(error) if error.is_passing() => return Err(error.into()),
                     Err(error) => {
                         again(&mut refusals, error)?;
@@ -247,7 +246,7 @@ impl<R: Host> Sidecars<R> {
                 }
                 self.all_known().remove(digest);
                 removal::remove_or_later(&self.engine, &listed.id).await;
-                let _ = self.engine.tell(&Call::delete(format!("/volumes/{}", escaped(volume)))).await;
+                let _ = volumes::remove(&self.engine, volume).await;
             }
         }
     }
