@@ -221,6 +221,12 @@ impl Watch {
         self.facts().waiting.remove(task);
     }
 
+    /// Whether a dial is under way.
+    pub fn is_dialling(&self) -> bool {
+        let facts = self.facts();
+        !facts.connected && facts.waits_since.is_none()
+    }
+
     /// Whether the worker left without the server's word that it had received how this execution ended: the next one tells it.
     pub fn is_unheard(&self, execution: &str) -> bool {
         self.facts().unheard.contains(execution)

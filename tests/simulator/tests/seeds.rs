@@ -3,19 +3,21 @@
 use oz_worker_simulator::{Options, fresh_seed, simulate};
 
 /// Each found something once.
-const ONCE_FAILING: [u64; 7] = [
+const ONCE_FAILING: [u64; 9] = [
     // An assignment that crossed the proof of its end on the way was taken for a new one, and run again.
     116,
     172,
     1004,
     1172, // The messages of a task that was assigned again were moved behind newer ones.
     825,
-    857, // A law took the sleep of a machine for the fault of a worker.
-    1_001_001_691,
+    857,           // A law took the sleep of a machine for the fault of a worker.
+    1_001_001_691, // And so did it a server that read nothing, and a dial that had lost bytes, when the faults were over.
+    1_010_010_578,
+    1_011_008_813,
 ];
 
 /// The same of containers, each with what it found.
-const OF_CONTAINERS: [(u64, &str); 18] = [
+const OF_CONTAINERS: [(u64, &str); 19] = [
     (21, "what filled a volume, and could not be removed at once, stayed"),
     (43, "so did it under a later engine"),
     (75, "a stranger's volume was filled, and removed"),
@@ -34,6 +36,7 @@ const OF_CONTAINERS: [(u64, &str); 18] = [
     (1_001_011_077, "a removal whose answer was lost was repeated, and removed a stranger's volume of the same name"),
     (1_001_012_976, "and so it was here"),
     (1_001_016_116, "a law wanted a container to be gone whose end the server may not have received"),
+    (1_010_018_005, "what was being filled for a task that was cancelled stayed when the worker left"),
 ];
 
 /// The same on a cluster. By 22781 a preemption was told as somebody's deletion, since the watch of Pods was on a slow connection.

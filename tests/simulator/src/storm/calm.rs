@@ -13,6 +13,8 @@ use crate::scene::{MACHINE, ROOT, Scene};
 
 /// `docs/protocol.md`: the longest wait between two dials, and what the guarantee adds to it.
 const CLAIM_BOUND: Duration = Duration::from_secs(60 + 10);
+/// The same: how long a dial may take, when one is under way whose bytes were lost.
+const DIAL_LIMIT: Duration = Duration::from_secs(45);
 /// How long a worker may take to begin once nothing is wrong any more: what it waits for when the last fault is over, and a
 /// start after one that failed.
 const READY_BOUND: Duration = Duration::from_secs(200);
@@ -58,12 +60,13 @@ impl Storm {
         let (task, execution) = self.assign_new_to(&server);
         let Scene { executor, watch, .. } = &self.scene;
         let started = executor.now();
+        let bound = if watch.is_dialling() { CLAIM_BOUND + DIAL_LIMIT } else { CLAIM_BOUND };
         let answered = async {
             server.answered(&task, &execution).await;
             true
         };
         let late = async {
-            executor.sleep(CLAIM_BOUND).await;
+            executor.sleep(bound).await;
             false
         };
         let in_time = answered.or(late).await;
@@ -71,7 +74,7 @@ impl Storm {
         if in_time {
             self.scene.journal.note(|| format!("server: answered after {took:?}"));
         } else {
-            watch.violate(format!("the next assignment was not answered within {CLAIM_BOUND:?} of the last fault"));
+            watch.violate(format!("the next assignment was not answered within {bound:?} of the last fault"));
         }
         (task, execution)
     }
