@@ -311,6 +311,21 @@ mod tests {
         assert_eq!(raw_task(text).unwrap().get(), "{}");
     }
 
+    /// In either order, and without a second look at it.
+    #[test]
+    fn what_servers_write_is_read_in_one_pass() {
+        for (message_type, data) in [(ASSIGNMENT, r#"{"task_id":"T","task":{}}"#), (CANCELLATION, r#"{"task_id":"T"}"#)]
+        {
+            for text in [
+                format!(r#"{{"type":"{message_type}","data":{data}}}"#),
+                format!(r#"{{"data":{data},"type":"{message_type}"}}"#),
+            ] {
+                let envelope: Envelope<'_> = serde_json::from_str(&text).unwrap();
+                assert!(matches!(envelope, Envelope::Known(_)), "{text}");
+            }
+        }
+    }
+
     /// Half an escape, as some servers write half an emoji that was cut; and a name that stands twice.
     #[test]
     fn what_other_readers_of_json_take_is_taken() {
