@@ -31,9 +31,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for Str<'a> {
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string")
             }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Str<'de>, E> {
-                Ok(Str(Cow::Borrowed(text)))
-            }
             fn visit_str<E>(self, text: &str) -> Result<Str<'de>, E> {
                 Ok(Str(Cow::Owned(text.into())))
             }

@@ -1033,16 +1033,22 @@ fn a_user_who_cancels_what_was_let_go_is_heard_as_long_as_the_worker_is_there() 
     driver.pong();
     assert_eq!(driver.count(|output| matches!(output, Output::Close)), 1);
 
-    // How it ended by itself the next worker tells.
-    let mut driver = Driver::connected(config());
-    let run = driver.start("T");
-    driver.handle(Input::TaskStarted { task_id: "T", run });
-    driver.sent();
-    driver.handle(Input::Stop("SIGTERM"));
-    driver.finish("T", run, Outcome::Completed);
-    driver.cancel("T");
-    assert!(driver.stopped().is_empty() && driver.sent().is_empty());
-    assert!(driver.notices().iter().any(|notice| matches!(notice, Notice::CancelTooLate { .. })));
+    // How it ended by itself the next worker tells, also when nobody here learned it.
+    for says_how in [true, false] {
+        let mut driver = Driver::connected(config());
+        let run = driver.start("T");
+        driver.handle(Input::TaskStarted { task_id: "T", run });
+        driver.sent();
+        driver.handle(Input::Stop("SIGTERM"));
+        if says_how {
+            driver.finish("T", run, Outcome::Completed);
+        } else {
+            driver.clean_up("T", run);
+        }
+        driver.cancel("T");
+        assert!(driver.stopped().is_empty() && driver.sent().is_empty());
+        assert!(driver.notices().iter().any(|notice| matches!(notice, Notice::CancelTooLate { .. })));
+    }
 
     // What has not stopped when the worker may wait no longer is told all the same.
     let mut driver = Driver::connected(config());
