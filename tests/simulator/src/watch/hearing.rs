@@ -31,6 +31,16 @@ impl Facts {
         self.count(&format!("oz_worker_task_failures_total{{phase={phase},reason={reason}}}"));
     }
 
+    /// A task of an earlier worker is this one's; gives what must never happen.
+    fn take_up(&mut self, task: &str, execution: &str) -> Option<String> {
+        self.taken_up += 1;
+        self.unheard.remove(execution);
+        self.executions.insert(execution.to_owned());
+        self.claimed.insert(task.to_owned(), execution.to_owned());
+        let is_new = self.active.insert(task.to_owned());
+        (!is_new).then(|| format!("{task} was taken up while it is active"))
+    }
+
     /// What the line means; gives what must never happen.
     pub(super) fn hear(&mut self, line: &Line, now: Duration) -> Vec<String> {
         self.awaited.retain(|(beginning, came)| !(line.message.starts_with(beginning.as_str()) && came.close()));
@@ -70,14 +80,7 @@ impl Facts {
                 }
             }
             _ if message.starts_with("task taken up") => {
-                let execution = line.field("execution_id").to_owned();
-                self.taken_up += 1;
-                self.unheard.remove(&execution);
-                self.executions.insert(execution.clone());
-                self.claimed.insert(task.to_owned(), execution);
-                if !self.active.insert(task.to_owned()) {
-                    wrong.push(format!("{task} was taken up while it is active"));
-                }
+                wrong.extend(self.take_up(task, line.field("execution_id")));
             }
             "task succeeded" | "task cancelled" | "task dispatched" => {
                 self.count(&ended(message.trim_start_matches("task ")));
