@@ -288,3 +288,179 @@ fn whole_float(value: f64) -> Option<u64> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     exact.then_some(value as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::variable::{Variable, environment};
+    use crate::yaml::parse;
+
+    const WORDS: &Vocabulary = &[("", &["name", "count", "on", "inner"]), ("inner", &["name", "deep", "list"])];
+
+    /// What `look` gives of the whole file, and the findings.
+    fn read<T>(source: &str, look: impl FnOnce(&Section) -> T) -> (Option<T>, Vec<String>) {
+        let (node, path) = (parse(source).unwrap(), Path::new("f.yaml"));
+        let findings = Findings::new(path, source, &[WORDS, &[("environment[]", &["name", "value"])]]);
+        let seen = Section::open(&findings, String::new(), "", &node).map(|section| look(&section));
+        (seen, findings.into_lines())
+    }
+
+    fn found(source: &str) -> Vec<String> {
+        read(source, |section| drop(section.section("inner"))).1
+    }
+
+    #[test]
+    fn keys_that_are_not_known_say_where_they_belong_or_what_was_meant() {
+        assert_eq!(found("name: x\ninner:\n  name: y\n"), [""; 0]);
+        assert_eq!(found(""), [""; 0]);
+        assert_eq!(found("deep: 1\n"), ["f.yaml:1:1: deep: unknown key; it belongs under inner"]);
+        assert_eq!(
+            found("inner:\n  count: 1\n"),
+            ["f.yaml:2:3: inner.count: unknown key; it belongs under the top level"]
+        );
+        assert_eq!(found("nmae: 1\n"), ["f.yaml:1:1: nmae: unknown key; did you mean name?"]);
+        let known = "f.yaml:1:1: \"\\n\": unknown key; known here: name, count, on, inner";
+        assert_eq!(found("\"\\n\": 1\n"), [known]);
+        assert_eq!(found("value: 1\n"), ["f.yaml:1:1: value: unknown key; known here: name, count, on, inner"]);
+        assert_eq!(found("name: 1\ninner: {name: 1, name: 2}\n"), [format!("f.yaml:2:18: inner.name: {TWICE}")]);
+        assert_eq!(found("[1]\n"), ["f.yaml:1:1: a mapping is wanted here, not a list"]);
+        assert_eq!(
+            found("inner: 7\nnmae: 1\n"),
+            [
+                "f.yaml:1:8: inner: a mapping is wanted here, not a number",
+                "f.yaml:2:1: nmae: unknown key; did you mean name?",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_text_is_read_as_it_is_wanted() {
+        let texts =
+            |source: &str| read(source, |s| (s.verbatim("name").map(str::to_owned), s.command("name"), s.text("name")));
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(texts("name: ' x '\n").0, Some((text(" x "), text(" x "), text("x"))));
+        assert_eq!(texts("name: ' '\n").0, Some((text(" "), None, None)));
+        assert_eq!(texts("name: 007\n").0, Some((text("007"), text("007"), text("007"))));
+        assert_eq!(texts("name:\n"), (Some((None, None, None)), vec![]));
+        assert_eq!(texts("name: []\n").1, ["f.yaml:1:7: name: text is wanted here, not a list"]);
+
+        let checked =
+            |source: &str| read(source, |s| s.checked("name", |text| if text == "x" { Ok(()) } else { Err("no") }));
+        assert_eq!(checked("name: ' x'\n"), (Some(text("x")), vec![]));
+        assert_eq!(checked("name: y\n"), (Some(None), vec!["f.yaml:1:7: name: \"y\": no".to_owned()]));
+        let parsed = read("name: 7\n", |s| s.parsed("name", str::parse::<u8>));
+        assert_eq!(parsed, (Some(Some(7)), vec![]));
+    }
+
+    #[test]
+    fn a_switch_is_true_or_false_or_a_word_of_yaml_1_1() {
+        for (written, expected) in [
+            ("true", Some(true)),
+            ("false", Some(false)),
+            ("Yes", Some(true)),
+            ("on", Some(true)),
+            ("y", Some(true)),
+            ("No", Some(false)),
+            ("off", Some(false)),
+            ("n", Some(false)),
+            ("'yes'", None),
+            ("1", None),
+        ] {
+            let (seen, found) = read(&format!("on: {written}\n"), |s| s.switch("on"));
+            assert_eq!((seen, found.len()), (Some(expected), usize::from(expected.is_none())), "{written}");
+        }
+    }
+
+    #[test]
+    fn a_whole_number_is_one_however_it_is_written() {
+        for (written, expected) in [
+            ("0", Some(0)),
+            ("9", Some(9)),
+            ("9.0", Some(9)),
+            ("0.9e1", Some(9)),
+            ("10", None),
+            ("1e+06", None),
+            ("-1", None),
+            ("-1.0", None),
+            ("1.5", None),
+            ("1e300", None),
+            ("x", None),
+        ] {
+            let (seen, found) = read(&format!("count: {written}\n"), |s| s.whole("count", 9));
+            assert_eq!((seen, found.len()), (Some(expected), usize::from(expected.is_none())), "{written}");
+        }
+        assert_eq!(read("count: 1e+06\n", |s| s.whole("count", u32::MAX)).0, Some(Some(1_000_000)));
+        let (_, found) = read("count: 10\n", |s| s.whole("count", 9));
+        assert_eq!(found, ["f.yaml:1:8: count: \"10\": must be a whole number from 0 to 9"]);
+    }
+
+    #[test]
+    fn lists_and_mappings_of_the_operators_own_words_are_read() {
+        let inner = |source: &str| {
+            read(source, |s| {
+                let inner = s.free_section("inner").unwrap();
+                (
+                    inner.words("deep"),
+                    inner.texts("list", |text| if text.is_empty() { Err("is blank") } else { Ok(()) }),
+                )
+            })
+        };
+        let words = |words: &[(&str, &str)]| words.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let (seen, found) = inner("inner:\n  deep: {A: 1, B: , c d: ' x'}\n  list: [a, ' b ', '', {}]\n");
+        let (deep, list): (BTreeMap<_, _>, _) = seen.unwrap();
+        assert_eq!(
+            (deep, list),
+            (words(&[("A", "1"), ("B", ""), ("c d", " x")]), vec!["a".to_owned(), "b".to_owned()])
+        );
+        assert_eq!(
+            found,
+            [
+                "f.yaml:3:20: inner.list[2]: \"\": is blank",
+                "f.yaml:3:24: inner.list[3]: text is wanted here, not a mapping",
+            ]
+        );
+        let (seen, found) = inner("inner:\n  deep: {A: 1, A: 2, B: []}\n  list: 7\n");
+        assert_eq!(seen.unwrap().1, [""; 0]);
+        assert_eq!(
+            found,
+            [
+                format!("f.yaml:2:16: inner.deep.A: {TWICE}"),
+                "f.yaml:2:25: inner.deep.B: text is wanted here, not a list".to_owned(),
+                "f.yaml:3:9: inner.list: a list is wanted here, not a number".to_owned(),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_handed_on_untyped_is_a_mapping_without_doubles() {
+        let untyped = |source: &str| read(source, |s| s.untyped("inner"));
+        assert_eq!(
+            untyped("inner: {a: [1, true], B: x}\n").0,
+            Some(Some(serde_json::json!({"a": [1, true], "B": "x"})))
+        );
+        assert_eq!(untyped("inner: {}\n"), (Some(None), vec![]));
+        assert_eq!(untyped("inner: []\n").1, ["f.yaml:1:8: inner: a mapping is wanted here, not a list"]);
+        assert_eq!(untyped("inner: {a: {b: 1, b: 2}}\n").1, [format!("f.yaml:1:19: inner.a.b: {TWICE}")]);
+    }
+
+    #[test]
+    fn variables_are_a_list_of_names_with_values() {
+        let read = |source: &str| read(source, environment);
+        let (seen, found) = read("name: x\nenvironment:\n- {name: A, value: 1}\n- name: B\n");
+        let variable = |name, value| Variable::new(name, value).unwrap();
+        assert!(seen.unwrap() == [variable("A", Some("1")), variable("B", None)]);
+        assert_eq!(found, ["f.yaml:2:1: environment: unknown key; known here: name, count, on, inner"]);
+        let (seen, found) = read("environment: [A=1, {value: 1}, {name: A=1}, {name: B, value: []}]\n");
+        assert!(seen.unwrap().is_empty());
+        assert_eq!(
+            found.get(1..).unwrap(),
+            [
+                "f.yaml:1:15: environment[0]: write {name: …, value: …} here, not text",
+                "f.yaml:1:20: environment[1].name: is missing: the name of the variable",
+                "f.yaml:1:39: environment[2].name: the variable's name holds a =; name and value are written apart",
+                "f.yaml:1:62: environment[3].value: text is wanted here, not a list",
+            ]
+        );
+    }
+}
