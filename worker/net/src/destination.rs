@@ -81,3 +81,42 @@ impl Remote {
         self.proxy.is_some() && self.url.scheme() == "http" && !self.http2
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const PROXY: &str = "http://user:word@proxy.example:3128";
+
+    /// The first line and two headers of a request to `url`, through a proxy or not.
+    fn request(url: Option<&str>, has_proxy: bool, http2: bool) -> (String, [Option<String>; 2]) {
+        let destination = match url {
+            None => Destination::Unix("/run/engine.sock".into()),
+            Some(url) => {
+                let env = |name: &str| {
+                    (has_proxy && name.ends_with("_PROXY") && name != "NO_PROXY").then(|| PROXY.to_owned())
+                };
+                let url = Url::parse(url, &["http", "https"]).unwrap();
+                let Ok(Destination::Host(remote)) = Destination::new(url, &env, Arc::default()) else { unreachable!() };
+                Destination::Host(Box::new(Remote { http2, ..*remote }))
+            }
+        };
+        let request = destination.request(Method::GET, PathAndQuery::from_static("/a?b"), Payload::default());
+        let header = |name| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        assert!(header(header::USER_AGENT).unwrap().starts_with("oz-agent-worker/"));
+        (format!("{} {}", request.method(), request.uri()), [header(header::HOST), header(header::PROXY_AUTHORIZATION)])
+    }
+
+    #[test]
+    fn only_a_proxy_that_passes_requests_on_reads_the_whole_url_and_the_password() {
+        let host = |name: &str| [Some(name.to_owned()), None];
+        assert_eq!(request(None, false, false), ("GET /a?b".to_owned(), host("localhost")));
+        assert_eq!(request(Some("http://h.example:81"), false, false), ("GET /a?b".to_owned(), host("h.example:81")));
+        assert_eq!(request(Some("https://h.example"), true, false), ("GET /a?b".to_owned(), host("h.example")));
+        assert_eq!(request(Some("http://h.example"), true, true), ("GET /a?b".to_owned(), host("h.example")));
+        let password = Some("Basic dXNlcjp3b3Jk".to_owned());
+        let forwarded = ("GET http://h.example/a?b".to_owned(), [Some("h.example".to_owned()), password]);
+        assert_eq!(request(Some("http://h.example"), true, false), forwarded);
+    }
+}

@@ -83,6 +83,11 @@ fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::future::pending;
+    use std::sync::Mutex;
+
+    use futures_lite::future::{block_on, poll_once};
+
     use super::*;
 
     #[test]
@@ -96,5 +101,47 @@ mod tests {
             let parse = |text: &str| text.split_whitespace().map(|one| one.parse().unwrap()).collect::<Vec<_>>();
             assert_eq!(in_turns(parse(addresses)), parse(expected), "{addresses}");
         }
+    }
+
+    /// Dials to addresses of which those with port 1 connect, those with port 2 fail, and all others hang; the next may begin
+    /// beside one that hangs when `is_late`. Gives what became of it at once, and the addresses that were tried.
+    fn dial(addresses: &str, is_late: bool) -> (Option<Result<u16, Option<SocketAddr>>>, Vec<u16>) {
+        let tried = Mutex::new(Vec::new());
+        let connect = |address: SocketAddr| {
+            tried.lock().unwrap().push(address.ip().to_string().rsplit('.').next().unwrap().parse().unwrap());
+            async move {
+                match address.port() {
+                    1 => Ok(address.port()),
+                    2 => Err(io::Error::other("refused")),
+                    _ => pending().await,
+                }
+            }
+        };
+        let sleep = |_| async move {
+            if !is_late {
+                pending().await
+            }
+        };
+        let addresses = addresses.split_whitespace().map(|one| one.parse().unwrap()).collect();
+        let dialled = block_on(poll_once(connect_first(addresses, connect, sleep)));
+        let dialled = dialled.map(|result| result.map_err(|failed| failed.map(|(address, _)| address)));
+        (dialled, tried.into_inner().unwrap())
+    }
+
+    #[test]
+    fn an_address_that_fails_or_hangs_is_followed_by_the_next() {
+        assert_eq!(dial("", false), (Some(Err(None)), vec![]));
+        assert_eq!(dial("1.1.1.1:1 1.1.1.2:1", false), (Some(Ok(1)), vec![1]));
+        // One that fails at once, also while its time is not over.
+        assert_eq!(dial("1.1.1.1:2 1.1.1.2:1", false), (Some(Ok(1)), vec![1, 2]));
+        let last = "1.1.1.2:2".parse().unwrap();
+        assert_eq!(dial("1.1.1.1:2 1.1.1.2:2", false), (Some(Err(Some(last))), vec![1, 2]));
+        // One that hangs, when its time is over.
+        assert_eq!(dial("1.1.1.1:3 1.1.1.2:1", false), (None, vec![1]));
+        assert_eq!(dial("1.1.1.1:3 1.1.1.2:1", true), (Some(Ok(1)), vec![1, 2]));
+        assert_eq!(dial("1.1.1.1:3 1.1.1.2:3", true), (None, vec![1, 2]));
+        // One that hangs does not fail because the next does.
+        assert_eq!(dial("1.1.1.1:3 1.1.1.2:2", true), (None, vec![1, 2]));
+        assert_eq!(dial("1.1.1.1:3 1.1.1.2:2 1.1.1.3:1", true), (Some(Ok(1)), vec![1, 2, 3]));
     }
 }
