@@ -76,6 +76,8 @@ pub struct Verdict {
     pull: Option<(Instant, PullFault)>,
     /// Since when the Pod is known to be gone whose last state may still come: it was missing when the Pods were read.
     missing: Option<Instant>,
+    /// Whether the Job was seen before it had ended: its Pod is shown by a watch since then.
+    was_open: bool,
     /// Since when the Pod is being deleted.
     deleting: Option<Instant>,
     /// Whether the task's container was seen running in this Pod.
@@ -127,6 +129,7 @@ impl Verdict {
             bound: None,
             pull: None,
             missing: None,
+            was_open: false,
             deleting: None,
             ran: false,
             undecided: None,
@@ -143,6 +146,7 @@ impl Verdict {
         if self.is_suspended() && !job.is_suspended() {
             self.wanted = now;
         }
+        self.was_open |= !job.is_finished();
         self.job = Seen { last: Some(job), gone: None };
         self.is_fresh = false;
     }
@@ -174,6 +178,9 @@ impl Verdict {
         if known.is_some_and(|known| pods.iter().all(|pod| pod.metadata.uid != known)) {
             let gone = *self.pod.gone.get_or_insert(now);
             self.missing.get_or_insert(gone);
+        } else if self.pod.last.is_none() && pods.is_empty() && self.was_open && self.job_failed().is_some() {
+            // Without a Pod it had not failed.
+            self.missing.get_or_insert(now);
         }
         let is_job_fresh = self.is_job_fresh;
         for pod in pods {

@@ -230,7 +230,7 @@ impl Verdict {
     }
 
     /// Why the Job failed, in its own words.
-    fn job_failed(&self) -> Option<String> {
+    pub(super) fn job_failed(&self) -> Option<String> {
         let job = self.job.last.as_ref()?;
         let failed = job.condition("Failed").or_else(|| job.condition("FailureTarget"))?;
         Some(said(&failed.reason, &failed.message))

@@ -381,10 +381,22 @@ fn the_jobs_own_word_counts_where_the_pod_says_nothing() {
     let (at, ending) = played(&[(5, Step::Job(complete))], &[]);
     assert_eq!((at, ending.map(|ending| ending.outcome)), (10, Some(Outcome::Completed)));
     let failed = || Step::Job(job_failed("Failed", "BackoffLimitExceeded"));
-    assert_fails(&[(5, failed())], &[], 10, FailureReason::JobFailed, 0, "BackoffLimitExceeded");
     // The Pod's last state comes later.
     let steps = [(5, failed()), (7, Step::Pod(pod("Failed", exited(3, "Error"), json!({}))))];
     assert_fails(&steps, &[], 7, FailureReason::ContainerExit, 3, "");
+    // It was never seen, though its Job was: a watch that is behind tells how it ended.
+    let taken = disrupted(deleted(unscheduled("")), "2026-01-01T00:00:04Z");
+    let steps = [(5, failed()), (60, Step::Pod(unscheduled(""))), (60, PodGone(Some(taken)))];
+    assert_fails(&steps, &[], 60, FailureReason::Evicted, 0, "");
+    assert_fails(&[(5, failed())], &[], 110, FailureReason::JobFailed, 0, "BackoffLimitExceeded");
+    // The Job of an earlier worker had ended before: nothing is on its way.
+    let mut earlier = Verdict::new(LIMITS, seconds(0));
+    earlier.job(seconds(0), parsed(job_failed("Failed", "BackoffLimitExceeded")));
+    assert!(matches!(earlier.look(seconds(0)), Next::Wait(_)));
+    earlier.looked(seconds(5), Vec::new());
+    assert!(matches!(earlier.look(seconds(5)), Next::Ask(_)));
+    earlier.events(Vec::new());
+    assert!(matches!(earlier.look(seconds(5)), Next::End(_)));
 }
 
 #[test]
