@@ -60,7 +60,7 @@ impl Engine {
                 None => no_container(id),
             },
             ("GET", ["containers", id, "logs"]) => match self.find(id) {
-                Some(_) => return self.logs(stream, &api).await,
+                Some(id) => return self.logs(stream, &id, &api).await,
                 None => no_container(id),
             },
             ("PUT", ["containers", id, "archive"]) => {
@@ -259,6 +259,9 @@ impl Engine {
     fn inspect(&self, key: &str) -> Reply {
         let Some(id) = self.find(key) else { return no_container(key) };
         let state = self.state();
+        if state.is_shy && self.executor.chance(50) {
+            return Reply::refuse(500, "something is wrong");
+        }
         state.containers.get(&id).map_or_else(|| no_container(key), |container| Reply::ok(container.inspected(&id)))
     }
 

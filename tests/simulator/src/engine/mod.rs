@@ -58,6 +58,8 @@ struct State {
     hangs_until: Duration,
     /// Until when it says of every call that it is starting.
     starts_until: Duration,
+    /// Whether it refuses every other look at a container, by chance.
+    is_shy: bool,
     /// Closed when it is stopped: whatever it is doing breaks off.
     stopped: (Sender<()>, Receiver<()>),
     /// How often each worker was killed: what it asked for before is left undone by an engine that hung.
@@ -83,6 +85,7 @@ impl Engine {
             oldest: 24,
             hangs_until: Duration::ZERO,
             starts_until: Duration::ZERO,
+            is_shy: false,
             stopped: async_channel::bounded(1),
             deaths: [0; 2],
         };
@@ -128,6 +131,24 @@ impl Engine {
     /// For so long it says of every call that it is starting.
     pub fn refuse(&self, length: Duration) {
         self.state().starts_until = self.executor.now() + length;
+    }
+
+    /// From now on it refuses every other look at a container, by chance.
+    pub fn refuse_looks(&self) {
+        self.state().is_shy = true;
+    }
+
+    /// The container of this execution fails now, if it runs; gives whether it did.
+    pub fn fail(&self, execution: &str) -> bool {
+        let id = {
+            let state = self.state();
+            let is_it = |one: &Container| one.execution() == Some(execution) && one.status == Status::Running;
+            state.containers.iter().find(|(_, one)| is_it(one)).map(|(id, _)| id.clone())
+        };
+        if let Some(id) = &id {
+            self.end(id, 3, false);
+        }
+        id.is_some()
     }
 
     /// A worker was killed, or has left.
