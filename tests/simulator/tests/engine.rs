@@ -1,5 +1,5 @@
 //! What an engine and its containers go through that a certain course of events shows best: ends that the server cannot hear
-//! when they come, an engine that is starting, and one that does not say what a task's secrets are.
+//! when they come, an engine that is starting, one that does not say what a task's secrets are, and one without a bridge.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -160,6 +160,28 @@ fn what_a_task_wrote_that_is_taken_up_is_shown_without_its_secrets_or_not_at_all
     let shown = |text: &str| reports.iter().filter(|report| report.trace.contains(text)).count();
     let (written, kept_back) = (shown(" wrote: SECRET=***"), shown("cannot show what the container wrote"));
     assert!(written > 0 && kept_back > 0, "shown in {written} runs, and kept back in {kept_back}");
+}
+
+#[test]
+fn a_task_on_an_engine_without_a_bridge_is_taken_up_too() {
+    let reports = on_an_engine(|scene| async move {
+        let engine = engine(&scene);
+        engine.heal();
+        engine.lose_bridge();
+        scene.ready().await;
+        scene.server.assign("T1", "E1", true);
+        let begun = scene.executor.now();
+        while !engine.has("E1") && scene.executor.now() < begun + LONGEST_TASK {
+            scene.executor.sleep(Duration::from_millis(100)).await;
+        }
+        scene.executor.sleep(Duration::from_secs(1)).await;
+        scene.kill();
+        scene.start();
+        scene.executor.sleep(LONGEST_TASK).await;
+        is_told_once(&scene);
+    });
+    let refused = reports.iter().filter(|report| report.trace.contains("network bridge not found")).count();
+    assert!(refused > 0, "no container ran when it was taken up");
 }
 
 /// Waits until the other worker has nothing to do.

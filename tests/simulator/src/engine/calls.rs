@@ -311,7 +311,12 @@ impl Engine {
         if self.find(name).is_some_and(|other| other != id) {
             return Reply::refuse(409, format!("Conflict. The container name \"/{name}\" is already in use"));
         }
-        if let Some(container) = self.state().containers.get_mut(&id) {
+        let mut state = self.state();
+        let is_bridgeless = state.is_bridgeless;
+        if let Some(container) = state.containers.get_mut(&id) {
+            if is_bridgeless && container.status == Status::Running {
+                return Reply::refuse(404, "network bridge not found");
+            }
             name.clone_into(&mut container.name);
         }
         Reply::done()

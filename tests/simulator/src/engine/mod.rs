@@ -44,6 +44,7 @@ pub struct Engine {
     state: Arc<Mutex<State>>,
 }
 
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 struct State {
     faulty: bool,
     /// Whether nothing is wrong any more, and nothing of what was has an effect.
@@ -60,6 +61,8 @@ struct State {
     starts_until: Duration,
     /// Whether it refuses every other look at a container, by chance.
     is_shy: bool,
+    /// Whether it has no bridge, and so renames no container that runs.
+    is_bridgeless: bool,
     /// Closed when it is stopped: whatever it is doing breaks off.
     stopped: (Sender<()>, Receiver<()>),
     /// How often each worker was killed: what it asked for before is left undone by an engine that hung.
@@ -86,6 +89,7 @@ impl Engine {
             hangs_until: Duration::ZERO,
             starts_until: Duration::ZERO,
             is_shy: false,
+            is_bridgeless: false,
             stopped: async_channel::bounded(1),
             deaths: [0; 2],
         };
@@ -136,6 +140,11 @@ impl Engine {
     /// From now on it refuses every other look at a container, by chance.
     pub fn refuse_looks(&self) {
         self.state().is_shy = true;
+    }
+
+    /// From now on it has no bridge.
+    pub fn lose_bridge(&self) {
+        self.state().is_bridgeless = true;
     }
 
     /// The container of this execution fails now, if it runs; gives whether it did.
