@@ -15,6 +15,7 @@ mod podman;
 pub mod prometheus;
 pub mod queries;
 pub mod registry;
+pub mod rootless;
 mod service;
 pub mod systemd;
 mod ticks;
@@ -51,6 +52,8 @@ pub enum Peer {
     Engine,
     /// Podman, whose service speaks Docker's API.
     Podman,
+    /// What a Docker engine needs that a plain user runs.
+    Rootless,
     /// A registry of images.
     Registry,
     /// Debian as an archive, to make images of.
@@ -77,6 +80,7 @@ impl Peer {
             Self::Docker => "docker.sh",
             Self::Engine => "engine.sh",
             Self::Podman => "podman.sh",
+            Self::Rootless => "rootless.sh",
             Self::Registry => "registry.sh",
             Self::Debian => "debian.sh",
             Self::Cyclonedx => "cyclonedx.sh",
@@ -93,7 +97,7 @@ impl Peer {
 
     /// Once per process; other processes wait in the script.
     fn install(self) -> Result<&'static [PathBuf], &'static str> {
-        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 15] = [const { OnceLock::new() }; 15];
+        static INSTALLED: [OnceLock<Result<Vec<PathBuf>, String>>; 16] = [const { OnceLock::new() }; 16];
         let installed = INSTALLED.get(self as usize).expect("one place per peer");
         installed.get_or_init(|| run(self.script())).as_deref().map_err(String::as_str)
     }

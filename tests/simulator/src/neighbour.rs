@@ -10,6 +10,7 @@ use oz_worker_backends::output::TaskLog;
 use oz_worker_backends::{Backend, BackendSettings};
 use oz_worker_core::Outcome;
 use oz_worker_core::agent::{InstanceShape, Sidecar, TaskSpec};
+use oz_worker_core::secret::Variables;
 use oz_worker_telemetry::{Recorder, TaskTrace};
 
 use crate::contained;
@@ -21,6 +22,8 @@ use crate::scene::Scene;
 use crate::watch::{Judge, Watch};
 
 pub const MACHINE: Machine = Machine(2);
+/// What must not come into its log.
+pub const SECRET: &str = "a-canary";
 /// From SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -79,7 +82,7 @@ impl Neighbour {
                 let (own, backend) = (own.clone(), Arc::clone(&backend));
                 own.journal.note(|| format!("other worker: takes up {execution}"));
                 own.executor.clone().spawn(MACHINE, async move {
-                    let log = Arc::new(Nowhere);
+                    let log = own.log(&execution);
                     backend
                         .resume(Resumed { task_id, execution_id, trace: TaskTrace::default(), stop, report, log })
                         .await;
@@ -91,6 +94,11 @@ impl Neighbour {
 
     /// A task is handed to it, if it is ready.
     pub fn assign(&self) {
+        self.assign_with(Variables::default());
+    }
+
+    /// The same with these variables.
+    pub fn assign_with(&self, env: Variables) {
         let mut state = self.state();
         let Some(backend) = state.backend.clone() else { return };
         state.tasks += 1;
@@ -114,7 +122,7 @@ impl Neighbour {
             title: String::new(),
             harness: None,
             args: Vec::new(),
-            env: Vec::<(String, String)>::new().into_iter().collect(),
+            env,
             image: self.executor.random(|random| random.choice(TASK_IMAGES)).unwrap_or(TASK_IMAGES[0]).to_owned(),
             sidecars,
             shape: InstanceShape::default(),
@@ -124,9 +132,15 @@ impl Neighbour {
         let trace = Recorder::disabled().claimed(&spec);
         let own = self.clone();
         self.executor.spawn(MACHINE, async move {
-            backend.run(Task { spec: Box::new(spec), trace, stop, report, log: Arc::new(Nowhere) }).await;
+            let log = own.log(&execution);
+            backend.run(Task { spec: Box::new(spec), trace, stop, report, log }).await;
             own.is_done(&execution);
         });
+    }
+
+    fn log(&self, execution: &str) -> Arc<dyn TaskLog> {
+        let (journal, watch) = (self.journal.clone(), self.watch.clone());
+        Arc::new(Log { execution: execution.to_owned(), journal, watch })
     }
 
     fn is_done(&self, execution: &str) {
@@ -222,15 +236,26 @@ impl Neighbour {
     }
 }
 
-/// The lines of tasks that nobody reads.
-struct Nowhere;
+/// The lines of one task.
+struct Log {
+    execution: String,
+    journal: Journal,
+    watch: Watch,
+}
 
-impl TaskLog for Nowhere {
+impl TaskLog for Log {
     fn has_room(&self) -> bool {
         true
     }
 
-    fn line(&self, _: &[u8], _: u64) {}
+    fn line(&self, line: &[u8], _: u64) {
+        let line = String::from_utf8_lossy(line);
+        self.journal.note(|| format!("other worker: {} wrote: {line:.80}", self.execution));
+        // Law: what a task wrote is shown without its secrets.
+        if line.contains(SECRET) {
+            self.watch.violate(format!("a secret of {} is in the log", self.execution));
+        }
+    }
 
     fn end(&self) {}
 }

@@ -1,10 +1,11 @@
 //! What an engine and its containers go through that a certain course of events shows best: ends that the server cannot hear
-//! when they come, and an engine that is starting.
+//! when they come, an engine that is starting, one that does not say what a task's secrets are, and one without a bridge.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
 use oz_worker_simulator::engine::{Engine, OURS};
+use oz_worker_simulator::neighbour::{Neighbour, SECRET};
 use oz_worker_simulator::network::Cut;
 use oz_worker_simulator::scene::{Operator, Scene};
 use oz_worker_simulator::{Report, run};
@@ -133,4 +134,59 @@ fn an_engine_that_says_for_a_minute_that_it_is_starting_fails_no_task() {
             scene.watch.violate(format!("{succeeded} of 5 tasks succeeded"));
         }
     });
+}
+
+#[test]
+fn what_a_task_wrote_that_is_taken_up_is_shown_without_its_secrets_or_not_at_all() {
+    let reports = on_an_engine(|scene| async move {
+        let engine = engine(&scene);
+        engine.heal();
+        let other = Neighbour::start(&scene).unwrap();
+        is_idle(&scene, &other).await;
+        // Some end by themselves before.
+        let mut number = 0;
+        while !engine.fail(&format!("N{number}")) {
+            if other.is_idle() {
+                other.assign_with([("SECRET", SECRET)].into_iter().collect());
+                number += 1;
+            }
+            scene.executor.sleep(Duration::from_secs(1)).await;
+        }
+        other.kill();
+        // Only the engine can tell the next worker what the secrets are, and it does not always.
+        engine.refuse_looks();
+        is_idle(&scene, &other).await;
+    });
+    let shown = |text: &str| reports.iter().filter(|report| report.trace.contains(text)).count();
+    let (written, kept_back) = (shown(" wrote: SECRET=***"), shown("cannot show what the container wrote"));
+    assert!(written > 0 && kept_back > 0, "shown in {written} runs, and kept back in {kept_back}");
+}
+
+#[test]
+fn a_task_on_an_engine_without_a_bridge_is_taken_up_too() {
+    let reports = on_an_engine(|scene| async move {
+        let engine = engine(&scene);
+        engine.heal();
+        engine.lose_bridge();
+        scene.ready().await;
+        scene.server.assign("T1", "E1", true);
+        let begun = scene.executor.now();
+        while !engine.has("E1") && scene.executor.now() < begun + LONGEST_TASK {
+            scene.executor.sleep(Duration::from_millis(100)).await;
+        }
+        scene.executor.sleep(Duration::from_secs(1)).await;
+        scene.kill();
+        scene.start();
+        scene.executor.sleep(LONGEST_TASK).await;
+        is_told_once(&scene);
+    });
+    let refused = reports.iter().filter(|report| report.trace.contains("network bridge not found")).count();
+    assert!(refused > 0, "no container ran when it was taken up");
+}
+
+/// Waits until the other worker has nothing to do.
+async fn is_idle(scene: &Scene, other: &Neighbour) {
+    while !other.is_idle() {
+        scene.executor.sleep(Duration::from_secs(1)).await;
+    }
 }

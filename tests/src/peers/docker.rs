@@ -22,7 +22,7 @@ use rustix::{
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{Peer, podman, service::Service};
+use super::{Peer, podman, rootless, service::Service};
 use crate::{
     chart::repository,
     process::{self, Watch, with_input},
@@ -68,6 +68,8 @@ pub enum Release {
     Current,
     /// Podman 4.3, whose service speaks Docker's API.
     Podman,
+    /// The current one, run by a plain user.
+    Rootless,
 }
 
 impl Release {
@@ -75,9 +77,9 @@ impl Release {
     fn daemon(self) -> Option<(&'static Path, Option<&'static Path>)> {
         match self {
             Self::Debian => Some((Peer::Docker.programs()?.first()?, None)),
-            Self::Current => {
+            Self::Current | Self::Rootless => {
                 let daemon = Peer::Engine.programs()?.first()?;
-                Some((daemon, daemon.parent()))
+                (self == Self::Current || rootless::is_there()).then_some((daemon, daemon.parent()))
             }
             Self::Podman => Some((Peer::Podman.programs()?.first()?, None)),
         }
@@ -86,7 +88,7 @@ impl Release {
     /// Where it keeps its images for the next time, if it does.
     fn kept(self) -> PathBuf {
         match self {
-            Self::Debian | Self::Podman => kept(),
+            Self::Debian | Self::Podman | Self::Rootless => kept(),
             Self::Current => kept().join("current"),
         }
     }
@@ -96,7 +98,7 @@ impl Release {
 pub struct Engine {
     service: Service,
     release: Release,
-    program: &'static Path,
+    program: PathBuf,
     client: &'static Path,
     dir: TempDir,
     turn: File,
@@ -155,14 +157,20 @@ impl Engine {
         command
             .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child=KILL"])
             .args(["sh", "-c", "while test -e \"$0\"; do \"$@\"; done"])
-            .arg(at("goes-on"))
-            .arg(program);
+            .arg(at("goes-on"));
         let ports = [free_port("127.0.0.1"), free_port(HOST)];
-        if release == Release::Podman {
-            podman::describe(&mut command, dir.path(), &host(dir.path()));
-        } else {
-            describe(&mut command, dir.path(), &kept, ports, runc);
-            write_settings(dir.path(), release, false);
+        write_settings(dir.path(), release, false);
+        let (mut program, mut runc) = (program.to_owned(), runc.map(Path::to_owned));
+        match release {
+            Release::Podman => podman::describe(command.arg(&program), dir.path(), &host(dir.path())),
+            Release::Rootless => {
+                let folder = rootless::describe(&mut command, &program, dir.path(), &host(dir.path()));
+                (program, runc) = (folder.join("dockerd"), Some(folder));
+            }
+            Release::Debian | Release::Current => describe(command.arg(&program), dir.path(), &kept, ports),
+        }
+        if let Some(runc) = runc {
+            use_runc(&mut command, runc);
         }
         // Nothing is looked for outside: what cannot be reached fails at once.
         command.env("HTTP_PROXY", NOWHERE).env("HTTPS_PROXY", NOWHERE).env("NO_PROXY", "127.0.0.0/8,localhost");
@@ -238,7 +246,7 @@ impl Engine {
         let path = env::join_paths([own].into_iter().chain(env::split_paths(&path))).expect("they were in a PATH");
         command.env("PATH", path).env("DOCKER_HOST", host(self.dir.path()));
         command.env("DOCKER_CONFIG", self.dir.path()).env("DOCKER_BUILDKIT", "1");
-        if self.release == Release::Current {
+        if matches!(self.release, Release::Current | Release::Rootless) {
             // Debian's client knows no newer one than 1.41 by itself.
             command.env("DOCKER_API_VERSION", OLDEST_API);
         }
@@ -398,7 +406,7 @@ impl Drop for Engine {
 }
 
 /// Adds what a daemon of Docker's is told: everything of it is in `dir`, but for the images, which are in `kept`.
-fn describe(command: &mut Command, dir: &Path, kept: &Path, ports: [u16; 2], runc: Option<&Path>) {
+fn describe(command: &mut Command, dir: &Path, kept: &Path, ports: [u16; 2]) {
     let at = |name: &str| dir.join(name);
     command.arg("--host").arg(host(dir)).arg("--data-root").arg(kept.join("data"));
     command.arg("--exec-root").arg(at("exec")).arg("--pidfile").arg(at("pid"));
@@ -411,14 +419,16 @@ fn describe(command: &mut Command, dir: &Path, kept: &Path, ports: [u16; 2], run
     command.arg("--config-file").arg(at("daemon.json"));
     command.args(["--bridge", BRIDGE, "--iptables=false", "--ip-forward=false", "--ip-masq=false"]);
     command.args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", CGROUP]);
-    if let Some(runc) = runc {
-        let path = env::var_os("PATH").unwrap_or_default();
-        let all = [runc.to_owned()].into_iter().chain(env::split_paths(&path));
-        command.env("PATH", env::join_paths(all).expect("they were in a PATH"));
-        // Its runc is built without the library for seccomp.
-        command.args(["--ip6tables=false", "--seccomp-profile=unconfined"]);
-        command.env("DOCKER_MIN_API_VERSION", OLDEST_API);
-    }
+}
+
+/// Adds what a current daemon is told that has its runc in this folder.
+fn use_runc(command: &mut Command, runc: PathBuf) {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let all = [runc].into_iter().chain(env::split_paths(&path));
+    command.env("PATH", env::join_paths(all).expect("they were in a PATH"));
+    // It is built without the library for seccomp.
+    command.args(["--ip6tables=false", "--seccomp-profile=unconfined"]);
+    command.env("DOCKER_MIN_API_VERSION", OLDEST_API);
 }
 
 fn write_settings(dir: &Path, release: Release, are_kept: bool) {
@@ -427,7 +437,7 @@ fn write_settings(dir: &Path, release: Release, are_kept: bool) {
             let collected = json!({"gc": {"enabled": true, "defaultKeepStorage": "6GB"}});
             json!({"live-restore": are_kept, "builder": collected})
         }
-        Release::Current | Release::Podman => json!({"live-restore": are_kept}),
+        Release::Current | Release::Podman | Release::Rootless => json!({"live-restore": are_kept}),
     };
     fs::write(dir.join("daemon.json"), settings.to_string()).expect("one's own directory");
 }
@@ -463,7 +473,7 @@ fn kept() -> PathBuf {
 }
 
 fn host(dir: &Path) -> String {
-    format!("unix://{}/socket", dir.display())
+    format!("unix://{}/docker.sock", dir.display())
 }
 
 fn ip(arguments: &[&str]) {

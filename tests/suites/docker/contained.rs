@@ -1,6 +1,10 @@
 //! A worker that runs in a container of the engine that runs its tasks.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::{PermissionsExt, chown},
+    path::Path,
+};
 
 use oz_worker_tests::{
     binary::worker_binary,
@@ -9,9 +13,10 @@ use oz_worker_tests::{
     peers::{
         container::Container,
         docker::{ENGINE_NAME, Engine, HOST, WORKER},
+        rootless::USER,
     },
     server::Server,
-    worker::API_KEY,
+    worker::{API_KEY, Launch},
 };
 use rustix::process::Signal;
 use serde_json::json;
@@ -28,6 +33,8 @@ const PAGE: &str = "docs/install-docker.md";
 
 /// What its log says when it knows where it is.
 const KNOWS: &str = "this worker runs in container";
+/// And when the engine's user has no group to put containers into.
+const CANNOT_LIMIT: &str = "the engine cannot limit memory";
 
 /// Workers with one id, each in a container.
 struct Contained<'engine> {
@@ -164,13 +171,70 @@ fn of_the_page(
     engine.shell(&format!("{command} --config-file /etc/oz/worker.yaml --web-socket-url {url}"), folder)
 }
 
-pub fn as_the_page_says(engine: &Engine) {
+/// What the page's commands need: the image, and a folder with the files that they name.
+fn surroundings(engine: &Engine) -> TempDir {
     let root = shell_root();
     let of_image = ["USER 10001:10001", "ENV HOME=/var/lib/oz", "ENTRYPOINT [\"/usr/bin/oz-agent-worker\"]"];
     engine.import(MADE, root.path(), &of_image);
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "api-key", API_KEY, 0o444);
     put(folder.path(), "worker.yaml", SETTINGS, 0o644);
+    folder
+}
+
+/// A worker that this command has started runs a task, and leaves when it is told to.
+fn runs_a_task(engine: &Engine, id: &str, server: &Server) {
+    let worker = Container::new(engine, id);
+    let mut session = server.accept();
+    session.send(task("T1", "exit 3"));
+    assert_eq!(session.expect("task_claimed")["task_id"], "T1");
+    ends(&mut session, "T1", 3);
+    gone(engine, "T1");
+    worker.wait_for_line(KNOWS);
+    let code = worker.stop_while(|| {
+        assert_eq!(session.expect_close(), Some(1000));
+        session.hang_up();
+    });
+    assert_eq!(code, "0");
+}
+
+/// On an engine that a plain user runs: the worker in a container of it, and beside it.
+pub fn rootless_as_the_page_says(engine: &Engine) {
+    let folder = surroundings(engine);
+    // What the user may read.
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let (binary, copy) = (worker_binary().unwrap(), folder.path().join("oz-agent-worker"));
+    fs::copy(&binary, &copy).unwrap();
+    let server = Server::listen(&format!("{HOST}:0")).unwrap();
+    let [binary, copy] = [binary, copy].map(|path| path.display().to_string());
+    // The engine has no bridge.
+    let mine = |command: String| command.replace(&binary, &copy).replace("--read-only", "--read-only --network host");
+    let id = of_the_page(engine, folder.path(), "$XDG_RUNTIME_DIR", &server, mine);
+    runs_a_task(engine, &id, &server);
+
+    let user = ["--reuid", "--regid"].map(|flag| format!("{flag}={USER}"));
+    let through = ["setpriv", &user[0], &user[1], "--clear-groups", "sh", "-c", "shift; exec \"$0\" \"$@\"", &copy];
+    let launch = Launch::dialling(&server.url()).backend("docker", &json!({"pull_policy": "if-not-present"}));
+    let socket = engine.host();
+    let (_, socket) = socket.split_once("://").unwrap();
+    let launch = launch.through(through).env("XDG_RUNTIME_DIR", Path::new(socket).parent().unwrap());
+    // As the page has it of a machine that has another engine.
+    let has_other = Path::new("/var/run/docker.sock").exists();
+    let launch = if has_other { launch.env("DOCKER_HOST", &engine.host()) } else { launch };
+    for path in [launch.dir(), &launch.home()] {
+        chown(path, Some(USER), Some(USER)).unwrap();
+    }
+    let worker = launch.start();
+    worker.wait_for_line(CANNOT_LIMIT);
+    let mut session = server.accept();
+    session.send(task("T2", "test \"$(id -u)\" = 0 && exit 4"));
+    assert_eq!(session.expect("task_claimed")["task_id"], "T2");
+    ends(&mut session, "T2", 4);
+    gone(engine, "T2");
+}
+
+pub fn as_the_page_says(engine: &Engine) {
+    let folder = surroundings(engine);
     fs::create_dir(folder.path().join("certs")).unwrap();
     engine.write_certificates(&folder.path().join("certs"));
     let server = Server::listen(&format!("{HOST}:0")).unwrap();
@@ -181,18 +245,7 @@ pub fn as_the_page_says(engine: &Engine) {
     };
     for holds in ["--group-add \"", "$XDG_RUNTIME_DIR", "DOCKER_CERT_PATH"] {
         let id = of_the_page(engine, folder.path(), holds, &server, &remote);
-        let worker = Container::new(engine, &id);
-        let mut session = server.accept();
-        session.send(task("T1", "exit 3"));
-        assert_eq!(session.expect("task_claimed")["task_id"], "T1");
-        ends(&mut session, "T1", 3);
-        gone(engine, "T1");
-        worker.wait_for_line(KNOWS);
-        let code = worker.stop_while(|| {
-            assert_eq!(session.expect_close(), Some(1000));
-            session.hang_up();
-        });
-        assert_eq!(code, "0");
+        runs_a_task(engine, &id, &server);
     }
     // Nobody gave it the socket's group.
     let without = |command: String| {

@@ -1,5 +1,5 @@
-//! Backend `docker` on real engines: Debian's, and a current one. It starts engines, which nobody wants of `cargo test`, so it
-//! runs when it is asked for:
+//! Backend `docker` on real engines: Debian's, a current one that root runs or a plain user, and Podman. It starts engines, which
+//! nobody wants of `cargo test`, so it runs when it is asked for:
 //! `cargo test -p oz-worker-tests --test docker --test docker_on_async_std -- --ignored --nocapture --test-threads=1`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -68,6 +68,17 @@ const ON_PODMAN: [(&str, Chapter); 6] = [
     ("an end that the server cannot hear is told by the next worker", faults::unheard),
 ];
 
+/// What an engine that a plain user runs does as well.
+const ON_ROOTLESS: [(&str, Chapter); 7] = [
+    ("a task runs and nothing of it is left", tasks::plain),
+    ("a task that fails gives its code, and its output without secrets", tasks::fails),
+    ("a task that is cancelled is stopped and removed", tasks::cancelled),
+    ("sidecars hold what their images do, and nothing else", images::sidecars),
+    ("what a killed worker left is taken up, and what is not its own is left alone", faults::adoption),
+    ("what ended meanwhile, or never began, is told", faults::ended_meanwhile),
+    ("a worker runs as its page says", contained::rootless_as_the_page_says),
+];
+
 /// What takes long and is the same on every engine and for every build: on Debian's, with the default build.
 const ONCE: [(&str, Chapter); 4] = [
     ("a worker in a container runs as its page says", contained::as_the_page_says),
@@ -95,6 +106,14 @@ fn on_podman() {
 }
 
 #[test]
+#[ignore = "starts a Docker engine; .ci/run asks for it"]
+fn on_an_engine_that_a_plain_user_runs() {
+    if is_default() {
+        story(Release::Rootless);
+    }
+}
+
+#[test]
 #[ignore = "starts Docker engines; .ci/run asks for it"]
 fn an_engine_may_become_another_under_a_worker() {
     if is_default() {
@@ -114,6 +133,7 @@ fn story(release: Release) {
     let only = std::env::var("CHAPTER").unwrap_or_default();
     let all = match release {
         Release::Podman => ON_PODMAN.to_vec(),
+        Release::Rootless => ON_ROOTLESS.to_vec(),
         Release::Debian if is_default() => [&CHAPTERS[..], &ONCE].concat(),
         Release::Debian | Release::Current => CHAPTERS.to_vec(),
     };

@@ -60,7 +60,7 @@ impl Engine {
                 None => no_container(id),
             },
             ("GET", ["containers", id, "logs"]) => match self.find(id) {
-                Some(_) => return self.logs(stream, &api).await,
+                Some(id) => return self.logs(stream, &id, &api).await,
                 None => no_container(id),
             },
             ("PUT", ["containers", id, "archive"]) => {
@@ -259,6 +259,9 @@ impl Engine {
     fn inspect(&self, key: &str) -> Reply {
         let Some(id) = self.find(key) else { return no_container(key) };
         let state = self.state();
+        if state.is_shy && self.executor.chance(50) {
+            return Reply::refuse(500, "something is wrong");
+        }
         state.containers.get(&id).map_or_else(|| no_container(key), |container| Reply::ok(container.inspected(&id)))
     }
 
@@ -308,7 +311,12 @@ impl Engine {
         if self.find(name).is_some_and(|other| other != id) {
             return Reply::refuse(409, format!("Conflict. The container name \"/{name}\" is already in use"));
         }
-        if let Some(container) = self.state().containers.get_mut(&id) {
+        let mut state = self.state();
+        let is_bridgeless = state.is_bridgeless;
+        if let Some(container) = state.containers.get_mut(&id) {
+            if is_bridgeless && container.status == Status::Running {
+                return Reply::refuse(404, "network bridge not found");
+            }
             name.clone_into(&mut container.name);
         }
         Reply::done()

@@ -72,6 +72,12 @@ impl Container {
         self.labels.get(EXECUTION_ID).map(String::as_str)
     }
 
+    /// The variables that its maker gave it, a line each.
+    pub fn told(&self) -> String {
+        let pairs: Vec<&str> = self.env.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        pairs.join("\n")
+    }
+
     pub fn state(&self) -> Value {
         let status = match self.status {
             Status::Created => "created",

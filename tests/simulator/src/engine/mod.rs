@@ -44,6 +44,7 @@ pub struct Engine {
     state: Arc<Mutex<State>>,
 }
 
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 struct State {
     faulty: bool,
     /// Whether nothing is wrong any more, and nothing of what was has an effect.
@@ -58,6 +59,10 @@ struct State {
     hangs_until: Duration,
     /// Until when it says of every call that it is starting.
     starts_until: Duration,
+    /// Whether it refuses every other look at a container, by chance.
+    is_shy: bool,
+    /// Whether it has no bridge, and so renames no container that runs.
+    is_bridgeless: bool,
     /// Closed when it is stopped: whatever it is doing breaks off.
     stopped: (Sender<()>, Receiver<()>),
     /// How often each worker was killed: what it asked for before is left undone by an engine that hung.
@@ -83,6 +88,8 @@ impl Engine {
             oldest: 24,
             hangs_until: Duration::ZERO,
             starts_until: Duration::ZERO,
+            is_shy: false,
+            is_bridgeless: false,
             stopped: async_channel::bounded(1),
             deaths: [0; 2],
         };
@@ -128,6 +135,29 @@ impl Engine {
     /// For so long it says of every call that it is starting.
     pub fn refuse(&self, length: Duration) {
         self.state().starts_until = self.executor.now() + length;
+    }
+
+    /// From now on it refuses every other look at a container, by chance.
+    pub fn refuse_looks(&self) {
+        self.state().is_shy = true;
+    }
+
+    /// From now on it has no bridge.
+    pub fn lose_bridge(&self) {
+        self.state().is_bridgeless = true;
+    }
+
+    /// The container of this execution fails now, if it runs; gives whether it did.
+    pub fn fail(&self, execution: &str) -> bool {
+        let id = {
+            let state = self.state();
+            let is_it = |one: &Container| one.execution() == Some(execution) && one.status == Status::Running;
+            state.containers.iter().find(|(_, one)| is_it(one)).map(|(id, _)| id.clone())
+        };
+        if let Some(id) = &id {
+            self.end(id, 3, false);
+        }
+        id.is_some()
     }
 
     /// A worker was killed, or has left.

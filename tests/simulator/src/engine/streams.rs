@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Engine;
 use super::calls::no_container;
-use super::containers::Status;
+use super::containers::{Container, Status};
 use super::http::{self, Reply, Request};
 use super::images::{files, is_whole};
 use crate::network::Stream;
@@ -140,16 +140,18 @@ impl Engine {
         }
     }
 
-    pub(super) async fn logs(&self, stream: &mut Stream, api: &str) -> io::Result<()> {
+    /// What a container wrote: over and over what it was told by its maker.
+    pub(super) async fn logs(&self, stream: &mut Stream, id: &str, api: &str) -> io::Result<()> {
         if self.state().faulty && self.executor.chance(10) {
             let message = "configured logging driver does not support reading";
             return Reply::refuse(501, message).write(stream, api).await;
         }
         http::begin(stream, api).await?;
+        let told = self.state().containers.get(id).map(Container::told).unwrap_or_default();
         for _ in 0..self.executor.random(|random| random.u32(..4)) {
             let length = self.executor.random(|random| random.u32(1..2000));
             let mut frame = [&[1, 0, 0, 0][..], &length.to_be_bytes()].concat();
-            frame.resize(8 + length as usize, b'x');
+            frame.extend(told.bytes().chain(std::iter::once(b'\n')).cycle().take(length as usize));
             http::piece(stream, &frame).await?;
         }
         http::piece(stream, b"").await
