@@ -12,7 +12,7 @@ use oz_worker_backends::contract::{Common, Earlier};
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::record::Record;
 use oz_worker_core::{Config, Worker};
-use oz_worker_host::{HostFiles, give_back_code, owner, set_signals, start_keeper};
+use oz_worker_host::{HostFiles, give_back_code, give_back_heap, owner, set_signals, share_heap, start_keeper};
 use oz_worker_net::DialError;
 use oz_worker_net::tls::TlsError;
 use oz_worker_runtime::{Host, StopSignals};
@@ -63,6 +63,7 @@ pub fn main<R: Host>(
     drive: impl FnOnce(&R, Driven<'_>),
 ) -> ExitCode {
     set_signals();
+    share_heap();
     let version = Version { version: VERSION, commit: option_env!("OZ_WORKER_COMMIT"), runtime: name };
     match plan(&version) {
         Ok(Plan::Serve(prepared)) => serve(*prepared, version, start, drive),
@@ -249,6 +250,8 @@ async fn beat<R: Host>(runtime: R, heartbeat: Heartbeat) {
     // By now it is connected, if it can be, and will not need for hours what only the start needs.
     give_back_code();
     loop {
+        // What the last tasks took to start and to end, and nobody uses.
+        give_back_heap();
         heartbeat.alive(BEAT);
         runtime.sleep_until(runtime.now().plus(BEAT)).await;
     }

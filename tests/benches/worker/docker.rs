@@ -196,23 +196,33 @@ fn registry_that_says_nothing() -> String {
 
 fn many(report: &mut Report, engine: &Engine) {
     let mut scene = launch(&engine.host()).start();
-    run(&mut scene, "warms-up");
+    let containers = || engine.docker(["ps", "--quiet", "--filter", &format!("ancestor={TASK}")]).lines().count();
+    let sleeps = |task_id: &str| frame(&task(task_id, "exec sleep 100000"));
+    // A worker gives back what its start took once it is over.
     scene.peer.idle(Duration::from_secs(20));
     let pid = scene.pid();
-    let (before, threads) = (proc::memory(pid), proc::threads(pid));
+    let idle = proc::memory(pid);
+    // The first brings in the code that all need.
+    scene.peer.write(&sleeps("first"));
+    assert!(is_claim(scene.peer.text()), "no claim came");
+    let start = |scene: &mut Scene, count: usize| {
+        while containers() < count {
+            scene.peer.idle(Duration::from_millis(500));
+        }
+        // And what a burst took, every ten seconds.
+        scene.peer.idle(Duration::from_secs(12));
+        proc::memory(pid)
+    };
+    let (one, threads) = (start(&mut scene, 1), proc::threads(pid));
     for number in 0..MANY {
-        scene.peer.write(&frame(&task(&format!("many-{number}"), "exec sleep 100000")));
+        scene.peer.write(&sleeps(&format!("many-{number}")));
         assert!(is_claim(scene.peer.text()), "no claim came");
     }
-    while engine.docker(["ps", "--quiet", "--filter", &format!("ancestor={TASK}")]).lines().count() < MANY {
-        scene.peer.idle(Duration::from_millis(500));
-    }
-    scene.peer.idle(Duration::from_secs(2));
-    let now = proc::memory(pid);
-    let per_task = (now.rss - before.rss) / MANY as f64 / KIBIBYTE;
-    let anonymous = (now.anonymous - before.anonymous) / MANY as f64 / KIBIBYTE;
+    let all = start(&mut scene, MANY + 1);
     let more = proc::threads(pid).saturating_sub(threads);
     let stopping = scene.stop(|| ());
+    let per_task = (all.rss - one.rss) / MANY as f64 / KIBIBYTE;
+    let anonymous = (all.anonymous - one.anonymous) / MANY as f64 / KIBIBYTE;
     Row::new(&format!("resident memory per task, {MANY} at once"), format!("{per_task:.1} KiB"))
         .at_most(per_task, 16.0, " KiB")
         .print(report);
@@ -220,6 +230,8 @@ fn many(report: &mut Report, engine: &Engine) {
         .at_most(more as f64, MANY as f64 / 10.0, "")
         .print(report);
     report::note(&format!("not backed by a file: {anonymous:.1} KiB; all stopped after {stopping:.1?}"));
+    let [idle, one, rss, peak] = [idle.rss, one.rss, all.rss, all.peak].map(mebibytes);
+    report::note(&format!("in all {rss}, after {one} with one task and {idle} with none; {peak} at the height"));
 }
 
 /// A client of an engine that does nothing but what must be done.

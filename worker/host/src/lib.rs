@@ -7,6 +7,7 @@
 mod cgroup;
 mod code;
 mod files;
+mod heap;
 mod hold;
 mod keeper;
 mod leftovers;
@@ -22,6 +23,7 @@ mod tree;
 
 pub use code::give_back_code;
 pub use files::HostFiles;
+pub use heap::{give_back_heap, share_heap};
 pub use keeper::start_keeper;
 pub use owner::owner;
 pub use proc::TOKEN_VARIABLE;

@@ -91,11 +91,11 @@ pub async fn dial<R: Runtime>(runtime: &R, destination: &Destination) -> Result<
         None => connect(runtime, url.host(), url.port()).await?,
         Some(proxy) => {
             let stream = connect(runtime, &proxy.host, proxy.port).await?;
-            if remote.is_forwarded() { stream } else { open_tunnel(stream, proxy, url).await? }
+            if remote.is_forwarded() { stream } else { Box::pin(open_tunnel(stream, proxy, url)).await? }
         }
     };
     if url.is_secure() {
-        Ok(Wire::tls(secure(runtime, Metered::new(stream), remote).await?))
+        Ok(Wire::tls(Box::pin(secure(runtime, Metered::new(stream), remote)).await?))
     } else {
         Ok(Wire::plain(stream))
     }

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures_io::AsyncRead;
-use futures_lite::AsyncReadExt;
 use futures_lite::future::poll_once;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::response::Parts;
@@ -35,7 +34,8 @@ const PIECE: usize = 128;
 /// A connection on which requests can be sent, one after the other.
 pub struct HttpClient<S: Duplex> {
     sender: SendRequest<Payload>,
-    connection: Connection<Socket<S>, Payload>,
+    /// On the heap: each future that it goes through would hold the room for it twice.
+    connection: Box<Connection<Socket<S>, Payload>>,
     /// How many bytes of the answer came.
     received: Arc<AtomicUsize>,
     /// Whether the connection was driven to its end, and how it ended.
@@ -123,8 +123,8 @@ impl<S: Duplex> HttpClient<S> {
         buffered(builder.title_case_headers(true).max_headers(MOST_HEADERS));
         let received = Arc::default();
         let socket = Socket::new(stream, Arc::clone(&received));
-        let (sender, connection) = builder.handshake(socket).await.map_err(|error| read(&error, 0))?;
-        Ok(Self { sender, connection, received, ended: None })
+        let (sender, connection) = Box::pin(builder.handshake(socket)).await.map_err(|error| read(&error, 0))?;
+        Ok(Self { sender, connection: Box::new(connection), received, ended: None })
     }
 
     /// Sends a request, and gives the answer as soon as its head is there.
@@ -292,11 +292,16 @@ impl<S: Duplex> Rest<S> {
             Coming::Framed(mut body) => return body.read_whole(most).await,
             Coming::Bare { stream, read } => (stream, read),
         };
-        let mut piece = [0; PIECE];
         while read.len() <= most {
-            match stream.read(&mut piece).await.map_err(|error| AnswerError::Broken((&error).into()))? {
-                0 => return Ok(read),
-                length => read.extend_from_slice(piece.get(..length).unwrap_or_default()),
+            let coming = poll_fn(|cx| {
+                // Not a part of what waits.
+                let mut piece = [0; PIECE];
+                let length = ready!(Pin::new(&mut stream).poll_read(cx, &mut piece))?;
+                read.extend_from_slice(piece.get(..length).unwrap_or_default());
+                Poll::Ready(io::Result::Ok(length))
+            });
+            if coming.await.map_err(|error| AnswerError::Broken((&error).into()))? == 0 {
+                return Ok(read);
             }
         }
         Err(AnswerError::BodyTooLarge(most))

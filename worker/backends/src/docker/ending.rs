@@ -78,7 +78,7 @@ impl<R: Host> Shared<R> {
         // stopped.
         if outcome == Outcome::Stopped || followed.stop.is_abandoned() {
             followed.report.finished(outcome);
-            return self.remove(&container).await;
+            return Box::pin(self.remove(&container)).await;
         }
         // It stays until the server has heard: if this worker dies before, the next one tells it.
         let (shown, is_shown) = oneshot::channel();

@@ -162,7 +162,8 @@ impl<R: Host> Images<R> {
                 None => {}
             }
         }
-        let error = match self.pull(reference, trace).await {
+        // On the heap: most images are there.
+        let error = match Box::pin(self.pull(reference, trace)).await {
             Ok(pulled) => return Ok(Fetched::Pulled(pulled.digest().map(str::to_owned))),
             Err(error) => error,
         };

@@ -126,7 +126,8 @@ impl<R: Host> Shared<R> {
         self.follow(container, &followed, open, None).await
     }
 
-    /// Gets everything that the task needs, and starts its container.
+    /// Gets everything that the task needs, and starts its container. Each step is on the heap by itself: most of a hundred
+    /// tasks that are assigned at once wait here for their turn, and hold what the next step takes only once they take it.
     async fn start(
         self: &Arc<Self>,
         spec: &TaskSpec,
@@ -136,16 +137,16 @@ impl<R: Host> Shared<R> {
         let stop = followed.stop;
         let mut refusals = Refusals::default();
         loop {
-            let reference = self.image(spec, trace).or(stopped(stop)).await?;
+            let reference = Box::pin(self.image(spec, trace)).or(stopped(stop)).await?;
             followed.report.started();
-            let sidecars = self.sidecars(spec, trace).or(stopped(stop)).await?;
+            let sidecars = Box::pin(self.sidecars(spec, trace)).or(stopped(stop)).await?;
             let turn = self.turn_to_start().or(stopped(stop)).await?;
             let late = async {
                 stop.asked().await;
                 self.engine.runtime().sleep_until(self.engine.runtime().now().plus(CREATE_PATIENCE)).await;
                 Err(Unmade::Gone)
             };
-            let made = self.make(spec, &reference, &sidecars, followed).or(late).await;
+            let made = Box::pin(self.make(spec, &reference, &sidecars, followed)).or(late).await;
             if !matches!(&made, Err(Unmade::Error(error)) if error.is_passing()) {
                 turn.is_answered(self.engine.runtime().now());
             }
@@ -173,18 +174,18 @@ impl<R: Host> Shared<R> {
                     continue;
                 }
             };
-            match self.launch(container.id(), stop).await {
+            match Box::pin(self.launch(container.id(), stop)).await {
                 Ok(()) => {
                     trace.step(&TaskStep::Running { node: None });
                     return Ok(container.take());
                 }
                 // A prune came between.
-                Err(error) if self.is_lost(&error, container.id()).await && refusals.let_go() => {
-                    self.discard(container).or(stopped(stop)).await?;
+                Err(error) if Box::pin(self.is_lost(&error, container.id())).await && refusals.let_go() => {
+                    Box::pin(self.discard(container)).or(stopped(stop)).await?;
                 }
                 Err(error) => {
                     let outcome = failed(FailureReason::ContainerStart, format!("cannot start the container: {error}"));
-                    return Err(self.give_up(container, outcome).await);
+                    return Err(Box::pin(self.give_up(container, outcome)).await);
                 }
             }
         }
@@ -285,7 +286,7 @@ impl<R: Host> Shared<R> {
             Ok(false) => Unmade::Gone,
             Err(error) => Unmade::Error(error),
         };
-        self.discard(container).await.map_err(Unmade::Left)?;
+        Box::pin(self.discard(container)).await.map_err(Unmade::Left)?;
         Err(unmade)
     }
 

@@ -109,8 +109,9 @@ pub async fn end<R: Host>(engine: &Engine<R>, id: &str) -> ContainerEnd {
 async fn wait<R: Host>(engine: &Engine<R>, id: &str) -> Result<Option<i32>, EngineError> {
     let runtime = engine.runtime();
     let answered = async {
-        let call = Call::post(format!("/containers/{id}/wait?condition=not-running")).lasting();
+        // On the heap, with the call: what is needed to begin it is not needed for as long as it lasts.
         let begun = Box::pin(async {
+            let call = Call::post(format!("/containers/{id}/wait?condition=not-running")).lasting();
             let rest = engine.open(&call).await?.into_body().into_rest(LONGEST_ANSWER).await?;
             Ok::<_, EngineError>(rest)
         });
