@@ -176,10 +176,12 @@ impl Verdict {
     pub fn looked(&mut self, now: Instant, pods: Vec<Pod>) {
         let known = self.pod.last.as_ref().map(|pod| pod.metadata.uid.clone());
         if known.is_some_and(|known| pods.iter().all(|pod| pod.metadata.uid != known)) {
-            let gone = *self.pod.gone.get_or_insert(now);
-            self.missing.get_or_insert(gone);
-        } else if self.pod.last.is_none() && pods.is_empty() && self.was_open && self.job_failed().is_some() {
-            // Without a Pod it had not failed.
+            // Of one that its watch has told to be gone nothing more comes.
+            if self.pod.gone.is_none() {
+                self.pod.gone = Some(now);
+                self.missing = Some(now);
+            }
+        } else if self.pod.last.is_none() && pods.is_empty() && self.was_open && self.failed_with_a_pod() {
             self.missing.get_or_insert(now);
         }
         let is_job_fresh = self.is_job_fresh;

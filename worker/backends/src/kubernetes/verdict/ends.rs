@@ -140,7 +140,7 @@ impl Verdict {
             return None;
         }
         if self.deadline().is_some() {
-            return Some(self.deadline_passed());
+            return self.deadline_after_all(now, wake);
         }
         let what = if self.job.gone.is_some() { "Job" } else { "Pod" };
         let is_pod_there = self.pod.last.is_some() && self.pod.gone.is_none();
@@ -182,7 +182,7 @@ impl Verdict {
     pub(super) fn jobs_word(&mut self, now: Instant, wake: &mut Wake) -> Option<Next> {
         let job = self.job.last.as_ref()?;
         if self.deadline().is_some() {
-            return Some(self.deadline_passed());
+            return self.deadline_after_all(now, wake);
         }
         let is_complete = job.condition("Complete").is_some();
         let failed = self.job_failed();
@@ -230,10 +230,15 @@ impl Verdict {
     }
 
     /// Why the Job failed, in its own words.
-    pub(super) fn job_failed(&self) -> Option<String> {
+    fn job_failed(&self) -> Option<String> {
         let job = self.job.last.as_ref()?;
         let failed = job.condition("Failed").or_else(|| job.condition("FailureTarget"))?;
         Some(said(&failed.reason, &failed.message))
+    }
+
+    /// Whether the Job failed for what became of a Pod: only its deadline passes without one.
+    pub(super) fn failed_with_a_pod(&self) -> bool {
+        self.job_failed().is_some() && self.deadline().is_none()
     }
 
     fn deadline_passed(&mut self) -> Next {
@@ -242,6 +247,12 @@ impl Verdict {
             return look;
         }
         self.fail(FailureReason::ActiveDeadline, "the task took longer than active_deadline_seconds", false)
+    }
+
+    /// The same once a Pod that is missing has had its time: its last state may still come.
+    fn deadline_after_all(&mut self, now: Instant, wake: &mut Wake) -> Option<Next> {
+        let is_to_come = self.missing.is_some_and(|missing| !wake.is_due(missing.plus(UNSEEN_DELAY), now));
+        (!is_to_come).then(|| self.deadline_passed())
     }
 
     fn evicted(&mut self, why: &str) -> Next {

@@ -355,6 +355,25 @@ fn a_deadline_is_told_as_one_whether_it_ran_or_not() {
 }
 
 #[test]
+fn a_task_that_ended_before_its_deadline_is_told_so_by_a_watch_that_is_behind() {
+    let mut verdict = Verdict::new(LIMITS, seconds(0));
+    verdict.job(seconds(0), parsed(job(&json!([]))));
+    verdict.pod(seconds(5), parsed(pod("Running", json!({"running": {}}), json!({}))));
+    verdict.job(seconds(30), parsed(job_failed("Failed", "DeadlineExceeded")));
+    assert_eq!(verdict.look(seconds(30)), Next::Look);
+    verdict.looked(seconds(30), Vec::new());
+    assert!(matches!(verdict.look(seconds(30)), Next::Wait(Some(_))));
+    let done = with(
+        pod("Running", exited(0, "Completed"), json!({})),
+        "/status/containerStatuses/1/state/terminated/finishedAt",
+        json!("2026-01-01T00:00:10Z"),
+    );
+    verdict.pod_gone(seconds(60), "u1", Some(parsed(done)));
+    let Next::End(ending) = verdict.look(seconds(60)) else { panic!() };
+    assert_eq!(ending.outcome, Outcome::Completed);
+}
+
+#[test]
 fn what_somebody_deletes_is_told_by_its_last_state_and_never_a_success() {
     let running = || pod("Running", json!({"running": {}}), json!({}));
     let stopped = || deleted(pod("Failed", exited(143, "Error"), json!({})));
