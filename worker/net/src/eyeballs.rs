@@ -119,7 +119,7 @@ mod tests {
         };
         let sleep = |_| async move {
             if !is_late {
-                pending().await
+                pending::<()>().await;
             }
         };
         let addresses = addresses.split_whitespace().map(|one| one.parse().unwrap()).collect();

@@ -62,6 +62,7 @@ enum Occasion {
 
 /// What is known of one task's Job and Pod.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub struct Verdict {
     limits: Limits,
     /// Since when the Job should get a Pod: since it was created, or is no longer suspended.
