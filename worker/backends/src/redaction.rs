@@ -35,7 +35,7 @@ fn replace(text: Vec<u8>, secret: &[u8]) -> Vec<u8> {
             from = at + 1;
         }
     }
-    if kept.is_empty() && rest.len() == text.len() {
+    if rest.len() == text.len() {
         return text;
     }
     kept.extend_from_slice(rest);

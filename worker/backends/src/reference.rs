@@ -253,6 +253,8 @@ mod tests {
             (pinned.wanted(), pinned.to_string()),
             (format!("sha256:{HEX}").as_str(), format!("a:1@sha256:{HEX}"))
         );
+        assert_eq!(pinned.digest(), Some(pinned.wanted()));
+        assert_eq!(Reference::parse("a:1").unwrap().digest(), None);
     }
 
     #[test]
@@ -277,11 +279,18 @@ mod tests {
             ("h..x/a", ReferenceError::Domain),
             ("h:0/a", ReferenceError::Domain),
             ("[::1/a", ReferenceError::Domain),
+            ("[z::]/a", ReferenceError::Domain),
+            ("[::1]5000/a", ReferenceError::Domain),
+            ("-h.x/a", ReferenceError::Domain),
+            ("h-.x/a", ReferenceError::Domain),
+            ("h_h.x/a", ReferenceError::Domain),
         ] {
             assert_eq!(Reference::parse(text), Err(error), "{text}");
         }
         assert_eq!(Reference::parse(&"a".repeat(256)), Err(ReferenceError::TooLong));
-        assert!(Reference::parse("a/b--c").is_ok());
+        for text in ["a/b--c", "h-h.x/a", &"a".repeat(255)] {
+            assert!(Reference::parse(text).is_ok(), "{text}");
+        }
     }
 
     #[test]
