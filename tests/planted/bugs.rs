@@ -291,7 +291,7 @@ planted! {
         => "Some(Seen::Created) => return false,"
     }
     what_a_dead_worker_left_is_not_taken_up {
-        Simulator, "and nobody takes it up", "worker/backends/src/docker/earlier.rs",
+        Simulator, "never comes to rest", "worker/backends/src/docker/earlier.rs",
         "let is_dead = own.is_dead(engine, instance).await;"
         => "let is_dead = !own.is_dead(engine, instance).await;"
     }
