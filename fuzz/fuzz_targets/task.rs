@@ -5,8 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 
 use libfuzzer_sys::arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use oz_worker_backends::fuzzing::{lines, variables};
-use oz_worker_backends::output::LONGEST_LINE;
+use oz_worker_backends::contract::output::LONGEST_LINE;
+use oz_worker_backends::contract::output::fuzzing::lines;
+use oz_worker_backends::direct::dotenv;
 
 #[derive(Debug, Arbitrary)]
 struct Input<'a> {
@@ -18,10 +19,10 @@ struct Input<'a> {
 
 fuzz_target!(|input: Input<'_>| {
     let known = [("PATH", "/usr/bin"), ("A", "$A ${B}")].into_iter().collect();
-    let (set, unreadable) = variables(input.bytes, &known);
+    let dotenv::Variables { set, unreadable } = dotenv::read(input.bytes, &known);
     let ends = input.bytes.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count();
     assert!(unreadable.iter().all(|line| (1..=ends + 1).contains(line)) && unreadable.is_sorted());
-    for (name, value) in &set {
+    for (name, value) in set.iter() {
         assert!(!name.is_empty() && !name.as_bytes().iter().any(|byte| matches!(byte, b'=' | 0)));
         assert!(!value.as_bytes().contains(&0));
     }

@@ -177,12 +177,12 @@ planted! {
         => "self.tasks.get(&task_id).filter(|running| running.run != run)"
     }
     processes_are_not_killed_when_their_task_is_over {
-        Simulator, "processes are alive after the worker left", "worker/backends/src/direct/ending.rs",
+        Simulator, "processes are alive after the worker left", "worker/backends/direct/src/ending.rs",
         "            tree.kill();\n"
         => ""
     }
     a_workspace_is_left_behind {
-        Simulator, "are left of tasks that have ended", "worker/backends/src/direct/ending.rs",
+        Simulator, "are left of tasks that have ended", "worker/backends/direct/src/ending.rs",
         "} else if own.remove_if_empty(files) {"
         => "} else if true {"
     }
@@ -197,7 +197,7 @@ planted! {
         => "            Output::Metric(oz_worker_core::metrics::MetricEvent::TaskFailure { .. }) => {}\n            Output::Metric(event) => self.recorder.record(event),"
     }
     a_task_is_over_only_when_its_teardown_is {
-        Simulator, "exited 0, and it says", "worker/backends/src/direct/mod.rs",
+        Simulator, "exited 0, and it says", "worker/backends/direct/src/lib.rs",
         "            report.finished(self.follow(first, &spec, &place, &mut steps).await);
         });
         let followed = followed.catch_unwind().await;
@@ -236,7 +236,7 @@ planted! {
         => "runtime.unblock(Lane::Remove, "
     }
     a_task_that_cannot_begin_hears_no_cancellation {
-        Simulator, "did not end within", "worker/backends/src/direct/mod.rs",
+        Simulator, "did not end within", "worker/backends/direct/src/lib.rs",
         "machine::begun(&self.runtime, begin, stop.asked())"
         => "machine::begun(&self.runtime, begin, std::future::pending())"
     }
@@ -246,147 +246,147 @@ planted! {
         => "        self.waiting.push_front(message);"
     }
     a_volume_is_whole_although_its_archive_broke_off {
-        Simulator, "which is not whole", "worker/backends/src/docker/filling.rs",
+        Simulator, "which is not whole", "worker/backends/docker/src/filling.rs",
         "        self.engine.upload(&path, archive).await?;"
         => "        let _ = self.engine.upload(&path, archive).await;"
     }
     a_volume_that_was_removed_meanwhile_is_used {
-        Simulator, "which is not whole", "worker/backends/src/docker/run.rs",
+        Simulator, "which is not whole", "worker/backends/docker/src/run.rs",
         "self.sidecars.are_whole(sidecars).await"
         => "self.sidecars.are_whole(&[]).await"
     }
     anonymous_volumes_outlive_their_container {
-        Simulator, "anonymous volume", "worker/backends/src/docker/calls.rs",
+        Simulator, "anonymous volume", "worker/backends/docker/src/calls.rs",
         "?force=1&v=1"
         => "?force=1"
     }
     a_container_that_could_not_be_removed_stays {
-        Simulator, "never comes to rest", "worker/backends/src/docker/removal.rs",
+        Simulator, "never comes to rest", "worker/backends/docker/src/removal.rs",
         "        remove_later(Arc::clone(engine), id.to_owned());\n"
         => ""
     }
     an_ended_container_goes_before_the_server_has_heard {
-        Simulator, "is lost with its worker", "worker/backends/src/docker/ending.rs",
+        Simulator, "is lost with its worker", "worker/backends/docker/src/ending.rs",
         "if let Some(ended) = open.end(ended) {"
         => "drop(open);\n        {"
     }
     an_ended_container_stays_when_the_server_has_heard {
-        Simulator, "are left on the engine", "worker/backends/src/docker/mod.rs",
+        Simulator, "are left on the engine", "worker/backends/docker/src/lib.rs",
         "own.let_go(ended).await"
         => "drop((own, ended))"
     }
     a_wait_that_breaks_is_taken_for_an_end {
-        Simulator, "is told to have ended by success", "worker/backends/src/docker/wait.rs",
+        Simulator, "is told to have ended by success", "worker/backends/docker/src/wait.rs",
         "if let Ok(Some(0)) = waited {"
         => "if !matches!(waited, Ok(Some(1..))) {"
     }
     every_137_is_taken_for_a_lack_of_memory {
-        Simulator, "is told to have ended by container_oom", "worker/backends/src/docker/state.rs",
+        Simulator, "is told to have ended by container_oom", "worker/backends/docker/src/state.rs",
         "_ if is_oom => ("
         => "_ if is_oom || exit_code == 137 => ("
     }
     a_container_that_never_ran_is_followed {
-        Simulator, "is told to have ended by success", "worker/backends/src/docker/removal.rs",
+        Simulator, "is told to have ended by success", "worker/backends/docker/src/removal.rs",
         "Some(Seen::Created) => {}"
         => "Some(Seen::Created) => return false,"
     }
     what_a_dead_worker_left_is_not_taken_up {
-        Simulator, "never comes to rest", "worker/backends/src/docker/earlier.rs",
+        Simulator, "never comes to rest", "worker/backends/docker/src/earlier.rs",
         "let is_dead = own.is_dead(engine, instance).await;"
         => "let is_dead = !own.is_dead(engine, instance).await;"
     }
     a_strangers_container_with_a_name_of_ours_is_removed {
-        Simulator, "which is nobody's", "worker/backends/src/docker/filling.rs",
+        Simulator, "which is nobody's", "worker/backends/docker/src/filling.rs",
         "let Some(instance) = found.instance() else { return Ok(Lock::Foreign) };"
         => "let instance = found.instance().unwrap_or(self.own.text());"
     }
     a_strangers_volume_is_filled_anew {
-        Simulator, "which is somebody else's", "worker/backends/src/docker/volumes.rs",
+        Simulator, "which is somebody else's", "worker/backends/docker/src/volumes.rs",
         "Ok(found) if !found.is_ours() => return Ok(false),"
         => "Ok(found) if found.labels.is_none() => return Ok(false),"
     }
     a_container_is_killed_at_once {
-        Simulator, "is killed without having been asked to end", "worker/backends/src/docker/ending.rs",
+        Simulator, "is killed without having been asked to end", "worker/backends/docker/src/ending.rs",
         "kill(\"SIGTERM\").await;"
         => "kill(\"SIGKILL\").await;"
     }
     a_deleted_job_is_taken_for_a_success {
-        Cluster, "is told to have ended by success", "worker/backends/src/kubernetes/verdict/ends.rs",
+        Cluster, "is told to have ended by success", "worker/backends/kubernetes/src/verdict/ends.rs",
         "Some(self.fail(FailureReason::JobWatch, &format!(\"somebody deleted the {what} before the task ran\"), true))"
         => "Some(completed(None))"
     }
     every_137_in_a_pod_is_taken_for_a_lack_of_memory {
-        Cluster, "is told to have ended by container_oom", "worker/backends/src/kubernetes/verdict/ends.rs",
+        Cluster, "is told to have ended by container_oom", "worker/backends/kubernetes/src/verdict/ends.rs",
         "ended.reason == \"OOMKilled\")"
         => "ended.reason == \"OOMKilled\" || ended.exit_code == 137)"
     }
     the_first_container_of_a_pod_is_taken_for_the_tasks {
-        Cluster, "is told to have ended by", "worker/backends/src/kubernetes/objects.rs",
+        Cluster, "is told to have ended by", "worker/backends/kubernetes/src/objects.rs",
         "self.status.container_statuses.iter().find(|container| container.name == name)"
         => "self.status.container_statuses.iter().find(|container| name != container.image)"
     }
     a_pod_is_given_up_for_what_was_seen_of_it_last {
-        Cluster, "is told to have ended by", "worker/backends/src/kubernetes/verdict.rs",
+        Cluster, "is told to have ended by", "worker/backends/kubernetes/src/verdict.rs",
         "if gives_up && let Some(look) = self.look_first() {"
         => "if gives_up && let Some(look) = self.look_first().filter(|_| false) {"
     }
     events_are_asked_for_again_and_again {
-        Cluster, "requests", "worker/backends/src/kubernetes/verdict.rs",
+        Cluster, "requests", "worker/backends/kubernetes/src/verdict.rs",
         "self.asked.insert(occasion).then_some(Next::Ask(uid))"
         => "{\n            self.asked.insert(occasion);\n            Some(Next::Ask(uid))\n        }"
     }
     the_rest_of_a_list_that_comes_in_pages_is_not_asked_for {
-        Cluster, "is told to have ended by", "worker/backends/src/kubernetes/watch.rs",
+        Cluster, "is told to have ended by", "worker/backends/kubernetes/src/watch.rs",
         "if let Some(token) = metadata.next.filter(|token| !token.is_empty()) {"
         => "if let Some(token) = metadata.next.filter(|token| token.is_empty()) {"
     }
     lists_follow_each_other_at_once {
-        Cluster, "lists of", "worker/backends/src/kubernetes/watch.rs",
+        Cluster, "lists of", "worker/backends/kubernetes/src/watch.rs",
         "(*at).max(self.last_list.map_or(*at, |last| last.plus(LIST_INTERVAL)))"
         => "*at"
     }
     a_job_whose_creation_was_not_answered_is_made_again {
-        Cluster, "has a second Job", "worker/backends/src/kubernetes/creation.rs",
+        Cluster, "has a second Job", "worker/backends/kubernetes/src/creation.rs",
         "Standing::Ours if self.is_over(&there, of, open.is_some()) => self.clear(&there).await?,"
         => "Standing::Ours if open.is_some() => break,\n                        Standing::Ours if self.is_over(&there, of, open.is_some()) => self.clear(&there).await?,"
     }
     a_strangers_job_with_a_name_of_ours_is_deleted {
-        Cluster, "which is somebody else's", "worker/backends/src/kubernetes/creation.rs",
+        Cluster, "which is somebody else's", "worker/backends/kubernetes/src/creation.rs",
         "Standing::Foreign => return Err(format!(\"there is a Job {name}, and it is not ours\")),"
         => "Standing::Foreign => self.clear(&there).await?,"
     }
     a_creation_that_fails_is_not_tried_again {
-        Cluster, "is told to have ended by job_create", "worker/backends/src/kubernetes/error.rs",
+        Cluster, "is told to have ended by job_create", "worker/backends/kubernetes/src/error.rs",
         "if now.since(self.begun) >= patience {"
         => "if now.since(self.begun) >= patience / 100 {"
     }
     the_job_of_a_cancelled_task_stays {
-        Cluster, "cancelled", "worker/backends/src/kubernetes/run.rs",
+        Cluster, "cancelled", "worker/backends/kubernetes/src/run.rs",
         "                    return self.delete_surely(&created).await;"
         => "                    return Vec::new();"
     }
     a_job_that_is_created_after_its_task_was_cancelled_stays {
-        Cluster, "cancelled", "worker/backends/src/kubernetes/creation.rs",
+        Cluster, "cancelled", "worker/backends/kubernetes/src/creation.rs",
         "                own.delete_surely(&created).await;\n"
         => "                let _ = &created;\n"
     }
     a_jobs_deletion_leaves_its_pod {
-        Cluster, "is deleted without its Pod", "worker/backends/src/kubernetes/begin.rs",
+        Cluster, "is deleted without its Pod", "worker/backends/kubernetes/src/begin.rs",
         "\"propagationPolicy\": \"Background\""
         => "\"propagationPolicy\": \"Orphan\""
     }
     the_job_of_a_dead_worker_is_not_taken_up {
-        Cluster, "whose end nobody tells", "worker/backends/src/kubernetes/adoption.rs",
+        Cluster, "whose end nobody tells", "worker/backends/kubernetes/src/adoption.rs",
         "&& !instance.is_empty() && !is_ours;"
         => "&& !instance.is_empty() && is_ours;"
     }
     two_workers_take_up_one_job {
-        Cluster, "which a living one has", "worker/backends/src/kubernetes/adoption.rs",
+        Cluster, "which a living one has", "worker/backends/kubernetes/src/adoption.rs",
         "\"uid\": job.metadata.uid, \"resourceVersion\": version, \"annotations\""
         => "\"uid\": job.metadata.uid, \"annotations\""
     }
     the_job_of_a_living_worker_is_taken_up {
-        Cluster, "which a living one has", "worker/backends/src/kubernetes/adoption.rs",
+        Cluster, "which a living one has", "worker/backends/kubernetes/src/adoption.rs",
         "if gone.get(&instance) == Some(&true) {"
         => "if gone.contains_key(&instance) {"
     }

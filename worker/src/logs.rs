@@ -29,7 +29,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::settings::{LogFormat, LogLevel};
 use format::{Parts, Style};
-use oz_worker_backends::output::{LONGEST_LINE, TaskLog};
+use oz_worker_backends::contract::output::{LONGEST_LINE, TaskLog};
 use queue::{OutputBudget, Queue};
 
 /// The crates whose events are logged begin with one of these: the libraries and the program itself.

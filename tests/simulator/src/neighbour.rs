@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use oz_worker_backends::contract::output::TaskLog;
 use oz_worker_backends::contract::{Latch, Report, Resumed, Stop, Task, TaskEvent};
 use oz_worker_backends::docker::DockerSettings;
-use oz_worker_backends::output::TaskLog;
 use oz_worker_backends::{Backend, BackendSettings};
 use oz_worker_core::Outcome;
 use oz_worker_core::agent::{InstanceShape, Sidecar, TaskSpec};

@@ -1,31 +1,9 @@
-//! What running a task means: one folder per backend.
+//! Every backend, and which of them runs the tasks. Each is a crate of its own.
 //!
-//! [`contract`] says what a backend is, [`output`] logs what tasks write whatever it comes through. A further backend is a
-//! folder, and one more variant of [`BackendSettings`] and of [`Backend`] here.
+//! [`contract`] says what a backend is. A further one is a crate, and one more variant of [`BackendSettings`] and of
+//! [`Backend`] here.
 
 #![forbid(unsafe_code)]
-
-mod aside;
-pub mod command;
-pub mod contract;
-pub mod direct;
-pub mod docker;
-mod earlier;
-mod ends;
-#[cfg(fuzzing)]
-pub mod fuzzing;
-mod helper;
-mod image;
-pub mod kubernetes;
-mod last_output;
-mod machine;
-pub mod output;
-mod program;
-mod query;
-pub mod redaction;
-pub mod reference;
-mod turns;
-mod untyped;
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -39,6 +17,11 @@ use oz_worker_core::{AfterKill, Failure};
 use oz_worker_runtime::{Files, Host};
 use oz_worker_text::section::{Section, Vocabulary};
 use oz_worker_text::yaml::Position;
+
+pub use {
+    oz_worker_command as command, oz_worker_contract as contract, oz_worker_direct as direct,
+    oz_worker_docker as docker, oz_worker_kubernetes as kubernetes,
+};
 
 use command::{CommandBackend, CommandSettings, Handed};
 use contract::{Common, Configure, Earlier, Facts, Report, Resumed, Task};

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use tracing::Level;
 
-use oz_worker_backends::output::{LINE_END, LONGEST_LINE};
+use oz_worker_backends::contract::output::{LINE_END, LONGEST_LINE};
 use oz_worker_text::duration::writable;
 use oz_worker_text::line::is_unfit;
 
