@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use async_lock::Semaphore;
 use futures_lite::{AsyncWriteExt, FutureExt};
+use oz_worker_contract::machine::{self, KILL_LIMIT, SHELL, Unclaimed};
+use oz_worker_contract::output::{TaskLog, forward};
+use oz_worker_contract::{Common, Configure, Report, Stop, Task, failed};
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome};
 use oz_worker_runtime::{Command, Environment, Exit, Host, Lane, Machine, Pipes, Process, Signal};
@@ -18,9 +21,6 @@ use oz_worker_telemetry::{TaskStep, TaskTrace};
 use oz_worker_text::duration;
 use tracing::warn;
 
-use oz_worker_contract::machine::{self, KILL_LIMIT, SHELL, Unclaimed};
-use oz_worker_contract::output::{TaskLog, forward};
-use oz_worker_contract::{Common, Configure, Report, Stop, Task, failed};
 pub use settings::CommandSettings;
 
 /// How long `cancel_command` may take.
@@ -78,6 +78,8 @@ impl<R: Host> CommandBackend<R> {
         Self { common, settings, env, cancelling: Semaphore::new(MOST_CANCELLING) }
     }
 
+    /// Runs a task to its end, or until it is asked to stop. Its report is told what became of it; what failed after that is
+    /// given.
     pub async fn run(&self, task: Task) -> Vec<Failure> {
         let Task { spec, trace, stop, report, log } = task;
         let mut cleanup = Vec::new();
@@ -125,6 +127,10 @@ impl<R: Host> CommandBackend<R> {
         failed(FailureReason::DispatchCommand, message)
     }
 
+    /// Runs the operator's `cancel_command` for a task that was handed over; nothing when there is none.
+    ///
+    /// # Errors
+    /// Why that failed, in words.
     pub async fn cancel(&self, handed: &Handed<'_>) -> Result<(), String> {
         let Some(script) = &self.settings.cancel_command else { return Ok(()) };
         let _place = self.cancelling.acquire().await;

@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
+use oz_worker_contract::machine::check_shell;
+use oz_worker_contract::{Configure, Facts};
 use oz_worker_core::AfterKill;
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_core::secret::Variables;
@@ -10,9 +12,6 @@ use oz_worker_runtime::Files;
 use oz_worker_text::duration;
 use oz_worker_text::section::{Section, Vocabulary};
 use oz_worker_text::yaml::Position;
-
-use oz_worker_contract::machine::check_shell;
-use oz_worker_contract::{Configure, Facts};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandSettings {

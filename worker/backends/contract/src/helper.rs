@@ -27,7 +27,11 @@ pub enum HelperError {
     Late(Duration),
 }
 
-/// Runs `command`, gives it `input`, and reads at most so many bytes of what it writes to each of its pipes.
+/// Runs `command`, gives it `input`, and reads at most so many bytes of what it writes to each of its pipes. It may take as
+/// long as `limit`; whatever it then still runs is killed.
+///
+/// # Errors
+/// [`HelperError`].
 pub async fn ask<R: Host>(
     runtime: &R,
     command: Command,

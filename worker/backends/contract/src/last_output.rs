@@ -22,6 +22,9 @@ const LINES: u32 = 10_000;
 const LONG_LINES: u32 = 64;
 
 /// Reads the last lines. `ask` reads so many of them; `None` from it: they are longer than [`MOST_READ`].
+///
+/// # Errors
+/// What `ask` fails with.
 pub async fn read<E, F>(ask: impl Fn(u32) -> F) -> Result<Vec<u8>, E>
 where
     F: Future<Output = Result<Option<Vec<u8>>, E>>,

@@ -85,6 +85,9 @@ pub async fn begun<R: Host, T>(
 
 /// Starts a process where that may block, if it is still wanted by then, and says so as soon as it runs. When this is given
 /// up it is not started any more; one that was being started is killed as soon as it is there.
+///
+/// # Errors
+/// Why the system did not start it; [`Interrupted`](io::ErrorKind::Interrupted) when it is not wanted any more.
 pub async fn start<R: Host>(
     runtime: &R,
     command: Command,
@@ -115,6 +118,10 @@ impl<P: Process> Unclaimed<P> {
         self.0.as_mut()
     }
 
+    /// Whoever has it now ends it.
+    ///
+    /// # Errors
+    /// [`NotFound`](io::ErrorKind::NotFound): it was claimed before.
     pub fn claim(mut self) -> io::Result<P> {
         self.0.take().ok_or_else(|| io::ErrorKind::NotFound.into())
     }

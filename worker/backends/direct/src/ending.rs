@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use futures_channel::oneshot::Receiver;
 use futures_lite::FutureExt;
+use oz_worker_contract::Report;
+use oz_worker_contract::machine::{KILL_LIMIT, ProcessOf, TreeOf};
 use oz_worker_core::Failure;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_runtime::{Files, Host, Lane, Machine, Tree};
@@ -15,8 +17,6 @@ use tracing::warn;
 
 use super::workspaces::Workspace;
 use super::{Job, Place, steps};
-use oz_worker_contract::Report;
-use oz_worker_contract::machine::{KILL_LIMIT, ProcessOf, TreeOf};
 
 /// How long a task waits until nothing of it is left on this machine. A large removal, or a file system that does not
 /// answer, has the rest of its time beside: the task's end is known, and somebody waits to hear it.

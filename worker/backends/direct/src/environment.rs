@@ -3,12 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use oz_worker_contract::machine::SHELL;
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_runtime::{Command, Environment, Files, Pipes};
 
 use super::Place;
 use super::dotenv::{self, Variables};
-use oz_worker_contract::machine::SHELL;
 
 /// What the agent gets from the worker's own environment.
 const PASSED_ON: [&str; 3] = ["HOME", "TMPDIR", "PATH"];

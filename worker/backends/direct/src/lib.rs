@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
+use oz_worker_contract::machine::{self, ProcessOf, TreeOf};
+use oz_worker_contract::{Common, Report, Stop, Task, failed};
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::{Failure, Outcome};
@@ -24,9 +26,7 @@ use oz_worker_telemetry::{TaskStep, TaskTrace};
 use tracing::warn;
 
 use ending::Left;
-use oz_worker_contract::machine::{self, ProcessOf, TreeOf};
 pub use oz_worker_contract::program::ProgramError;
-use oz_worker_contract::{Common, Report, Stop, Task, failed};
 pub use settings::{DirectError, DirectSettings};
 use steps::{Step, StepEnd, Steps};
 pub use workspaces::{Cleaned, Origin, Workspace, WorkspaceError, Workspaces};
@@ -136,10 +136,13 @@ impl<R: Host> DirectBackend<R> {
         Ok(Self::new(runtime, job))
     }
 
+    /// The backend on a machine that is ready.
     pub fn new(runtime: R, job: Job) -> Self {
         Self { runtime, job: Arc::new(job) }
     }
 
+    /// Runs a task to its end, or until it is asked to stop. Its report is told what became of it; what failed after that is
+    /// given.
     pub async fn run(&self, task: Task) -> Vec<Failure> {
         let Task { spec, trace, stop, report, log } = task;
         if stop.is_asked() {

@@ -3,14 +3,13 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use oz_worker_contract::machine::{NoShell, check_shell};
+use oz_worker_contract::program::{ProgramError, find_program};
+use oz_worker_contract::{Configure, Facts};
 use oz_worker_core::AfterKill;
 use oz_worker_runtime::{Files, Named};
 use oz_worker_text::section::{Section, Vocabulary};
 use oz_worker_text::yaml::Position;
-
-use oz_worker_contract::machine::{NoShell, check_shell};
-use oz_worker_contract::program::{ProgramError, find_program};
-use oz_worker_contract::{Configure, Facts};
 
 /// Backend `direct`. Paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use futures_channel::oneshot::Receiver;
 use futures_lite::FutureExt;
-use oz_worker_runtime::{Command, Exit, Host, Lane, Machine, Process, Signal, Tree};
-use oz_worker_telemetry::{TaskStep, TaskTrace};
-
 use oz_worker_contract::Stop;
 use oz_worker_contract::machine::{ProcessOf, TreeOf, begun, start};
 use oz_worker_contract::output::{TaskLog, forward};
+use oz_worker_runtime::{Command, Exit, Host, Lane, Machine, Process, Signal, Tree};
+use oz_worker_telemetry::{TaskStep, TaskTrace};
 
 /// How long the last output of a task may take to be read after its last process ended.
 const LAST_OUTPUT_LIMIT: Duration = Duration::from_secs(1);

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::Method;
+use oz_worker_contract::query::escaped;
 use oz_worker_core::secret::Secret;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::EngineError;
-use oz_worker_contract::query::escaped;
 
 /// How long an engine may be silent in the middle of a call. One that stands still for a minute fails no task.
 pub const SILENCE: Duration = Duration::from_secs(90);

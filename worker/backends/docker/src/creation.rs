@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use oz_worker_contract::query::escaped;
 use oz_worker_runtime::Host;
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,7 +16,6 @@ use super::calls::{Call, Created, create};
 use super::engine::Engine;
 use super::error::EngineError;
 use super::{labels, removal};
-use oz_worker_contract::query::escaped;
 
 /// How often, and how many times, somebody looks for a container that an engine may have made.
 const LATER: Duration = Duration::from_secs(30);

@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL};
+use oz_worker_contract::reference::HUB_KEY;
 use oz_worker_core::secret::Secret;
 use serde::{Deserialize, Serialize};
-
-use oz_worker_contract::reference::HUB_KEY;
 
 /// What a helper prints for a registry that it knows nothing of (docker-credential-helpers, `credentials.NewErrCredentialsNotFound`).
 const NOT_FOUND: &str = "credentials not found";

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use oz_worker_contract::Earlier;
+use oz_worker_contract::earlier::{Left, newest};
+use oz_worker_contract::query::escaped;
 use oz_worker_runtime::Host;
 use tracing::warn;
 
@@ -14,9 +17,6 @@ use super::error::EngineError;
 use super::instance::Instance;
 use super::labels::{self, EXECUTION_ID, Holder, INSTANCE, TASK_ID, WORKER_ID};
 use super::{removal, wait};
-use oz_worker_contract::Earlier;
-use oz_worker_contract::earlier::{Left, newest};
-use oz_worker_contract::query::escaped;
 
 /// When it is looked for what an engine made late: soon, after as long as one may stand still, and once more.
 const LATER: [Duration; 3] = [Duration::from_secs(10), Duration::from_secs(180), Duration::from_secs(600)];

@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 use futures_lite::FutureExt;
+use oz_worker_contract::ends::Open;
+use oz_worker_contract::last_output::{self, MOST_READ};
+use oz_worker_contract::output::TaskLog;
+use oz_worker_contract::redaction::redact;
+use oz_worker_contract::{Report, Stop, failed};
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::secret::Variables;
 use oz_worker_core::{Failure, Outcome};
@@ -19,11 +24,6 @@ use super::state::Seen;
 use super::tail::Tail;
 use super::wait::{self, ContainerEnd};
 use super::{Shared, removal, state};
-use oz_worker_contract::ends::Open;
-use oz_worker_contract::last_output::{self, MOST_READ};
-use oz_worker_contract::output::TaskLog;
-use oz_worker_contract::redaction::redact;
-use oz_worker_contract::{Report, Stop, failed};
 
 /// How long it may take to see whether a container has ended already.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);

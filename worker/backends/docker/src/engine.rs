@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_io::AsyncRead;
 use futures_lite::FutureExt;
 use http::{HeaderValue, Method, StatusCode, header};
+use oz_worker_contract::turns::Turns;
 use oz_worker_core::time::Instant;
 use oz_worker_net::{Answer, AnswerError, Destination, HttpClient, Payload, dial, secret_value};
 use oz_worker_runtime::Host;
@@ -19,7 +20,6 @@ use super::calls::{Call, LONG_SILENCE, SILENCE};
 use super::error::EngineError;
 use super::line::{Line, Said, Ssh};
 use super::reply::{Reply, within};
-use oz_worker_contract::turns::Turns;
 
 /// The newest version of the API that this worker speaks. Nothing that it uses came later than 1.41; engines exist whose
 /// oldest is 1.44 (Engine 29).

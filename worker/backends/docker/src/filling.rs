@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use oz_worker_contract::aside::{Aside, Working};
+use oz_worker_contract::query::escaped;
 use oz_worker_runtime::Host;
 
 use super::calls::{Call, Created, LONG_SILENCE, Listed, list, remove, unless_missing};
@@ -20,8 +22,6 @@ use super::images::Image;
 use super::instance::Instance;
 use super::labels::{self, Owned, SIDECAR, VOLUME};
 use super::{removal, volumes};
-use oz_worker_contract::aside::{Aside, Working};
-use oz_worker_contract::query::escaped;
 
 /// How often somebody tries to be the one that fills a volume while those who were it go.
 const TRIES: u32 = 20;

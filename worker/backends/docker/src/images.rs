@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_lite::FutureExt;
+use oz_worker_contract::query::escaped;
+use oz_worker_contract::reference::{Reference, is_digest};
 use oz_worker_net::AnswerError;
 use oz_worker_net::lines::Lines;
 use oz_worker_runtime::Host;
@@ -22,8 +24,6 @@ use super::pull::{LONGEST_LINE, PullProgress};
 use super::refusals::Refusals;
 use super::registry::{self, PullFault};
 use super::settings::PullWhen;
-use oz_worker_contract::query::escaped;
-use oz_worker_contract::reference::{Reference, is_digest};
 
 /// How often a pull is tried that fails by what passes.
 const TRIES: u32 = 3;

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use oz_worker_contract::earlier;
 use oz_worker_runtime::{Files, Host, Lane, Machine, Mark, Owner};
 use serde::Deserialize;
 
@@ -13,7 +14,6 @@ use super::calls::Call;
 use super::engine::Engine;
 use super::error::EngineError;
 use super::state::{ContainerState, Seen};
-use oz_worker_contract::earlier;
 
 /// What this process has mounted: `proc_pid_mountinfo(5)`.
 const MOUNTS: &str = "/proc/self/mountinfo";

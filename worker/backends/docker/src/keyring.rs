@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use oz_worker_contract::helper::{self, Answer};
+use oz_worker_contract::program::find_program;
 use oz_worker_core::secret::Secret;
 use oz_worker_runtime::{Command, Environment, Exit, Host, Lane, Machine, Pipes};
 use oz_worker_text::line::quoted;
 
 use super::credentials::{self, AuthFile, Credentials, Source, read_helper};
 use super::endpoint::{auth_file, config_dir};
-use oz_worker_contract::helper::{self, Answer};
-use oz_worker_contract::program::find_program;
 
 /// How long a helper may take. It may have to ask a service for a fresh token.
 const HELPER_LIMIT: Duration = Duration::from_secs(30);

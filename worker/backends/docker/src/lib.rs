@@ -39,6 +39,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use oz_worker_contract::aside::Aside;
+use oz_worker_contract::earlier::Left;
+use oz_worker_contract::ends::{Ends, Key};
+use oz_worker_contract::machine;
+use oz_worker_contract::program::find_program;
+use oz_worker_contract::turns::Turns;
+use oz_worker_contract::{Common, Earlier, Resumed, Task};
 use oz_worker_core::Failure;
 use oz_worker_net::Destination;
 use oz_worker_runtime::{Host, Lane, Machine};
@@ -56,13 +63,6 @@ use instance::Instance;
 use keyring::Keyring;
 use labels::Owned;
 use line::Ssh;
-use oz_worker_contract::aside::Aside;
-use oz_worker_contract::earlier::Left;
-use oz_worker_contract::ends::{Ends, Key};
-use oz_worker_contract::machine;
-use oz_worker_contract::program::find_program;
-use oz_worker_contract::turns::Turns;
-use oz_worker_contract::{Common, Earlier, Resumed, Task};
 use place::Place;
 use reply::within;
 pub use settings::{DockerSettings, PullWhen, UnknownPullWhen, VolumeError, check_volume};
@@ -206,6 +206,7 @@ impl<R: Host> DockerBackend<R> {
         self.shared.earlier.iter().map(|left| left.task.clone()).collect()
     }
 
+    /// Lets go what was kept of a task for later workers, whose end is not told any more. None: there is nothing.
     pub fn settle(
         &self,
         task_id: &str,
@@ -216,10 +217,13 @@ impl<R: Host> DockerBackend<R> {
         Some(async move { own.let_go(ended).await })
     }
 
+    /// Runs a task to its end, or until it is asked to stop. Its report is told what became of it; what failed after that is
+    /// given.
     pub async fn run(&self, task: Task) -> Vec<Failure> {
         self.shared.run(task).await
     }
 
+    /// Takes up a task that an earlier worker started; otherwise as [`run`](Self::run).
     pub async fn resume(&self, resumed: Resumed) -> Vec<Failure> {
         self.shared.resume(resumed).await
     }

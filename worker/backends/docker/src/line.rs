@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 
 use futures_io::{AsyncRead, AsyncWrite};
 use futures_lite::AsyncReadExt;
+use oz_worker_contract::machine::{self, ProcessOf};
 use oz_worker_net::Wire;
 use oz_worker_runtime::{Command, Environment, Host, Pipes, Process, Signal};
 
 use super::place::SshHost;
-use oz_worker_contract::machine::{self, ProcessOf};
 
 /// How much of what `ssh` says is kept for an error, in bytes.
 const MOST_SAID: u64 = 1 << 10;

@@ -1,8 +1,7 @@
 //! What an engine says while it pulls: a row of JSON objects, one a line, in which a pull may fail long after its 200.
 
-use serde::Deserialize;
-
 use oz_worker_contract::reference::is_digest;
+use serde::Deserialize;
 
 /// The longest line that is read. Real ones have a few hundred bytes.
 pub const LONGEST_LINE: usize = 16 << 10;

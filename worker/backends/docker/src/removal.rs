@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use oz_worker_contract::query::escaped;
 use oz_worker_runtime::Host;
 use tracing::{info, warn};
 
@@ -13,7 +14,6 @@ use super::labels;
 use super::reply::within;
 use super::state::Seen;
 use super::wait;
-use oz_worker_contract::query::escaped;
 
 /// How often a container is removed that is busy.
 const TRIES: u32 = 3;

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 use futures_lite::FutureExt;
+use oz_worker_contract::ends::Key;
+use oz_worker_contract::reference::Reference;
+use oz_worker_contract::turns::Turn;
+use oz_worker_contract::{Resumed, Stop, Task, failed};
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::secret::Variables;
@@ -27,10 +31,6 @@ use super::removal;
 use super::sidecars::Prepared;
 use super::state::Seen;
 use super::wait;
-use oz_worker_contract::ends::Key;
-use oz_worker_contract::reference::Reference;
-use oz_worker_contract::turns::Turn;
-use oz_worker_contract::{Resumed, Stop, Task, failed};
 
 /// How long whoever is asked to stop waits for a container that is being made.
 const CREATE_PATIENCE: Duration = Duration::from_secs(5);

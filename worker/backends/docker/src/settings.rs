@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::time::Duration;
 
+use oz_worker_contract::image::check_image;
+use oz_worker_contract::untyped::Untyped;
+use oz_worker_contract::{Configure, Facts};
 use oz_worker_core::AfterKill;
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_runtime::Files;
@@ -13,9 +16,6 @@ use oz_worker_text::section::{Section, Vocabulary};
 use oz_worker_text::yaml::Position;
 
 use super::{container, endpoint};
-use oz_worker_contract::image::check_image;
-use oz_worker_contract::untyped::Untyped;
-use oz_worker_contract::{Configure, Facts};
 
 /// What the labels by which the worker knows its containers begin with: nobody else sets one.
 const OWN_LABELS: &str = "oz-agent-worker";

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use oz_worker_contract::reference::ReferenceError;
+
 use super::error::EngineError;
 use super::images::ImageError;
-use oz_worker_contract::reference::ReferenceError;
 
 #[derive(Debug)]
 pub enum SidecarError {

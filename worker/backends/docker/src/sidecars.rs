@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_channel::oneshot;
+use oz_worker_contract::query::escaped;
+use oz_worker_contract::reference::Reference;
 use oz_worker_core::agent::Sidecar;
 use oz_worker_core::time::Instant;
 use oz_worker_runtime::Host;
@@ -21,8 +23,6 @@ use super::labels::{self, SIDECAR};
 use super::refusals::Refusals;
 use super::sidecar_error::SidecarError;
 use super::{removal, volumes};
-use oz_worker_contract::query::escaped;
-use oz_worker_contract::reference::Reference;
 
 /// How many names are tried for a volume: more tasks than that do not have a copy of one image each.
 const MOST_NAMES: u32 = 256;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use oz_worker_contract::query::escaped;
 use oz_worker_runtime::Host;
 use serde::Deserialize;
 use serde_json::json;
@@ -10,7 +11,6 @@ use super::calls::Call;
 use super::engine::Engine;
 use super::error::EngineError;
 use super::labels::SIDECAR;
-use oz_worker_contract::query::escaped;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]

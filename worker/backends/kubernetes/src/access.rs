@@ -112,5 +112,16 @@ mod tests {
         let access = in_cluster(&env).expect("a Pod");
         assert_eq!(access.server.authority().as_str(), "[fd00::1]:443");
         assert!(in_cluster(&|_| None).is_none());
+        let empty =
+            |missing: &'static str| move |name: &str| env(name).filter(|_| name != missing).or(Some(String::new()));
+        for name in ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"] {
+            assert!(in_cluster(&empty(name)).is_none(), "{name} is empty");
+        }
+    }
+
+    #[test]
+    fn of_a_key_only_its_place_is_shown() {
+        assert_eq!(format!("{:?}", Material::Here(b"canary".to_vec())), "Here(not shown)");
+        assert_eq!(format!("{:?}", Material::File("/key.pem".into())), "File(/key.pem)");
     }
 }

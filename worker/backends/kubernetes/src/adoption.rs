@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use oz_worker_contract::Earlier;
+use oz_worker_contract::earlier::{Left, is_dead, newest};
+use oz_worker_contract::ends::Key;
+use oz_worker_contract::query::escaped;
 use oz_worker_runtime::{Host, Mark};
 use serde_json::json;
 use tracing::{info, warn};
@@ -17,10 +21,6 @@ use super::held::Created;
 use super::instance::{Instance, OwnPod};
 use super::names::{EXECUTION_ID, INSTANCE, TASK_ID};
 use super::objects::{Items, Job, Pod};
-use oz_worker_contract::Earlier;
-use oz_worker_contract::earlier::{Left, is_dead, newest};
-use oz_worker_contract::ends::Key;
-use oz_worker_contract::query::escaped;
 
 /// How often Jobs are looked for whose worker is gone.
 const INTERVAL: Duration = Duration::from_secs(30);

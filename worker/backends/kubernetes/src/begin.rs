@@ -1,33 +1,26 @@
-//! What must be true before the first task: the cluster can be reached, lets us do what we need, and starts a Pod like a
-//! task's.
+//! What must be true before the first task: the cluster lets us do what we need, and starts a Pod like a task's.
 
 use std::future::poll_fn;
-use std::path::{Path, PathBuf};
 use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_lite::FutureExt;
+use oz_worker_contract::query::escaped;
 use oz_worker_core::time::Instant;
-use oz_worker_runtime::{Environment, Files, Host, Lane, Machine};
+use oz_worker_runtime::Host;
 use oz_worker_text::line::beginning;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::access::{Access, SERVICE_ACCOUNT, in_cluster};
 use super::cluster::{Call, Cluster};
-use super::credentials::Credentials;
 use super::error::{ApiError, Tries};
-use super::instance::OwnPod;
-use super::kubeconfig::Kubeconfig;
 use super::names::hash;
 use super::objects::{ContainerStatus, Event, Items, Job, Pod};
 use super::preflight;
 use super::pulls;
 use super::settings::KubernetesSettings;
-use oz_worker_contract::Common;
-use oz_worker_contract::query::escaped;
 
 /// How long the preflight may take.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -39,11 +32,6 @@ const PATCH_LIMIT: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// The same where changes cannot be watched.
 const BLIND_INTERVAL: Duration = Duration::from_millis(250);
-/// What is said where nothing leads to a cluster.
-const NOWHERE: &str =
-    "no cluster is configured: this is no Pod, and there is no kubeconfig; set kubeconfig or KUBECONFIG";
-/// The largest kubeconfig.
-const LARGEST_FILE: u64 = 4 << 20;
 /// The longest text of the cluster's that is repeated, in characters.
 const LONGEST_TEXT: usize = 500;
 
@@ -74,93 +62,6 @@ pub async fn pods<R: Host>(cluster: &Cluster<R>, job: &str) -> Result<Vec<Pod>, 
     let selector = escaped(&format!("controller-uid={job}"));
     let path = format!("{}?labelSelector={selector}", cluster.core("pods"));
     cluster.ask(&Call::get(path)).await.map(|Items { items }| items)
-}
-
-/// How the cluster is reached, found as kubectl finds it, and in which of its Pods this is. It was not called yet.
-///
-/// # Errors
-/// What stands in the way, in one line.
-pub async fn reach<R: Host>(
-    settings: &KubernetesSettings,
-    common: &Common<R>,
-) -> Result<(Cluster<R>, Option<OwnPod>), String> {
-    let (given, env) = (settings.kubeconfig.clone(), common.host_env.clone());
-    let has_context = settings.context.is_some();
-    let find = move |machine: &R::Machine| find(machine.files(), given, has_context, &env);
-    let mut own = None;
-    let access = match common.runtime.on(Lane::Start, find).await? {
-        Place::Pod(access, pod) => {
-            if pod.is_none() {
-                warn!(
-                    "the service account's token names no Pod: what this worker leaves is taken up on this node only"
-                );
-            }
-            own = pod;
-            *access
-        }
-        // Here and not there: those threads have little stack.
-        Place::Files(files) => {
-            let mut merged = Kubeconfig::default();
-            for (path, text) in files {
-                merged.add(&path, &text).map_err(|error| error.to_string())?;
-            }
-            if merged.is_empty() {
-                return Err(NOWHERE.into());
-            }
-            merged.access(settings.context.as_deref()).map_err(|error| error.to_string())?
-        }
-    };
-    let prefix = access.server.path_and_query().path().trim_end_matches('/').to_owned();
-    let credentials = Credentials::new(common.runtime.clone(), common.host_env.clone(), access);
-    let credentials = credentials.map_err(|error| error.to_string())?;
-    Ok((Cluster::new(common.runtime.clone(), credentials, prefix, settings.namespace.clone()), own))
-}
-
-/// Where it says how the cluster is reached.
-enum Place {
-    /// This is a Pod of it; which one, if that is known.
-    Pod(Box<Access>, Option<OwnPod>),
-    /// In kubeconfigs: their paths, and what they hold.
-    Files(Vec<(PathBuf, Vec<u8>)>),
-}
-
-fn find(files: &impl Files, given: Option<PathBuf>, has_context: bool, env: &Environment) -> Result<Place, String> {
-    let text = |name: &str| env.get(name).map(|value| value.to_string_lossy().into_owned());
-    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
-    let read = |path: PathBuf| {
-        let text = files.read(&path, LARGEST_FILE);
-        let text = text.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-        Ok::<_, String>((path, text))
-    };
-    if let Some(path) = given {
-        return match read(absolute(path))? {
-            (path, Some(text)) => Ok(Place::Files(vec![(path, text)])),
-            (path, None) => Err(format!("there is no kubeconfig {}", path.display())),
-        };
-    }
-    if !has_context
-        && let Some(access) = in_cluster(&text)
-        && files.named(&Path::new(SERVICE_ACCOUNT).join("token")).is_ok()
-    {
-        let token = files.read(&Path::new(SERVICE_ACCOUNT).join("token"), LARGEST_FILE).ok().flatten();
-        return Ok(Place::Pod(Box::new(access), token.as_deref().and_then(OwnPod::of_token)));
-    }
-    let paths: Vec<PathBuf> = match env.get("KUBECONFIG").filter(|list| !list.is_empty()) {
-        Some(list) => std::env::split_paths(list).filter(|path| !path.as_os_str().is_empty()).collect(),
-        None => text("HOME")
-            .filter(|home| !home.is_empty())
-            .iter()
-            .map(|home| Path::new(home).join(".kube/config"))
-            .collect(),
-    };
-    let mut found = Vec::new();
-    for path in paths {
-        // One of a list that is not there is as good as an empty one.
-        if let (path, Some(text)) = read(absolute(path))? {
-            found.push((path, text));
-        }
-    }
-    Ok(Place::Files(found))
 }
 
 /// Asks the API server whether we may do what we need, and says whether Jobs may be patched too.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use futures_lite::FutureExt;
 use http::{HeaderValue, Method, Request, header};
+use oz_worker_contract::query::escaped;
+use oz_worker_contract::turns::{Turn, Turns};
 use oz_worker_net::{Answer, AnswerError, Body, HttpClient, Payload, Wire, dial, secret_value};
 use oz_worker_runtime::Host;
 use oz_worker_text::line::beginning;
@@ -15,8 +17,6 @@ use serde_json::Value;
 
 use super::credentials::{Credentials, Pass};
 use super::error::{ApiError, PATIENCE, Tries};
-use oz_worker_contract::query::escaped;
-use oz_worker_contract::turns::{Turn, Turns};
 
 /// How long one call may take once it has its turn. An API server answers within a minute itself; a webhook may take 30 s of it.
 const CALL_LIMIT: Duration = Duration::from_secs(65);

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 use futures_lite::FutureExt;
+use oz_worker_contract::reference::Reference;
+use oz_worker_contract::{Stop, failed};
 use oz_worker_core::Outcome;
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
@@ -19,8 +21,6 @@ use super::held::Created;
 use super::job::{self, Frame};
 use super::names::{INSTANCE, Identity, Standing};
 use super::objects::Job;
-use oz_worker_contract::reference::Reference;
-use oz_worker_contract::{Stop, failed};
 
 /// How long a finished Job that stands in the way may take to be gone.
 const GONE_LIMIT: Duration = Duration::from_secs(60);

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use async_lock::Mutex;
 use http::{HeaderName, HeaderValue};
+use oz_worker_contract::helper::{self, Answer, HelperError};
+use oz_worker_contract::program::{ProgramError, find_program};
 use oz_worker_core::secret::Secret;
 use oz_worker_core::time::Instant;
 use oz_worker_net::proxy::ProxyError;
@@ -21,8 +23,6 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use super::access::{Access, Authority, Credential, Material, Plugin};
-use oz_worker_contract::helper::{self, Answer, HelperError};
-use oz_worker_contract::program::{ProgramError, find_program};
 
 /// How old what was read of files may become. A rotated token is refused some minutes after it was replaced.
 const FRESH: Duration = Duration::from_secs(60);

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 
+use oz_worker_contract::Latch;
+
 use super::names::{INSTANCE, OWN};
 use super::objects::{Job, Pod};
-use oz_worker_contract::Latch;
 
 /// What was seen of a Job.
 #[derive(Debug, Clone)]

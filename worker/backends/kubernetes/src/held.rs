@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::objects::Job;
 use oz_worker_contract::Report;
 use oz_worker_contract::ends::Key;
+
+use super::objects::Job;
 
 /// A Job that was created, or taken for one that was, or taken up.
 #[derive(Debug, Clone, PartialEq, Eq)]

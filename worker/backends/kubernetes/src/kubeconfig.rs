@@ -303,7 +303,42 @@ users:
         assert!(!format!("{access:?}").contains("canary"));
         let Credential::Plugin(plugin) = access.credential else { panic!("no plugin") };
         assert_eq!((plugin.command.as_str(), plugin.args.as_slice()), ("/two/./bin/p", &["x".to_owned()][..]));
-        assert_eq!(plugin.cluster.expect("told").get("server"), Some(&"https://two".into()));
+        let told = serde_json::json!({
+            "server": "https://two", "insecure-skip-tls-verify": true, "proxy-url": "http://p:3128",
+            "certificate-authority-data": "YQ=="
+        });
+        assert_eq!(plugin.cluster, Some(told));
+    }
+
+    #[test]
+    fn authorities_are_those_of_the_data_then_of_the_file_then_of_the_system() {
+        let authority = |more: &str| {
+            let text = format!(
+                "{{current-context: a, clusters: [{{name: k, cluster: {{server: 'https://h'{more}}}}}], \
+                 contexts: [{{name: a, context: {{cluster: k, user: ''}}}}]}}"
+            );
+            let access = merged(&[("/d/k", &text)]).access(None).expect("an access");
+            (access.authority, access.credential)
+        };
+        let these = |material| (Authority::These(material), Credential::Nothing);
+        let data = ", certificate-authority-data: YQ==, certificate-authority: ca";
+        assert_eq!(authority(data), these(Material::Here(b"a".to_vec())));
+        let file = ", certificate-authority-data: '', certificate-authority: ca, insecure-skip-tls-verify: false";
+        assert_eq!(authority(file), these(Material::File("/d/ca".into())));
+        assert_eq!(authority(", certificate-authority: ''"), (Authority::System, Credential::Nothing));
+        assert_eq!(authority(&format!("{data}, insecure-skip-tls-verify: true")).0, Authority::Anybody);
+    }
+
+    #[test]
+    fn files_say_nothing_when_they_name_neither_context_nor_cluster() {
+        assert!(merged(&[("/k", "{users: [{name: u}]}"), ("/e", "")]).is_empty());
+        for text in [
+            "{current-context: a}",
+            "{contexts: [{name: a, context: {cluster: k}}]}",
+            "{clusters: [{name: k, cluster: {server: 'https://h'}}]}",
+        ] {
+            assert!(!merged(&[("/k", text)]).is_empty(), "{text}");
+        }
     }
 
     #[test]
@@ -311,6 +346,9 @@ users:
         let known = vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
         let error = both().access(Some("x")).expect_err("no context");
         assert_eq!(error, KubeconfigError::NoContext { name: "x".into(), known });
+        assert_eq!(error.to_string(), "there is no context \"x\"; there are \"a\", \"b\", \"c\"");
+        let none = Kubeconfig::default().access(None).expect_err("nothing").to_string();
+        assert_eq!(none, "the kubeconfig has no current-context, and none was chosen; there is none");
         let error = both().access(Some("c")).expect_err("no cluster");
         assert_eq!(error.to_string(), "context \"c\" names cluster \"nowhere\", which is not there");
         let user = |user: &str| {

@@ -24,6 +24,7 @@ mod output;
 pub mod preflight;
 pub mod pulls;
 mod quantity;
+mod reach;
 mod removal;
 mod run;
 pub mod scripts;
@@ -38,6 +39,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
+use oz_worker_contract::aside::Aside;
+use oz_worker_contract::machine;
+use oz_worker_contract::{Common, Earlier, Latch, Resumed, Task};
 use oz_worker_core::Failure;
 use oz_worker_runtime::Host;
 use tracing::info;
@@ -48,10 +52,7 @@ use held::Held;
 use instance::OwnPod;
 use names::{WORKER_HASH, hash};
 use objects::{Job, Pod};
-use oz_worker_contract::aside::Aside;
-use oz_worker_contract::machine;
 pub use oz_worker_contract::untyped::Untyped;
-use oz_worker_contract::{Common, Earlier, Latch, Resumed, Task};
 pub use settings::{KubernetesSettings, PullPolicy, UnknownPullPolicy};
 use watcher::Watcher;
 
@@ -104,7 +105,7 @@ impl<R: Host> KubernetesBackend<R> {
     pub async fn prepare(settings: KubernetesSettings, common: Arc<Common<R>>) -> Result<Self, String> {
         let told = |problem: String| format!("backend kubernetes: {problem}");
         machine::adopt(&common.runtime, &common.owner).await;
-        let (cluster, pod) = begin::reach(&settings, &common).await.map_err(told)?;
+        let (cluster, pod) = reach::reach(&settings, &common).await.map_err(told)?;
         let cluster = Arc::new(cluster);
         let can_patch = begin::check_access(&cluster, &settings.namespace).await.map_err(told)?;
         begin::check_start(&cluster, &settings, &common.worker_id, can_patch).await.map_err(told)?;
@@ -159,6 +160,7 @@ impl<R: Host> KubernetesBackend<R> {
         self.shared.find(found).or(self.over.wait()).await;
     }
 
+    /// Lets go what was kept of a task for later workers, whose end is not told any more. None: there is nothing.
     pub fn settle(
         &self,
         task_id: &str,
@@ -167,10 +169,13 @@ impl<R: Host> KubernetesBackend<R> {
         self.shared.settle(task_id, execution_id)
     }
 
+    /// Takes up a task that an earlier worker started; otherwise as [`run`](Self::run).
     pub async fn resume(&self, resumed: Resumed) -> Vec<Failure> {
         self.shared.resume(resumed).await
     }
 
+    /// Runs a task to its end, or until it is asked to stop. Its report is told what became of it; what failed after that is
+    /// given.
     pub async fn run(&self, task: Task) -> Vec<Failure> {
         self.shared.run(task).await
     }

@@ -167,6 +167,14 @@ mod tests {
     }
 
     #[test]
+    fn a_task_without_an_execution_is_its_own() {
+        for (execution, expected) in [(Some("e1"), "e1"), (None, "T1"), (Some(" "), "T1")] {
+            let identity = Identity::new("w1", "T1", execution);
+            assert_eq!((identity.task_id(), identity.execution_id()), ("T1", expected));
+        }
+    }
+
+    #[test]
     fn another_workers_job_for_the_same_execution_is_foreign() {
         let ours = Identity::new("w1", "T1", Some("e1"));
         let standing = |worker, task, execution| ours.standing(&labels(&Identity::new(worker, task, Some(execution))));

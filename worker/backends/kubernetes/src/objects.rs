@@ -263,3 +263,74 @@ fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D)
 fn is_there<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     Option::<IgnoredAny>::deserialize(from).map(|value| value.is_some())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read<T: DeserializeOwned>(object: Value) -> T {
+        serde_json::from_value(object).expect("an object")
+    }
+
+    #[test]
+    fn whose_an_object_is_says_the_uid_of_its_job() {
+        let job: Job = read(json!({"metadata": {"uid": "j"}}));
+        assert_eq!((job.metadata().uid.as_str(), job.job()), ("j", Some("j")));
+        for (labels, of) in [
+            (json!({"batch.kubernetes.io/controller-uid": "new", "controller-uid": "old"}), Some("new")),
+            (json!({"controller-uid": "old"}), Some("old")),
+            (json!({"app": "x"}), None),
+            (Value::Null, None),
+        ] {
+            let pod: Pod = read(json!({"metadata": {"uid": "p", "labels": labels}}));
+            assert_eq!((pod.metadata().uid.as_str(), pod.job()), ("p", of), "{labels}");
+        }
+    }
+
+    #[test]
+    fn an_event_warns_or_not_and_has_a_moment_in_either_form() {
+        let at = |last: Option<&str>, time: Option<&str>| {
+            let event: Event = read(json!({"type": "Normal", "lastTimestamp": last, "eventTime": time}));
+            assert!(!event.is_warning());
+            event.moment().to_owned()
+        };
+        assert_eq!([at(Some("1"), Some("2")), at(None, Some("2")), at(None, None)], ["1", "2", ""]);
+        assert!(read::<Event>(json!({"type": "Warning", "reason": null})).is_warning());
+    }
+
+    #[test]
+    fn a_job_is_told_suspended_or_finished_only_when_it_says_so() {
+        let job: Job = read(json!({
+            "metadata": {"annotations": {TOLD: "2026-01-01T00:00:00Z"}},
+            "spec": {"suspend": true},
+            "status": {"conditions": [{"type": "Failed", "status": "True"}]}
+        }));
+        assert!(job.is_told() && job.is_suspended() && job.is_finished());
+        let job: Job = read(json!({
+            "metadata": {"annotations": {TOLD: ""}},
+            "spec": {"suspend": false},
+            "status": {"conditions": [{"type": "Failed", "status": "False"}, {"type": "Suspended", "status": "True"}]}
+        }));
+        assert!(!job.is_told() && !job.is_suspended() && !job.is_finished());
+    }
+
+    #[test]
+    fn a_container_runs_when_its_state_says_since_when() {
+        let runs = |state| read::<ContainerState>(state).running;
+        assert!(runs(json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}})));
+        assert!(runs(json!({"running": {}})));
+        assert!(!runs(json!({"running": null, "waiting": {"reason": "x"}})));
+        assert!(!runs(json!({})));
+    }
+
+    #[test]
+    fn a_native_sidecar_is_an_init_container_that_always_restarts() {
+        let pod: Pod = read(json!({"spec": {"initContainers": [
+            {"name": "proxy", "restartPolicy": "Always"}, {"name": "setup"}, {"name": "other", "restartPolicy": "Never"}
+        ]}}));
+        let are = ["proxy", "setup", "other", "task"].map(|name| pod.is_native_sidecar(name));
+        assert_eq!(are, [true, false, false, false]);
+    }
+}

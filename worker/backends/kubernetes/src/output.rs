@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use oz_worker_contract::last_output::{self, Last, MOST_READ};
+use oz_worker_contract::output::TaskLog;
+use oz_worker_contract::redaction::redact;
 use oz_worker_core::secret::Variables;
 use oz_worker_runtime::Host;
 use serde_json::Value;
@@ -13,9 +16,6 @@ use super::error::ApiError;
 use super::held::Created;
 use super::scripts::plain;
 use super::template::TASK;
-use oz_worker_contract::last_output::{self, Last, MOST_READ};
-use oz_worker_contract::output::TaskLog;
-use oz_worker_contract::redaction::redact;
 
 impl<R: Host> Shared<R> {
     /// Logs the end of what the container of a task wrote; `variables` is what the task was started with, if that is known.

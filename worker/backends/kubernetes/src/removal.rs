@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use oz_worker_contract::ends::Key;
 use oz_worker_core::Failure;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_runtime::Host;
@@ -16,7 +17,6 @@ use super::error::ApiError;
 use super::held::{Created, Ended};
 use super::names::{Identity, Standing, TOLD};
 use super::objects::Job;
-use oz_worker_contract::ends::Key;
 
 /// How often a deletion that failed is tried again.
 const INTERVAL: Duration = Duration::from_secs(30);

@@ -6,6 +6,9 @@ use std::time::Duration;
 use futures_channel::mpsc::UnboundedReceiver;
 use futures_channel::oneshot;
 use futures_lite::{FutureExt, StreamExt};
+use oz_worker_contract::ends::Key;
+use oz_worker_contract::output::TaskLog;
+use oz_worker_contract::{Report, Resumed, Stop, Task, failed};
 use oz_worker_core::agent::TaskSpec;
 use oz_worker_core::metrics::FailureReason;
 use oz_worker_core::secret::Variables;
@@ -23,9 +26,6 @@ use super::names::INSTANCE;
 use super::objects::Job;
 use super::verdict::{Ending, Limits, Next, Verdict};
 use super::{LookedAt, Shared};
-use oz_worker_contract::ends::Key;
-use oz_worker_contract::output::TaskLog;
-use oz_worker_contract::{Report, Resumed, Stop, Task, failed};
 
 /// How long it may take to see whether a task has ended already.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);

@@ -5,6 +5,9 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use oz_worker_contract::image::check_image;
+use oz_worker_contract::untyped::Untyped;
+use oz_worker_contract::{Configure, Facts};
 use oz_worker_core::AfterKill;
 use oz_worker_core::agent::AgentSettings;
 use oz_worker_runtime::Files;
@@ -14,9 +17,6 @@ use oz_worker_text::section::{Section, Vocabulary};
 use oz_worker_text::yaml::{Position, Value};
 
 use super::{quantity, template};
-use oz_worker_contract::image::check_image;
-use oz_worker_contract::untyped::Untyped;
-use oz_worker_contract::{Configure, Facts};
 
 /// What a Job's seconds may be: a 32-bit integer in the Kubernetes API.
 const MOST_SECONDS: u32 = i32::MAX.unsigned_abs();

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
+use oz_worker_contract::Latch;
+use oz_worker_contract::query::escaped;
 use oz_worker_core::time::Instant;
 use oz_worker_runtime::Host;
 use tracing::{info, warn};
@@ -13,8 +15,6 @@ use super::error::{ApiError, CREDENTIAL_PATIENCE, PATIENCE};
 use super::followers::Followers;
 use super::objects::{Job, Pod, Watched};
 use super::watch::{Happening, Request, SILENCE, Step, Watch};
-use oz_worker_contract::Latch;
-use oz_worker_contract::query::escaped;
 
 /// How many objects a page of a list has.
 const PAGE: u32 = 500;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use oz_worker_contract::Configure;
 use oz_worker_core::agent::{InstanceShape, Sidecar, TaskSpec};
 use oz_worker_text::section::{Findings, Section};
 use oz_worker_text::yaml;
@@ -11,7 +12,6 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::names::hash;
 use crate::preflight;
-use oz_worker_contract::Configure;
 
 /// One recorded Job: what the task and the operator asked for, and what was made of it, without what the cluster adds by
 /// itself.
