@@ -370,6 +370,7 @@ users:
         let basic = Credential::Basic { user: "u".into(), password: "p".into() };
         assert_eq!(user("{username: u, password: p}").expect("basic").credential, basic);
         assert_eq!(user("{token: t}").expect("a token").credential, Credential::Token("t".into()));
+        assert_eq!(user("{token: '', username: ''}").expect("nothing").credential, Credential::Nothing);
         for text in ["a: [", "users: canary", "\u{0}"] {
             let error = Kubeconfig::default().add(Path::new("/k"), text.as_bytes()).expect_err(text);
             assert!(!error.to_string().contains("canary"), "{error}");

@@ -12,6 +12,9 @@ mod recorded;
 
 use play::*;
 
+/// When the task's container ended.
+const FINISHED_AT: &str = "/status/containerStatuses/1/state/terminated/finishedAt";
+
 #[test]
 fn the_result_is_the_tasks_whatever_other_containers_do() {
     for (task, more) in [
@@ -70,6 +73,11 @@ fn what_the_kubelet_refuses_fails_at_once() {
         let text = format!("{reason}: Pod was rejected");
         assert_fails(&[(1, Step::Pod(refused))], &[], 1, FailureReason::JobFailed, 0, &text);
     }
+    // Without a reason it is its own failure too, if nobody takes it away; with one it is its own in any case.
+    let failed = |more| pod("Failed", Value::Null, more);
+    assert_fails(&[(1, Step::Pod(failed(json!({}))))], &[], 1, FailureReason::JobFailed, 0, "Pod p (Failed)");
+    let leaving = deleted(failed(json!({"reason": "Evicted", "message": "disk"})));
+    assert_fails(&[(1, Step::Pod(leaving))], &[], 1, FailureReason::Evicted, 0, "Evicted: disk");
 }
 
 #[test]
@@ -113,6 +121,10 @@ fn what_a_container_needs_may_come_a_moment_later_but_not_never() {
     let configured = |message: &str| pod("Pending", waiting("CreateContainerConfigError", message), json!({}));
     let missing = configured("secret \"s\" not found");
     assert_fails(&[(1, Step::Pod(missing))], &[], 18, FailureReason::ContainerCreate, 0, "secret \"s\" not found");
+    // What is refused for another reason may be mended from outside.
+    let as_root = "container has runAsNonRoot and image will run as root";
+    let steps = [(1, Step::Pod(configured(as_root)))];
+    assert_fails(&steps, &[warning("Failed", as_root)], 901, FailureReason::ContainerCreate, 0, as_root);
     let creating = pod("Pending", waiting("ContainerCreating", ""), json!({}));
     let steps = [(1, Step::Pod(creating.clone()))];
     let secret = warning("FailedMount", "MountVolume.SetUp failed for volume \"s\" : secret \"absent\" not found");
@@ -148,16 +160,30 @@ fn a_pod_without_a_node_and_a_job_without_a_pod_wait_for_their_time() {
     assert_fails(&steps, &[warning("Odd", "taint")], 32, reason, 0, "; last events: Odd: taint");
     // While a node is made free for it, the clock stands still.
     let nominated = with(full.clone(), "/status/nominatedNodeName", json!("n2"));
-    let steps = [(2, Step::Pod(full.clone())), (12, Step::Pod(nominated)), (100, Step::Pod(full))];
+    let steps = [(2, Step::Pod(full.clone())), (12, Step::Pod(nominated)), (100, Step::Pod(full.clone()))];
     assert_fails(&steps, &[], 120, reason, 0, "Insufficient cpu");
     let quota = warning("FailedCreate", "pods \"x\" is forbidden: exceeded quota: q");
     assert_fails(&[], std::slice::from_ref(&quota), 33, reason, 0, "exceeded quota");
     // That its Job is told again changes nothing.
     let again = [(10, Step::Job(job(&json!([])))), (20, Step::Job(job(&json!([]))))];
     assert_fails(&again, std::slice::from_ref(&quota), 33, reason, 0, "exceeded quota");
+    // Anything else that is said of it does not keep it from getting one.
+    let others = [warning("Odd", "x"), Event { kind: "Normal".into(), ..warning("FailedCreate", "x") }];
+    assert_fails(&[], &others, 900, reason, 0, "the cluster made no Pod");
+    // Nor is a Pod stuck that is held back, or has its place.
+    for condition in [
+        json!({"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}),
+        json!({"type": "PodScheduled", "status": "True", "reason": "Unschedulable"}),
+        json!({"type": "Odd", "status": "False", "reason": "Unschedulable"}),
+    ] {
+        let waits = with(full.clone(), "/status/conditions", json!([condition]));
+        assert_eq!(played(&[(2, Step::Pod(waits))], &[]).1, None, "{condition}");
+    }
     // Suspended, it needs no Pod.
     let steps = [(0, Step::Job(suspended())), (90, Step::Job(job(&json!([]))))];
-    assert_fails(&steps, &[quota], 123, reason, 0, "exceeded quota");
+    assert_fails(&steps, std::slice::from_ref(&quota), 123, reason, 0, "exceeded quota");
+    let steps = [(13, Step::Job(suspended())), (90, Step::Job(job(&json!([]))))];
+    assert_fails(&steps, &[quota], 110, reason, 0, "exceeded quota");
     let steps = [(0, Step::Job(suspended()))];
     assert_eq!(played(&steps, &[]).1, None);
 }
@@ -195,6 +221,18 @@ fn a_deadline_is_told_as_one_whether_it_ran_or_not() {
     assert_fails(&[(30, stopped()), (31, over())], &[], 31, reason, 0, "");
     assert_fails(&[(30, Step::Pod(unscheduled(""))), (31, over())], &[], 31, reason, 0, "");
     assert_fails(&[(31, over())], &[], 31, reason, 0, "");
+    // The kubelet has a deadline of its own, and does not name the Job's.
+    let named = pod("Failed", Value::Null, json!({"reason": "DeadlineExceeded"}));
+    assert_fails(&[(31, Step::Pod(named))], &[], 31, reason, 0, "");
+    let failed = pod("Failed", Value::Null, json!({"reason": "Odd"}));
+    assert_fails(&[(30, over()), (31, Step::Pod(failed))], &[], 30, reason, 0, "");
+    // A task that failed in the very second of its deadline had none left.
+    let at = |moment: &str| {
+        let ended = with(pod("Running", exited(3, "Error"), json!({})), FINISHED_AT, json!(moment));
+        [(29, over()), (29, Step::Pod(ended))]
+    };
+    assert_fails(&at("2026-01-01T00:00:30Z"), &[], 29, reason, 0, "");
+    assert_fails(&at("2026-01-01T00:00:29Z"), &[], 29, FailureReason::ContainerExit, 3, "");
 }
 
 #[test]
@@ -206,11 +244,7 @@ fn a_task_that_ended_before_its_deadline_is_told_so_by_a_watch_that_is_behind() 
     assert_eq!(verdict.look(seconds(30)), Next::Look);
     verdict.looked(seconds(30), Vec::new());
     assert!(matches!(verdict.look(seconds(30)), Next::Wait(Some(_))));
-    let done = with(
-        pod("Running", exited(0, "Completed"), json!({})),
-        "/status/containerStatuses/1/state/terminated/finishedAt",
-        json!("2026-01-01T00:00:10Z"),
-    );
+    let done = with(pod("Running", exited(0, "Completed"), json!({})), FINISHED_AT, json!("2026-01-01T00:00:10Z"));
     verdict.pod_gone(seconds(60), "u1", Some(parsed(done)));
     let Next::End(ending) = verdict.look(seconds(60)) else { panic!() };
     assert_eq!(ending.outcome, Outcome::Completed);

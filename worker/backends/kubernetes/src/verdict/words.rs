@@ -24,3 +24,37 @@ pub fn said(reason: &str, message: &str) -> String {
         _ => format!("{reason}: {message}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_reason_and_a_message_what_is_there_is_said() {
+        for (reason, message, expected) in [
+            ("OOMKilled", "too much", "OOMKilled: too much"),
+            (" OOMKilled\n", "", "OOMKilled"),
+            ("", " too much ", "too much"),
+            ("", "", ""),
+        ] {
+            assert_eq!(said(reason, message), expected);
+        }
+        let long = "x".repeat(LONGEST_TEXT);
+        assert_eq!(said("", &long), long);
+        assert_eq!(said("", &format!("{long}y")), format!("{long}…"));
+    }
+
+    #[test]
+    fn an_end_is_told_with_what_says_more_than_its_code() {
+        for (reason, message, expected) in [
+            ("", "", "exited with 3"),
+            ("Error", "", "exited with 3"),
+            ("Completed", "", "exited with 3"),
+            ("Error", "no disk", "exited with 3 (Error: no disk)"),
+            ("OOMKilled", "", "exited with 3 (OOMKilled)"),
+        ] {
+            let ended = Terminated { exit_code: 3, reason: reason.into(), message: message.into(), finished_at: None };
+            assert_eq!(exited(&ended), expected);
+        }
+    }
+}

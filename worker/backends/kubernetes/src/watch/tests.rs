@@ -115,6 +115,33 @@ fn both_forms_of_gone_list_again_and_absence_is_told() {
 }
 
 #[test]
+fn an_api_server_in_trouble_has_forgotten_nothing_and_any_other_error_lists_again() {
+    for (code, request) in [(429, watch_from("5")), (500, watch_from("5")), (504, watch_from("5")), (403, list())] {
+        let mut watch = watching(&["a"]);
+        let status = format!(r#"{{"kind":"Status","code":{code}}}"#);
+        watch.handle_bytes(at(1000), change("ERROR", &status).as_bytes());
+        assert_eq!(watch.failing_since(), Some(at(1000)));
+        assert_eq!(next_request(&mut watch, at(1000)).1, request, "{code}");
+    }
+}
+
+#[test]
+fn it_works_again_once_it_is_told_something() {
+    let mut watch = watching(&["a"]);
+    let status = r#"{"kind":"Status","code":500}"#;
+    for second in 1..6 {
+        watch.handle_bytes(at(second * 100_000), change("ERROR", status).as_bytes());
+        next_request(&mut watch, at(second * 100_000));
+        watch.handle_head(at(second * 100_000 + 50_000), 200, None);
+    }
+    watch.handle_bytes(at(700_000), change("ADDED", &object("b", 6)).as_bytes());
+    assert_eq!(watch.failing_since(), None);
+    watch.handle_bytes(at(700_000), change("ERROR", status).as_bytes());
+    let (again, _) = next_request(&mut watch, at(700_000));
+    assert!(again < at(702_000), "what failed before counts no more");
+}
+
+#[test]
 fn silence_is_a_gap_and_a_byte_is_not_silence() {
     let mut watch = watching(&[]);
     watch.handle_bytes(at(89_000), b"{");
