@@ -135,3 +135,50 @@ pub fn unless_missing(removed: Result<(), EngineError>) -> Result<(), EngineErro
         result => result,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(call: &Call) -> (String, Option<Duration>, bool) {
+        (format!("{} {}", call.method, call.path), call.silence, call.is_lasting)
+    }
+
+    #[test]
+    fn a_call_says_what_it_asks_for_and_how_long_nothing_may_come() {
+        let usual = Some(SILENCE);
+        let longer = Some(Duration::from_secs(600));
+        for (call, line, silence, is_lasting) in [
+            (Call::get("/info"), "GET /info", usual, false),
+            (Call::put("/x").silence(longer), "PUT /x", longer, false),
+            (Call::post("/x").lasting(), "POST /x", None, true),
+            (remove("a/b"), "DELETE /containers/a%2Fb?force=1&v=1", usual, false),
+            (remove_unstarted("a"), "DELETE /containers/a?v=1", usual, false),
+            (create(None, json!({})), "POST /containers/create", usual, false),
+            (create(Some("a b"), json!({})), "POST /containers/create?name=a%20b", usual, false),
+            (list("a=b"), "GET /containers/json?all=1&filters=%7B%22label%22%3A%5B%22a%3Db%22%5D%7D", usual, false),
+        ] {
+            assert_eq!(parts(&call), (line.to_owned(), silence, is_lasting));
+        }
+        let call = create(None, json!({"Image": "i"})).registry_auth(Some("canary".into()));
+        assert_eq!((call.body, call.registry_auth), (Some(json!({"Image": "i"})), Some("canary".into())));
+    }
+
+    #[test]
+    fn a_listed_container_has_what_the_engine_leaves_out_as_well() {
+        let listed = |text: &str| serde_json::from_str::<Listed>(text).expect("a container");
+        let whole = listed(r#"{"Id":"1","Names":["/a"],"Labels":{"l":"v"},"Created":5,"State":"running"}"#);
+        assert_eq!((whole.names(), whole.label("l"), whole.label("m")), (&["/a".to_owned()][..], "v", ""));
+        assert!(whole.is_running() && whole.created == 5);
+        let bare = listed(r#"{"Id":"1","Names":null,"Labels":null,"State":"exited"}"#);
+        assert!(bare.names().is_empty() && bare.label("l").is_empty() && !bare.is_running());
+    }
+
+    #[test]
+    fn what_is_gone_need_not_be_removed_and_any_other_refusal_is_one() {
+        let said = |status| EngineError::Status { status, message: String::new() };
+        assert!(unless_missing(Ok(())).is_ok());
+        assert!(unless_missing(Err(said(404))).is_ok());
+        assert!(unless_missing(Err(said(500))).is_err());
+    }
+}

@@ -224,6 +224,31 @@ mod tests {
     }
 
     #[test]
+    fn what_fills_a_volume_is_never_started_and_reaches_nothing() {
+        let expected = json!({
+            "Image": "h/x:1",
+            "Cmd": ["-"],
+            "Entrypoint": [],
+            "Labels": labels::of_filler(&OWNED, "v", "d"),
+            "HostConfig": {
+                "Mounts": [{"Type": "volume", "Source": "v", "Target": labels::FILLED_AT, "ReadOnly": false,
+                    "VolumeOptions": {"NoCopy": true, "Labels": {"oz-agent-worker.sidecar": "d"}}}],
+                "NetworkMode": "none",
+                "Tmpfs": {"/data": ""},
+            },
+        });
+        assert_eq!(filler("h/x:1", "v", "d", ["/data"].into_iter(), &OWNED), expected);
+        let expected = json!({
+            "Image": "h/x:1",
+            "Cmd": ["-"],
+            "Entrypoint": [],
+            "Labels": {"oz-agent-worker.worker-id": "w1", "oz-agent-worker.instance": "0123456789abcdef.1.2"},
+            "HostConfig": {"NetworkMode": "none"},
+        });
+        assert_eq!(source("h/x:1", &OWNED), expected);
+    }
+
+    #[test]
     fn a_shape_beyond_every_machine_is_still_a_number() {
         let mut host = Map::new();
         limits(InstanceShape { vcpus: Some(u32::MAX), memory_gb: Some(u32::MAX) }, &mut host);

@@ -110,3 +110,56 @@ impl From<DialError> for EngineError {
         Self::Dial(Box::new(error))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(status: u16, message: &str) -> EngineError {
+        EngineError::Status { status, message: message.into() }
+    }
+
+    #[test]
+    fn whether_the_engine_heard_it_decides_what_may_be_tried_again() {
+        for (error, is_transport, is_passing) in [
+            (EngineError::Ssh(io::ErrorKind::NotFound.into()), true, true),
+            (EngineError::SshSaid("x".into()), true, true),
+            (EngineError::Silent(Duration::from_secs(1)), true, true),
+            (said(502, ""), true, true),
+            (said(504, ""), true, true),
+            (said(503, ""), false, true),
+            (said(500, ""), false, false),
+            (EngineError::Form, false, false),
+            (EngineError::NoVersion, false, false),
+        ] {
+            assert_eq!((error.is_transport(), error.is_passing()), (is_transport, is_passing), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_known_by_its_status_and_its_words() {
+        assert!(said(409, "Conflict").is_conflict() && said(500, "the name is In Use").is_conflict());
+        assert!(!said(500, "no space left").is_conflict() && !said(404, "in use").is_conflict());
+        assert!(said(404, "No such container").is_missing() && !said(500, "No such container").is_missing());
+        assert!(!EngineError::Form.is_missing());
+        assert!(said(404, "").is_gone() && said(409, "container 1 is dead or marked for removal").is_gone());
+        assert!(!said(409, "is running").is_gone());
+        for message in ["client version 1.99 is too new", "API Version 1.12 is too old"] {
+            assert!(said(400, message).is_version() && said(404, message).is_version(), "{message}");
+            assert!(!said(500, message).is_version(), "{message}");
+        }
+        assert!(!said(400, "the disk is too old").is_version() && !said(400, "no version").is_version());
+    }
+
+    #[test]
+    fn who_cannot_reach_an_engine_is_told_what_may_help() {
+        let hint_of = |kind: io::ErrorKind| {
+            let dial = DialError::Socket { path: "/run/docker.sock".into(), source: kind.into() };
+            EngineError::from(dial).to_string()
+        };
+        assert!(hint_of(io::ErrorKind::PermissionDenied).contains("; add the worker's user to the group"));
+        assert!(hint_of(io::ErrorKind::NotFound).contains("; is the engine running?"));
+        assert!(hint_of(io::ErrorKind::ConnectionRefused).contains("; is the engine running?"));
+        assert!(!hint_of(io::ErrorKind::TimedOut).contains(';'));
+    }
+}
