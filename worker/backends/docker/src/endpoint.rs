@@ -351,6 +351,30 @@ mod tests {
     }
 
     #[test]
+    fn a_context_with_certificates_is_spoken_to_with_tls_and_never_unverified() {
+        let home = Home::new("context-tls");
+        let put = |host: &str, skip: bool| {
+            let engine = format!(r#"{{"Host":"{host}","SkipTLSVerify":{skip}}}"#);
+            home.put("contexts/meta/aa/meta.json", &format!(r#"{{"Name":"one","Endpoints":{{"docker":{engine}}}}}"#));
+            home.find(&[("DOCKER_CONTEXT", "one")])
+        };
+        let of = |url: &str| Ok(format!(r#"{url} (the docker context "one")"#));
+        assert_eq!(put("tcp://one.example", true), of("http://one.example:2375"));
+        assert_eq!(put("https://one.example", false), of("https://one.example:2376"));
+        home.put("contexts/tls/aa/docker/ca.pem", "-----BEGIN CERTIFICATE-----\nYQ==\n-----END CERTIFICATE-----\n");
+        assert_eq!(put("tcp://one.example", false), of("https://one.example:2376"));
+        let error = put("tcp://one.example", true).unwrap_err();
+        assert!(error.contains("HOME/.docker/contexts/tls/aa/docker/ca.pem"), "{error}");
+        let tls = read_tls(&HostFiles, &home.0.join(".docker/contexts/tls/aa/docker")).unwrap();
+        assert_eq!(tls.roots.map(|roots| roots.len()), Some(1));
+        home.put("contexts/tls/aa/docker/ca.pem", "canary");
+        assert_eq!(
+            put("tcp://one.example", false).unwrap_err(),
+            "HOME/.docker/contexts/tls/aa/docker/ca.pem does not hold certificates in PEM form"
+        );
+    }
+
+    #[test]
     fn without_configuration_it_is_the_machines_socket_or_that_of_a_rootless_engine() {
         let home = Home::new("default");
         let runtime = home.0.to_str().unwrap();
