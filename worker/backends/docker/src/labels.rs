@@ -117,6 +117,7 @@ pub fn holder(names: &[String]) -> Holder<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -136,5 +137,20 @@ mod tests {
         assert_eq!(whole_volume(&names(whole("a.b-c"))), Some("a.b-c"));
         assert_eq!(whole_volume(&names(filling("a.b-c"))), None);
         assert_eq!(told("short"), "oz-agent-worker.told.short");
+    }
+
+    #[test]
+    fn names_and_labels_say_whose_a_container_is_and_what_for() {
+        let owned = Owned { worker_id: "w1", instance: "i" };
+        assert_eq!(filling("v"), "oz-agent-worker.filling.v");
+        assert_eq!(made("i", 7), "oz-agent-worker.made.i.7");
+        let labels = |labels: Map<String, Value>| {
+            let all: Vec<_> =
+                labels.iter().map(|(name, value)| format!("{name}={}", value.as_str().unwrap())).collect();
+            all.join(" ").replace("oz-agent-worker.", "")
+        };
+        assert_eq!(labels(of_task(&owned, "T1", Some("e1"))), "execution-id=e1 instance=i task-id=T1 worker-id=w1");
+        assert_eq!(labels(of_task(&owned, "T1", None)), "execution-id= instance=i task-id=T1 worker-id=w1");
+        assert_eq!(labels(of_filler(&owned, "v", "d")), "instance=i sidecar=d volume=v worker-id=w1");
     }
 }

@@ -106,6 +106,7 @@ impl PullProgress {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -151,6 +152,24 @@ mod tests {
     }
 
     #[test]
+    fn only_so_many_layers_are_followed_and_none_with_a_long_id() {
+        let line =
+            |id: &str, current: u64| format!(r#"{{"id":"{id}","progressDetail":{{"current":{current},"total":100}}}}"#);
+        let mut pull = PullProgress::default();
+        pull.line(line(&"x".repeat(LONGEST_ID + 1), 100).as_bytes(), 0);
+        assert_eq!(pull.percent(), None);
+        let layers = u64::try_from(MOST_LAYERS).unwrap();
+        for layer in 0..layers + 10 {
+            pull.line(line(&layer.to_string(), 50).as_bytes(), 0);
+        }
+        assert_eq!((pull.layers.len(), pull.percent()), (MOST_LAYERS, Some(50)));
+        for layer in 0..layers {
+            pull.line(line(&layer.to_string(), 100).as_bytes(), 0);
+        }
+        assert_eq!((pull.layers.len(), pull.percent()), (MOST_LAYERS, Some(100)));
+    }
+
+    #[test]
     fn progress_is_that_of_all_layers_known_so_far() {
         let line = |id: &str, current: u64, total: u64| {
             format!(
@@ -160,6 +179,7 @@ mod tests {
         assert_eq!(read(&[]).percent(), None);
         assert_eq!(read(&[&line("a", 50, 100), &line("b", 0, 300), &line("a", 100, 100)]).percent(), Some(25));
         assert_eq!(read(&[&line("a", 5, 0)]).percent(), None);
+        assert_eq!(read(&[&line("a", 5, 0), &line("a", 5, 100)]).percent(), Some(5));
         assert_eq!(read(&[&line("a", 500, 100)]).percent(), Some(100));
         assert_eq!(read(&[&line("a", u64::MAX, u64::MAX), &line("b", u64::MAX, u64::MAX)]).percent(), Some(100));
     }

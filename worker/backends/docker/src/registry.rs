@@ -270,4 +270,36 @@ mod tests {
         assert_eq!(read(text, &image, false), PullFault::Missing);
         assert_eq!(read("Get r.example/connection/refused/denied: EOF", &image, false), PullFault::Transient);
     }
+
+    #[test]
+    fn a_status_is_enough_to_know_what_a_registry_meant() {
+        let reference = Reference::parse("h.example/x:1").expect("a reference");
+        for (status, fault) in [
+            (401, PullFault::Refused),
+            (403, PullFault::Refused),
+            (404, PullFault::Missing),
+            (429, PullFault::Limited),
+            (500, PullFault::Transient),
+            (503, PullFault::Transient),
+            (418, PullFault::Unknown),
+        ] {
+            assert_eq!(read(&format!("unexpected status code {status} Odd"), &reference, false), fault, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_local_copy_serves_for_what_passes_and_another_try_for_what_it_may_mend() {
+        use PullFault::{Broken, Limited, Missing, Pruned, Refused, Transient, Unknown};
+        for (fault, is_worth_a_try, allows_local) in [
+            (Refused, false, false),
+            (Missing, false, false),
+            (Limited, false, true),
+            (Transient, true, true),
+            (Pruned, true, false),
+            (Broken, true, false),
+            (Unknown, false, false),
+        ] {
+            assert_eq!((fault.is_worth_a_try(), fault.allows_local()), (is_worth_a_try, allows_local), "{fault:?}");
+        }
+    }
 }

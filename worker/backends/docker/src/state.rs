@@ -117,11 +117,25 @@ mod tests {
             (r#"{"Status":"removing","ExitCode":0,"StartedAt":"0001-01-01T00:00:00Z"}"#, Seen::Created),
             (r#"{"Status":"removing","ExitCode":0}"#, Seen::Created),
             (r#"{"Status":"exited","ExitCode":99999999999}"#, exited(i32::MAX, false)),
+            (r#"{"Status":"exited","ExitCode":-99999999999}"#, exited(i32::MIN, false)),
+            // Podman's words, and what is only in the one field or the other.
+            (r#"{"Status":"stopping"}"#, Seen::Running),
+            (r#"{"Status":"restarting","ExitCode":1}"#, Seen::Running),
+            (r#"{"Status":"","Running":true}"#, Seen::Running),
+            (r#"{"Status":"initialized"}"#, Seen::Created),
+            (r#"{"Status":"stopped","ExitCode":3}"#, exited(3, false)),
             (r#"{"ExitCode":0}"#, Seen::Unknown),
             (r#"{"Status":"of a later version"}"#, Seen::Unknown),
         ] {
             assert_eq!(serde_json::from_str::<ContainerState>(json).unwrap().seen(), seen, "{json}");
         }
+    }
+
+    #[test]
+    fn a_container_is_going_while_the_engine_removes_it_or_could_not() {
+        let is_going = |status: &str| ContainerState { status: status.into(), ..ContainerState::default() }.is_going();
+        assert!(is_going("removing") && is_going("dead"));
+        assert!(!is_going("exited") && !is_going("running") && !is_going(""));
     }
 
     #[test]
