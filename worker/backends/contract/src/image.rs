@@ -12,3 +12,16 @@ pub struct ImageError;
 pub fn check_image(name: &str) -> Result<(), ImageError> {
     if name.contains(char::is_whitespace) { Err(ImageError) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_is_in_no_images_name() {
+        assert_eq!(check_image("h.example/x:1"), Ok(()));
+        for name in ["a b", " a", "a\n", "a\u{a0}b"] {
+            assert_eq!(check_image(name), Err(ImageError), "{name:?}");
+        }
+    }
+}

@@ -12,3 +12,13 @@ impl fmt::Debug for Untyped {
         f.write_str("Untyped(not shown)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_it_is_not_shown() {
+        assert_eq!(format!("{:?}", Untyped("canary".into())), "Untyped(not shown)");
+    }
+}

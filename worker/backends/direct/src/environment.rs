@@ -93,3 +93,117 @@ pub(super) fn read_file(files: &impl Files, path: &Path, known: &Environment) ->
         .unwrap_or_default();
     Ok(dotenv::read(&bytes, known))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::disallowed_methods)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    use oz_worker_core::agent::InstanceShape;
+    use oz_worker_host::{HostFiles, owner};
+
+    use super::*;
+    use crate::workspaces::Workspaces;
+
+    /// A task's place, gone afterwards.
+    fn at_a_place(name: &str, test: impl FnOnce(&Place, &str)) {
+        let root = std::env::temp_dir().join(format!("oz-worker-environment-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        let own = Workspaces::new(root.clone(), owner("worker")).create(&HostFiles, "T1").unwrap();
+        let path = own.path().to_str().unwrap().to_owned();
+        test(&Place { own, cwd: "/target".into() }, &path);
+        let _ = fs::remove_dir_all(&root);
+    }
+
+    fn spec(harness: Option<&str>) -> TaskSpec {
+        TaskSpec {
+            task_id: "T1".into(),
+            execution_id: None,
+            title: String::new(),
+            harness: harness.map(str::to_owned),
+            args: vec!["agent".into(), "run".into()],
+            env: [("A", "task"), ("GIT_CONFIG_GLOBAL", "/elsewhere")].into_iter().collect(),
+            image: String::new(),
+            sidecars: Vec::new(),
+            shape: InstanceShape::default(),
+            task: "{}".into(),
+        }
+    }
+
+    fn host() -> Environment {
+        [("HOME", "/root"), ("PATH", "/bin"), ("TMPDIR", "/t"), ("OZ_API_KEY", "canary"), ("A", "host")]
+            .into_iter()
+            .collect()
+    }
+
+    /// The variables that count, in order of their names, with the place's own directory as `OWN`.
+    fn shown(env: &Environment, own: &str) -> Vec<String> {
+        let last: BTreeMap<_, _> =
+            env.iter().map(|(name, value)| (name.to_str().unwrap(), value.to_str().unwrap())).collect();
+        last.into_iter().map(|(name, value)| format!("{name}={value}").replace(own, "OWN")).collect()
+    }
+
+    #[test]
+    fn an_agent_finds_itself_and_knows_nothing_else_of_the_worker() {
+        at_a_place("agent", |place, own| {
+            let usual = ["A=task", "GIT_CONFIG_GLOBAL=OWN/.gitconfig", "HOME=/root", "PATH=/bin", "TMPDIR=/t"];
+            assert_eq!(shown(&of_agent(&host(), &spec(None), place), own), usual);
+            // What setup writes wins over the task's variables, and over none of those that keep it apart.
+            let setup = [("A", "setup"), ("CODEX_HOME", "/elsewhere")].into_iter().collect();
+            let agent = agent(Path::new("/bin/oz"), &host(), &setup, &spec(Some("codex")), place);
+            let expected = [
+                "A=setup",
+                "CODEX_HOME=OWN/.codex",
+                "GIT_CONFIG_GLOBAL=OWN/.gitconfig",
+                "HOME=/root",
+                "PATH=/bin",
+                "TMPDIR=/t",
+            ];
+            assert_eq!(shown(&agent.env, own), expected);
+            assert_eq!((agent.program.to_str(), agent.args), (Some("/bin/oz"), vec!["agent".into(), "run".into()]));
+            assert_eq!(agent.cwd.as_deref(), Some(Path::new("/target")));
+            let claude = of_agent(&host(), &spec(Some("claude")), place);
+            assert!(shown(&claude, own).contains(&"CLAUDE_CONFIG_DIR=OWN/.claude".to_owned()));
+        });
+    }
+
+    #[test]
+    fn a_script_is_the_operators_own_and_is_told_whose_task_it_is_for() {
+        at_a_place("script", |place, own| {
+            let command = script("make", &host(), &spec(None), place);
+            assert_eq!((command.program.to_str(), command.args), (Some(SHELL), vec!["-c".into(), "make".into()]));
+            let expected = [
+                "A=task",
+                "GIT_CONFIG_GLOBAL=OWN/.gitconfig",
+                "HOME=/root",
+                "OZ_API_KEY=canary",
+                "OZ_ENVIRONMENT_FILE=OWN/.oz-env",
+                "OZ_RUN_ID=T1",
+                "OZ_WORKER_BACKEND=direct",
+                "OZ_WORKSPACE_ROOT=/target",
+                "PATH=/bin",
+                "TMPDIR=/t",
+            ];
+            assert_eq!(shown(&command.env, own), expected);
+        });
+    }
+
+    #[test]
+    fn what_setup_writes_is_read_from_a_file_that_was_empty_before() {
+        at_a_place("file", |place, _| {
+            let read = || read_file(&HostFiles, &file(place), &Environment::default());
+            fs::write(file(place), "LEFT=1").unwrap();
+            make_file(&HostFiles, place).unwrap();
+            assert_eq!(read(), Ok(Variables::default()));
+            fs::write(file(place), "A=1\nB").unwrap();
+            let variables = read().unwrap();
+            assert_eq!((shown(&variables.set, "-"), variables.unreadable), (vec!["A=1".to_owned()], vec![2]));
+            fs::remove_file(file(place)).unwrap();
+            assert_eq!(read(), Ok(Variables::default()));
+            fs::write(file(place), vec![b'x'; usize::try_from(LARGEST_FILE).unwrap() + 1]).unwrap();
+            let error = read().unwrap_err();
+            assert!(error.contains("which the setup command wrote"), "{error}");
+        });
+    }
+}
