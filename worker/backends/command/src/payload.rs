@@ -56,3 +56,40 @@ pub(super) fn payload(spec: &TaskSpec, server_root_url: &str, worker_id: &str) -
         task: serde_json::from_str(spec.task.expose())?,
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use oz_worker_core::agent::InstanceShape;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn the_command_reads_all_of_a_task_and_the_assignment_as_it_came() {
+        let mut spec = TaskSpec {
+            task_id: "T1".into(),
+            execution_id: Some("e1".into()),
+            title: "not told".into(),
+            harness: None,
+            args: vec!["agent".into(), "run".into()],
+            env: [("A", "1"), ("B", "x y")].into_iter().collect(),
+            image: "h/x:1".into(),
+            sidecars: vec![Sidecar { image: "s".into(), mount_path: "/s".into(), read_write: true }],
+            shape: InstanceShape::default(),
+            task: r#"{"later": 1.0}"#.into(),
+        };
+        let read =
+            |spec: &TaskSpec| serde_json::from_slice::<Value>(&payload(spec, "https://h", "w1").unwrap()).unwrap();
+        let expected = json!({
+            "version": 1, "run_id": "T1", "execution_id": "e1", "server_root_url": "https://h", "worker_id": "w1",
+            "docker_image": "h/x:1", "base_args": ["agent", "run"], "env": {"A": "1", "B": "x y"},
+            "sidecars": [{"image": "s", "mount_path": "/s", "read_write": true}], "task": {"later": 1.0},
+        });
+        assert_eq!(read(&spec), expected);
+        spec.execution_id = None;
+        assert_eq!(read(&spec).get("execution_id"), Some(&json!("")));
+        spec.task = "canary".into();
+        assert!(payload(&spec, "https://h", "w1").is_err());
+    }
+}
