@@ -59,7 +59,7 @@ fn tracing(sampler: Sampler) -> (Arc<Traces>, Kept) {
     (Arc::new(Traces::new(&provider, &identity, 20)), kept)
 }
 
-fn task(env: &[(&str, &str)]) -> TaskSpec {
+pub(crate) fn task(env: &[(&str, &str)]) -> TaskSpec {
     TaskSpec {
         task_id: "T".into(),
         execution_id: None,
