@@ -112,7 +112,7 @@ fn says_which_worker_it_is_and_for_how_long_it_has_been_up() {
 }
 
 #[test]
-fn notes_what_is_not_so_every_day_and_of_all_that_the_one_thing_that_explains_the_rest() {
+fn says_in_one_note_why_no_task_is_taken() {
     let (task, unready) = (claimed("a<", "", 1), Notice::NotReady { task_id: "a<".into() });
     let full = ("warn", "Every slot is taken; new tasks are declined.");
     let unstarted = ("bad", "Task a&lt; was claimed and does not start; new tasks are declined.");
@@ -256,6 +256,14 @@ fn ends_with_the_version_and_the_moment_it_tells_of() {
     let html = page(0, &[]);
     assert_eq!(part(&html, "<footer>\n", "</footer>"), expected);
     assert!(html.contains("<meta http-equiv=\"refresh\" content=\"5\">") && html.ends_with("</body>\n</html>\n"));
+}
+
+#[test]
+fn what_began_before_the_clock_can_tell_is_still_as_old_as_it_is() {
+    let (status, then) = worker(identity(), &[CONNECTED]);
+    let page = Page { status: &status, state: status.state(0), now: then + LATER, clock: SystemTime::UNIX_EPOCH };
+    let html = page.to_string();
+    assert!(html.contains("for <time datetime=\"1970-01-01T00:00:00Z\">2 min 5 s</time>"), "{html}");
 }
 
 #[test]
