@@ -5,6 +5,9 @@
 //! `<bdi>`, so that its direction does not reorder what stands beside it. Which characters are not fit to be shown is asked
 //! of `oz_worker_text::line`.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt::{self, Display, Write};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -274,135 +277,5 @@ const fn word(result: TaskResult) -> (&'static str, &'static str) {
         TaskResult::Failed => ("bad", "Failed"),
         TaskResult::Cancelled => ("warn", "Cancelled"),
         TaskResult::Dispatched => ("other", "Dispatched"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use oz_worker_core::metrics::FailureReason;
-    use oz_worker_core::{Cause, Failure, Notice};
-
-    use super::*;
-    use crate::identity::Identity;
-    use crate::step::TaskStep;
-
-    fn page(max_concurrent_tasks: u32, notices: &[Notice]) -> String {
-        let identity = Identity { max_concurrent_tasks, ..crate::resource::tests::identity() };
-        let status = Status::new(identity);
-        let now = Instant::now();
-        for notice in notices {
-            status.note(now, notice);
-        }
-        let clock = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_375_123);
-        let now = now + Duration::from_secs(125);
-        Page { status: &status, state: status.state(MAX_SHOWN), now, clock }.to_string()
-    }
-
-    fn claimed(task_id: &str, title: &str, active: usize) -> Notice {
-        Notice::Claimed { task_id: task_id.into(), execution_id: None, title: title.into(), active }
-    }
-
-    fn failed(task_id: &str, message: &str) -> Notice {
-        let (reason, message) = (FailureReason::AgentInvocation, message.to_owned());
-        Notice::Ended {
-            task_id: task_id.into(),
-            result: TaskResult::Failed,
-            duration: Duration::from_millis(3_400),
-            failure: Some(Failure { reason, exit_code: 3, message }),
-            active: 0,
-        }
-    }
-
-    const CONNECTED: Notice = Notice::Connected { unproven_ends: 0, is_repeated: false };
-
-    #[test]
-    fn the_policy_allows_this_style_and_nothing_else() {
-        let suite = rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13().unwrap();
-        let hash = suite.common.hash_provider.hash(STYLE.as_bytes());
-        let source = format!("'sha256-{}'", data_encoding::BASE64.encode(hash.as_ref()));
-        let (_, policy) = HEADERS.first().unwrap();
-        assert!(policy.contains(&source), "page.css has changed: style-src is now {source}");
-        assert!(policy.starts_with("default-src 'none';") && !policy.contains("unsafe"));
-        assert!(!page(0, &[CONNECTED]).contains("style="), "what the policy would not apply");
-    }
-
-    #[test]
-    fn says_at_a_glance_whether_it_is_connected_and_since_when() {
-        let connected = page(4, &[CONNECTED, claimed("a", "", 1)]);
-        assert!(
-            connected.contains("<strong>Connected</strong>") && connected.contains("<title>1 running · w1</title>")
-        );
-        assert!(connected.contains("for <time datetime=\"2026-11-22T19:16:38Z\">2 min 5 s</time>"));
-        assert!(connected.contains("direct backend on node-7, up for 2 min 5 s</p>"), "{connected}");
-        let (cause, retry_in) = (Cause::Outside("connection refused".into()), Duration::ZERO);
-        let lost = page(4, &[CONNECTED, Notice::Disconnected { cause, retry_in }]);
-        assert!(lost.contains("<strong>Not connected</strong>") && lost.contains("<title>Not connected · w1</title>"));
-        assert!(lost.contains("connection refused") && lost.contains("<dt>Reconnects</dt><dd>1</dd>"));
-        assert!(page(4, &[]).contains("<strong>Connecting</strong>"));
-    }
-
-    #[test]
-    fn says_which_step_a_task_is_in() {
-        let status = Status::new(crate::resource::tests::identity());
-        let now = Instant::now();
-        status.note(now, &claimed("a", "", 1));
-        status.step("a", &TaskStep::Waiting { reason: Some("0/3 nodes & <none>".into()) });
-        let html = Page { status: &status, state: status.state(1), now, clock: SystemTime::UNIX_EPOCH }.to_string();
-        assert!(html.contains("<bdi class=\"why\">Waiting for a node: 0/3 nodes &amp; &lt;none&gt;</bdi>"), "{html}");
-    }
-
-    #[test]
-    fn says_when_no_task_is_taken() {
-        let full = page(1, &[CONNECTED, claimed("a", "", 1)]);
-        assert!(full.contains("Every slot is taken") && full.contains("<small>of 1</small>"));
-        assert!(!page(2, &[CONNECTED, claimed("a", "", 1)]).contains("Every slot"));
-        let stuck = page(2, &[CONNECTED, claimed("a<", "", 1), Notice::NotReady { task_id: "a<".into() }]);
-        assert!(stuck.contains("Task a&lt; was claimed and does not start"), "{stuck}");
-        let draining = Notice::Draining { signal: "SIGTERM", active: 1, timeout: Duration::ZERO };
-        let draining = page(2, &[CONNECTED, claimed("a", "", 1), draining]);
-        assert!(draining.contains("<strong>Draining</strong>") && draining.contains("connected for"));
-    }
-
-    #[test]
-    fn nothing_that_a_server_sends_becomes_markup() {
-        let evil = "</title><script>alert(1)</script><img src=x onerror='a'>\"&\0\u{202e}";
-        let (cause, retry_in) = (Cause::Outside(evil.into()), Duration::ZERO);
-        let html = page(
-            0,
-            &[
-                claimed(evil, evil, 1),
-                failed(evil, evil),
-                claimed(evil, evil, 1),
-                Notice::DialFailed { cause, retry_in },
-            ],
-        );
-        for markup in ["<script", "<img", "onerror='", "\0"] {
-            assert!(!html.contains(markup), "{markup}");
-        }
-        let shown = "&lt;/title&gt;&lt;script&gt;alert(1)&lt;/script&gt;&lt;img src=x onerror=&#39;a&#39;&gt;&quot;&amp;\\u{0}\\u{202e}</bdi>";
-        // Twice the id, twice the title, why it failed, why it is not connected.
-        assert_eq!(html.matches(shown).count(), 6, "{html}");
-        assert!(!html.lines().any(|line| line.contains(is_unfit)), "{html}");
-    }
-
-    #[test]
-    fn what_could_move_a_cursor_or_turn_the_text_is_shown_as_something_that_is_not_text() {
-        assert_eq!(HtmlText("a\u{1b}b\u{202e}c\n'").to_string(), "a\u{fffd}b\u{fffd}c\u{fffd}&#39;");
-    }
-
-    #[test]
-    fn a_thousand_tasks_are_shown_as_some_and_a_number_and_the_page_stays_small() {
-        let title = "A title as long as people write them, of about seventy characters or so";
-        let mut notices = vec![CONNECTED];
-        notices.extend((1..=1_000).map(|count| claimed(&format!("task-{count}"), title, count)));
-        let html = page(0, &notices);
-        assert_eq!(html.matches("<li><div>").count(), MAX_SHOWN);
-        assert!(html.contains("<li class=\"time\">and 970 more</li>") && html.contains("task-1<"));
-        notices.extend((1..=1_000).map(|count| failed(&format!("task-{count}"), "the agent exited with code 3")));
-        let html = page(0, &notices);
-        assert!(html.contains("the last 20 of 1000") && html.contains("task-1000<") && !html.contains("task-980<"));
-        assert!(html.len() <= 12 * 1024, "{} bytes", html.len());
     }
 }

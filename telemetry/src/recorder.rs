@@ -81,3 +81,63 @@ impl Recorder {
         TaskTrace::new(traced, None, task_id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+    use oz_worker_core::metrics::TaskResult;
+
+    use super::*;
+    use crate::resource::tests::identity;
+    use crate::step::TaskStep;
+    use crate::traces::tests::task;
+
+    /// A recorder with all that tells of single tasks.
+    fn recorder() -> (Recorder, Arc<Status>) {
+        let status = Arc::new(Status::new(identity()));
+        let traces = Traces::new(&SdkTracerProvider::builder().build(), &identity(), 20);
+        let (oldest, traces) = (Some(Arc::default()), Some(Arc::new(traces)));
+        (Recorder { instruments: None, oldest, status: Some(Arc::clone(&status)), traces }, status)
+    }
+
+    #[test]
+    fn whoever_has_promised_to_move_is_stuck_once_it_does_not() {
+        let (recorder, status) = recorder();
+        let heartbeat = recorder.heartbeat("the executor");
+        let stuck = || {
+            let later = Instant::now() + Duration::from_secs(60);
+            status.stuck(later).into_iter().map(|stuck| stuck.name).collect::<Vec<_>>()
+        };
+        assert_eq!(stuck(), ["the run loop", "the executor"]);
+        recorder.alive(Duration::from_secs(120));
+        assert_eq!(stuck(), ["the executor"]);
+        heartbeat.alive(Duration::from_secs(120));
+        assert_eq!(stuck(), [""; 0]);
+    }
+
+    #[test]
+    fn a_task_is_followed_on_the_page_and_in_its_trace() {
+        let (recorder, status) = recorder();
+        let step = || status.state(1).running.first().unwrap().step.clone();
+        let (task_id, title) = (String::from("T"), String::new());
+        let trace = recorder.claimed(&task(&[]));
+        let claimed = Notice::Claimed { task_id: task_id.clone(), execution_id: None, title, active: 1 };
+        let id = recorder.note(&claimed);
+        assert!(id.is_some() && id.as_deref() == trace.id());
+        trace.step(&TaskStep::SettingUp);
+        assert_eq!(step(), "Running the setup command");
+        let later = Instant::now() + Duration::from_secs(3);
+        assert!(recorder.oldest.as_ref().unwrap().age(later) >= Duration::from_secs(3));
+
+        // An earlier worker began its span, which ended with it.
+        let resumed = recorder.resumed(&task_id);
+        resumed.step(&TaskStep::TearingDown);
+        assert_eq!((resumed.id(), step().as_str()), (None, "Running the teardown command"));
+
+        let (result, duration) = (TaskResult::Dispatched, Duration::ZERO);
+        recorder.note(&Notice::Ended { task_id: task_id.clone(), result, duration, failure: None, active: 0 });
+        assert_eq!(recorder.cancelling(&task_id).id(), id.as_deref(), "it is a part of the trace of the task");
+    }
+}

@@ -249,3 +249,26 @@ fn several_exporters_see_the_same_events() {
     }
     telemetry.shutdown(PATIENCE);
 }
+
+#[test]
+fn when_the_worker_leaves_every_span_is_pushed_whether_it_has_ended_or_not() {
+    let collector = Collector::http(&[]);
+    let variables = [
+        ("OTEL_METRICS_EXPORTER", "none"),
+        ("OTEL_TRACES_EXPORTER", "otlp"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url),
+    ];
+    let (recorder, telemetry) = start(env(&variables));
+    let (done, open) = (recorder.cancelling("done"), recorder.cancelling("open"));
+    done.cancelled(&Ok(()));
+    telemetry.shutdown(PATIENCE);
+    let post = collector.received.try_recv().unwrap();
+    assert_eq!(post.path, "/v1/traces");
+    let export: serde_json::Value = serde_json::from_slice(&post.body).unwrap();
+    let spans = export["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap();
+    let shown: Vec<_> = spans.iter().map(|span| (span["traceId"].as_str(), span["status"]["code"].as_u64())).collect();
+    let (ok, error) = (1, 2);
+    assert_eq!(shown, [(done.id(), Some(ok)), (open.id(), Some(error))]);
+    assert!(collector.received.try_recv().is_err());
+}

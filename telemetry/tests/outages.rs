@@ -156,22 +156,25 @@ fn a_refusal_and_a_wait_that_is_too_long_end_the_export() {
 }
 
 #[test]
-fn what_a_collector_does_not_take_is_one_warning_in_its_own_words() {
+fn what_a_collector_does_not_take_or_does_not_like_is_one_warning_in_its_own_words() {
     let log = Log::capture();
     for (protocol, status, start_collector) in
         [("http/protobuf", 200, Collector::http as fn(&[Answer]) -> Collector), ("grpc", 0, Collector::grpc)]
     {
-        let partial = Answer::partial(status, 7, "too\nold");
-        let collector = start_collector(&[partial.clone(), partial]);
-        let mut variables = pushing(&collector.url, "20");
-        variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
-        let (_, telemetry) = start(env(&variables));
-        log.wait_for(&[&collector.url, "INFO", "again"]);
-        telemetry.shutdown(PATIENCE);
-        let lines = log.lines_with(&collector.url);
-        assert_eq!(lines.len(), 2, "{lines:#?}");
-        for part in ["WARN", "only a part of the metrics", "rejected=7", "too\\nold"] {
-            assert!(lines[0].contains(part), "{lines:#?}");
+        for (rejected, words) in
+            [(7, "takes only a part of the metrics"), (0, "the collector takes the metrics with a warning")]
+        {
+            let partial = Answer::partial(status, rejected, "too\nold");
+            let collector = start_collector(&[partial.clone(), partial]);
+            let mut variables = pushing(&collector.url, "20");
+            variables.push(("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
+            let (_, telemetry) = start(env(&variables));
+            log.wait_for(&[&collector.url, "INFO", "again"]);
+            telemetry.shutdown(PATIENCE);
+            let lines = log.lines_with(&collector.url);
+            assert_eq!(lines.len(), 2, "{lines:#?}");
+            assert!(["WARN", words, "too\\nold"].iter().all(|part| lines[0].contains(part)), "{lines:#?}");
+            assert_eq!(lines[0].contains("rejected=7"), rejected > 0, "{lines:#?}");
         }
     }
 }

@@ -59,7 +59,7 @@ fn tracing(sampler: Sampler) -> (Arc<Traces>, Kept) {
     (Arc::new(Traces::new(&provider, &identity, 20)), kept)
 }
 
-fn task(env: &[(&str, &str)]) -> TaskSpec {
+pub(crate) fn task(env: &[(&str, &str)]) -> TaskSpec {
     TaskSpec {
         task_id: "T".into(),
         execution_id: None,
@@ -331,5 +331,7 @@ fn the_step_of_a_task_that_runs_on_when_the_worker_leaves_ends_with_it() {
     let (traces, kept) = tracing(Sampler::AlwaysOn);
     claimed(&traces, &task(&[])).step(&TaskStep::Creating);
     traces.end_all();
-    assert!(kept.spans().iter().map(|span| span.name.as_ref()).eq(["oz_worker.task.create", "oz_worker.task"]));
+    let spans = kept.spans();
+    assert!(spans.iter().map(|span| span.name.as_ref()).eq(["oz_worker.task.create", "oz_worker.task"]));
+    assert_eq!(events(&spans[1]), ["task.assigned", "task.claimed"], "nothing of it has started");
 }
