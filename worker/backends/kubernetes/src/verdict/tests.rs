@@ -167,6 +167,7 @@ fn a_pod_without_a_node_and_a_job_without_a_pod_wait_for_their_time() {
     // That its Job is told again changes nothing.
     let again = [(10, Step::Job(job(&json!([])))), (20, Step::Job(job(&json!([]))))];
     assert_fails(&again, std::slice::from_ref(&quota), 33, reason, 0, "exceeded quota");
+    assert_fails(&again, &[], 900, reason, 0, "the cluster made no Pod");
     // Anything else that is said of it does not keep it from getting one.
     let others = [warning("Odd", "x"), Event { kind: "Normal".into(), ..warning("FailedCreate", "x") }];
     assert_fails(&[], &others, 900, reason, 0, "the cluster made no Pod");
