@@ -238,6 +238,7 @@ mod tests {
         for (line, value) in [
             ("K=\"a\\nb\\rc\\\"d\\\\e\" # comment", "a\nb\rc\"d\\e"),
             ("K='a\\nb' # comment", "a\\nb"),
+            ("K=a\\nb\\rc\\\"d", "a\\nb\\rc\\\"d"),
             ("  export\tK = v # c", "v"),
             ("K=#fff", "#fff"),
             ("K=a#b #c", "a#b"),
