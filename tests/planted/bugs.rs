@@ -257,8 +257,8 @@ planted! {
     }
     anonymous_volumes_outlive_their_container {
         Simulator, "anonymous volume", "worker/backends/docker/src/calls.rs",
-        "?force=1&v=1"
-        => "?force=1"
+        "{}?force=1&v=1"
+        => "{}?force=1"
     }
     a_container_that_could_not_be_removed_stays {
         Simulator, "never comes to rest", "worker/backends/docker/src/removal.rs",

@@ -16,10 +16,20 @@ use super::engine::Engine;
 use super::error::EngineError;
 use super::instance::Instance;
 use super::labels::{self, EXECUTION_ID, Holder, INSTANCE, TASK_ID, WORKER_ID};
+use super::wait::ContainerEnd;
 use super::{removal, wait};
 
 /// When it is looked for what an engine made late: soon, after as long as one may stand still, and once more.
 const LATER: [Duration; 3] = [Duration::from_secs(10), Duration::from_secs(180), Duration::from_secs(600)];
+
+/// A container that was taken up.
+#[derive(Debug, Clone)]
+pub struct TakenUp {
+    pub container: String,
+    /// How it had ended by then. Its worker may have been killed while the engine removed it for that one: then it is gone in
+    /// a moment, and nobody else knows.
+    pub end: Option<ContainerEnd>,
+}
 
 /// Finds what dead workers with this id left, and takes it: tasks and their containers. Nothing of a live worker, of another one, or of anybody else is
 /// touched.
@@ -30,7 +40,7 @@ pub async fn take_up<R: Host>(
     engine: &Arc<Engine<R>>,
     own: &Instance,
     worker_id: &str,
-) -> Result<Vec<Left<String>>, EngineError> {
+) -> Result<Vec<Left<TakenUp>>, EngineError> {
     let (mut tasks, mut rest) = (Vec::new(), Vec::new());
     let all = of_worker(engine, worker_id).await?;
     // Its end was told, and its worker died before it could be stopped.
@@ -57,23 +67,26 @@ pub async fn take_up<R: Host>(
         rest.push(container);
     }
     let mut taken = Vec::new();
-    for left in tasks {
-        let name = escaped(&labels::taken_up(own.text(), &left.thing));
-        match engine.tell(&Call::post(format!("/containers/{}/rename?name={name}", left.thing))).await {
-            Ok(()) => taken.push(left),
+    for Left { task, thing: container } in tasks {
+        // First of all: what is being removed can be read, and then it cannot.
+        let Some(seen) = wait::look(engine, &container).await? else { continue };
+        let name = escaped(&labels::taken_up(own.text(), &container));
+        match engine.tell(&Call::post(format!("/containers/{container}/rename?name={name}"))).await {
+            Ok(()) => {}
             // Not always the container: an engine without a bridge (29, `--bridge none`) finds no network of one that runs.
             Err(error) if error.is_missing() => {
-                if wait::look(engine, &left.thing).await?.is_some() {
-                    let task_id = left.task.task_id.as_str();
-                    warn!(
-                        task_id,
-                        "the engine does not say who has this task now: {error}; start no second worker with this id"
-                    );
-                    taken.push(left);
+                if wait::look(engine, &container).await?.is_none() {
+                    continue;
                 }
+                let task_id = task.task_id.as_str();
+                warn!(
+                    task_id,
+                    "the engine does not say who has this task now: {error}; start no second worker with this id"
+                );
             }
             Err(error) => return Err(error),
         }
+        taken.push(Left { task, thing: TakenUp { container, end: seen.end() } });
     }
     for id in rest {
         unless_missing(engine.tell(&remove(&id)).await)?;

@@ -48,15 +48,21 @@ pub(super) struct Ended {
 }
 
 impl<R: Host> Shared<R> {
-    /// Follows a container that was started to its end, and clears up after it.
+    /// Follows a container that was started to its end, if that is not known yet, and clears up after it.
     pub(super) async fn follow(
         self: &Arc<Self>,
         container: String,
+        end: Option<ContainerEnd>,
         followed: &Followed<'_>,
         open: Open<'_, Ended>,
         variables: Option<Variables>,
     ) -> Vec<Failure> {
-        let ended = async { Some(wait::end(&self.engine, &container).await) };
+        let ended = async {
+            match end {
+                Some(end) => Some(end),
+                None => Some(wait::end(&self.engine, &container).await),
+            }
+        };
         let stopped = async {
             followed.stop.asked().await;
             None

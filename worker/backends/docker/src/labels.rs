@@ -145,8 +145,9 @@ mod tests {
         assert_eq!(filling("v"), "oz-agent-worker.filling.v");
         assert_eq!(made("i", 7), "oz-agent-worker.made.i.7");
         let labels = |labels: Map<String, Value>| {
-            let all: Vec<_> =
-                labels.iter().map(|(name, value)| format!("{name}={}", value.as_str().unwrap())).collect();
+            let pair = |(name, value): (&String, &Value)| format!("{name}={}", value.as_str().unwrap());
+            let mut all: Vec<_> = labels.iter().map(pair).collect();
+            all.sort();
             all.join(" ").replace("oz-agent-worker.", "")
         };
         assert_eq!(labels(of_task(&owned, "T1", Some("e1"))), "execution-id=e1 instance=i task-id=T1 worker-id=w1");

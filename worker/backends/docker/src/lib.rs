@@ -53,6 +53,7 @@ use serde::Deserialize;
 use tracing::{info, warn};
 
 use calls::Call;
+use earlier::TakenUp;
 use ending::Ended;
 use endpoint::Endpoint;
 use engine::Engine;
@@ -91,7 +92,7 @@ struct Shared<R: Host> {
     /// This process, as its containers name it.
     own: Instance,
     /// The tasks that earlier workers started, from the oldest on.
-    earlier: Vec<Left<String>>,
+    earlier: Vec<Left<TakenUp>>,
     /// The line of those who make a container and start it.
     starts: Turns<()>,
     /// What is removed beside everything else.
@@ -136,9 +137,9 @@ impl<R: Host> Shared<R> {
         Owned { worker_id: &self.common.worker_id, instance: self.own.text() }
     }
 
-    fn earlier_container(&self, task_id: &str, execution_id: Option<&str>) -> Option<String> {
+    fn taken_up(&self, task_id: &str, execution_id: Option<&str>) -> Option<TakenUp> {
         let is_it =
-            |left: &&Left<String>| left.task.task_id == task_id && left.task.execution_id.as_deref() == execution_id;
+            |left: &&Left<TakenUp>| left.task.task_id == task_id && left.task.execution_id.as_deref() == execution_id;
         self.earlier.iter().find(is_it).map(|left| left.thing.clone())
     }
 }

@@ -21,6 +21,7 @@ use super::Shared;
 use super::calls::{Call, Created};
 use super::container::{self, Additions};
 use super::creation;
+use super::earlier::TakenUp;
 use super::ending::Followed;
 use super::engine::PATIENCE;
 use super::error::EngineError;
@@ -100,7 +101,7 @@ impl<R: Host> Shared<R> {
             }
         };
         let (task_id, env) = kept(spec);
-        self.follow(container, &Followed { task_id: &task_id, stop, report, log }, open, Some(env)).await
+        self.follow(container, None, &Followed { task_id: &task_id, stop, report, log }, open, Some(env)).await
     }
 
     /// Takes up a task that an earlier worker started.
@@ -108,7 +109,7 @@ impl<R: Host> Shared<R> {
         let Resumed { task_id, execution_id, trace, stop, report, log } = resumed;
         let followed = Followed { task_id: &task_id, stop: &stop, report: &report, log: &log };
         let open = self.ends.open(Key::new(&task_id, execution_id.as_deref()));
-        let Some(container) = self.earlier_container(&task_id, execution_id.as_deref()) else {
+        let Some(TakenUp { container, end }) = self.taken_up(&task_id, execution_id.as_deref()) else {
             report.finished(failed(FailureReason::ContainerWait, "the container is gone".into()));
             return Vec::new();
         };
@@ -117,13 +118,13 @@ impl<R: Host> Shared<R> {
             stop.asked().await;
             false
         };
-        if removal::remove_unstarted(&self.engine, &container).or(stopped).await {
+        if end.is_none() && removal::remove_unstarted(&self.engine, &container).or(stopped).await {
             let message = "the worker was killed before it could start the container";
             report.finished(failed(FailureReason::ContainerStart, message.into()));
             return Vec::new();
         }
         trace.step(&TaskStep::Running { node: None });
-        self.follow(container, &followed, open, None).await
+        self.follow(container, end, &followed, open, None).await
     }
 
     /// Gets everything that the task needs, and starts its container. Each step is on the heap by itself: most of a hundred

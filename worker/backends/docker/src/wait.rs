@@ -32,6 +32,16 @@ pub enum ContainerEnd {
     Gone,
 }
 
+impl Seen {
+    /// How it has ended, if it has.
+    pub const fn end(&self) -> Option<ContainerEnd> {
+        match *self {
+            Self::Exited { exit_code, is_oom } => Some(ContainerEnd::Exited { exit_code, is_oom }),
+            Self::Created | Self::Running | Self::Unknown => None,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
