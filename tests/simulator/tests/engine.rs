@@ -1,5 +1,6 @@
 //! What an engine and its containers go through that a certain course of events shows best: ends that the server cannot hear
-//! when they come, an engine that is starting, one that does not say what a task's secrets are, and one without a bridge.
+//! when they come, a container that goes while it is taken up, an engine that is starting, one that does not say what a task's
+//! secrets are, and one without a bridge.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -79,6 +80,15 @@ fn is_told_once(scene: &Scene) {
 fn an_end_that_the_server_could_not_hear_is_told_by_the_worker_after_one_that_was_killed() {
     on_an_engine(|scene| async move {
         ends_unheard(&scene).await;
+        is_told_by_the_next(&scene).await;
+    });
+}
+
+#[test]
+fn how_a_container_ended_is_known_to_the_next_worker_though_it_is_removed_at_that_moment() {
+    on_an_engine(|scene| async move {
+        ends_unheard(&scene).await;
+        engine(&scene).lose_what_is_taken_up();
         is_told_by_the_next(&scene).await;
     });
 }

@@ -319,6 +319,11 @@ impl Engine {
             }
             name.clone_into(&mut container.name);
         }
+        let is_lost = state.is_removing && name.contains(".taken-up.");
+        drop(state);
+        if is_lost {
+            self.vanish(&id, true);
+        }
         Reply::done()
     }
 
@@ -342,6 +347,7 @@ impl Engine {
         }
         container.is_going = slow;
         let is_unasked = container.status == Status::Running && container.asked.is_none() && container.is_of_calm;
+        let has_ended = container.status == Status::Exited;
         drop(state);
         if is_unasked && !self.watch.is_stopping() {
             self.watch.violate(format!("{id:.12} is removed while it runs, and was not asked to end"));
@@ -354,8 +360,9 @@ impl Engine {
         let after = self.executor.duration(Duration::from_millis(10), Duration::from_secs(20));
         self.executor.spawn(crate::executor::OUTSIDE, async move {
             own.executor.sleep(after).await;
-            // The next worker does not know that it was one that asked for this.
+            // The next worker does not know that it was one that asked for this, but can read how it had ended.
             if own.deaths(caller) != deaths
+                && !has_ended
                 && let Some(execution) = own.execution_of(&id)
             {
                 own.truths.note(&execution, |truth| truth.is_gone = true);

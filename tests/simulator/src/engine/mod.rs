@@ -63,6 +63,8 @@ struct State {
     is_shy: bool,
     /// Whether it has no bridge, and so renames no container that runs.
     is_bridgeless: bool,
+    /// Whether a container that is taken up is gone at once.
+    is_removing: bool,
     /// Closed when it is stopped: whatever it is doing breaks off.
     stopped: (Sender<()>, Receiver<()>),
     /// How often each worker was killed: what it asked for before is left undone by an engine that hung.
@@ -90,6 +92,7 @@ impl Engine {
             starts_until: Duration::ZERO,
             is_shy: false,
             is_bridgeless: false,
+            is_removing: false,
             stopped: async_channel::bounded(1),
             deaths: [0; 2],
         };
@@ -145,6 +148,11 @@ impl Engine {
     /// From now on it has no bridge.
     pub fn lose_bridge(&self) {
         self.state().is_bridgeless = true;
+    }
+
+    /// From now on a container that a worker takes up is gone at once: the worker before had asked for its removal.
+    pub fn lose_what_is_taken_up(&self) {
+        self.state().is_removing = true;
     }
 
     /// The container of this execution fails now, if it runs; gives whether it did.
