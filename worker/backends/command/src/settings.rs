@@ -70,3 +70,21 @@ impl Configure for CommandSettings {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operators_variables_do_not_travel_to_where_tasks_run() {
+        let settings = CommandSettings {
+            dispatch_command: "x".into(),
+            cancel_command: None,
+            dispatch_timeout: CommandSettings::DISPATCH_TIMEOUT,
+        };
+        let environment = [("A", "canary")].into_iter().collect();
+        let mut agent = AgentSettings { environment, ..AgentSettings::default() };
+        settings.adjust(&mut agent);
+        assert_eq!(agent.environment, Variables::default());
+    }
+}

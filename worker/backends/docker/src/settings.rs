@@ -179,6 +179,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn images_that_the_file_names_are_the_agents() {
+        let settings = DockerSettings {
+            default_image: Some("d".into()),
+            sidecar_image: Some("s".into()),
+            ..DockerSettings::default()
+        };
+        let mut agent = AgentSettings::default();
+        settings.adjust(&mut agent);
+        assert_eq!((agent.default_image.as_deref(), agent.sidecar_image.as_deref()), (Some("d"), Some("s")));
+    }
+
+    #[test]
     fn checks_the_form_of_a_volume() {
         for good in ["/a:/b", "name:/b", "/a:/b:ro", "./x:/b:rw,z"] {
             assert_eq!(check_volume(good), Ok(()), "{good}");

@@ -287,3 +287,22 @@ fn preflight_resources(section: &Section) -> Option<Untyped> {
     }
     section.untyped(key).map(Untyped)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_that_the_file_names_are_the_agents() {
+        let settings = KubernetesSettings {
+            default_image: Some("d".into()),
+            sidecar_image: Some("s".into()),
+            coding_cli_sidecars: [("claude".to_owned(), "c".to_owned())].into(),
+            ..KubernetesSettings::unconfigured().expect("it can do without a file")
+        };
+        let mut agent = AgentSettings::default();
+        settings.adjust(&mut agent);
+        assert_eq!((agent.default_image.as_deref(), agent.sidecar_image.as_deref()), (Some("d"), Some("s")));
+        assert_eq!(agent.coding_cli_sidecars, settings.coding_cli_sidecars);
+    }
+}
