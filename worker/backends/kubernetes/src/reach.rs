@@ -39,7 +39,7 @@ pub async fn reach<R: Host>(
             *access
         }
         // Here and not there: those threads have little stack.
-        Place::Files(files) => read(&files, settings.context.as_deref())?,
+        Place::Files(files) => merged(&files, settings.context.as_deref())?,
     };
     let prefix = access.server.path_and_query().path().trim_end_matches('/').to_owned();
     let credentials = Credentials::new(common.runtime.clone(), common.host_env.clone(), access);
@@ -91,15 +91,15 @@ fn find(files: &impl Files, given: Option<PathBuf>, has_context: bool, env: &Env
 }
 
 /// What kubeconfigs say together. One that is not there is as good as an empty one.
-fn read(files: &[File], context: Option<&str>) -> Result<Access, String> {
-    let mut merged = Kubeconfig::default();
+fn merged(files: &[File], context: Option<&str>) -> Result<Access, String> {
+    let mut kubeconfig = Kubeconfig::default();
     for (path, text) in files {
-        merged.add(path, text.as_deref().unwrap_or_default()).map_err(|error| error.to_string())?;
+        kubeconfig.add(path, text.as_deref().unwrap_or_default()).map_err(|error| error.to_string())?;
     }
-    if merged.is_empty() {
+    if kubeconfig.is_empty() {
         return Err(nowhere(files));
     }
-    merged.access(context).map_err(|error| error.to_string())
+    kubeconfig.access(context).map_err(|error| error.to_string())
 }
 
 /// What is said where nothing leads to a cluster.
@@ -109,7 +109,7 @@ fn nowhere(files: &[File]) -> String {
         Some(_) => format!("{} says nothing", path.display()),
     };
     let looked: Vec<_> = files.iter().map(looked).collect();
-    let looked = if looked.is_empty() { "HOME is not set".to_owned() } else { looked.join(", ") };
+    let looked = if looked.is_empty() { "KUBECONFIG and HOME name no file".to_owned() } else { looked.join(", ") };
     format!("no cluster is configured: this is no Pod, and {looked}; set kubeconfig or KUBECONFIG")
 }
 
@@ -130,7 +130,7 @@ mod tests {
     fn server(given: Option<PathBuf>, context: Option<&str>, env: &[(&str, &Path)]) -> Result<String, String> {
         let env = env.iter().map(|(name, value)| (*name, *value)).collect();
         match find(&HostFiles, given, context.is_some(), &env)? {
-            Place::Files(files) => read(&files, context).map(|access| access.server.authority().to_string()),
+            Place::Files(files) => merged(&files, context).map(|access| access.server.authority().to_string()),
             Place::Pod(..) => Ok("a Pod's own".into()),
         }
     }
@@ -168,7 +168,9 @@ mod tests {
         let both = format!("{begins} {none_at} does not exist, {empty_at} says nothing{ends}");
         assert_eq!(said(&[("KUBECONFIG", Path::new(&list))]), both);
         assert_eq!(said(&[("HOME", &none)]), format!("{begins} {none_at}/.kube/config does not exist{ends}"));
-        assert_eq!(said(&[("HOME", Path::new(""))]), format!("{begins} HOME is not set{ends}"));
+        let no_file = format!("{begins} KUBECONFIG and HOME name no file{ends}");
+        assert_eq!(said(&[("HOME", Path::new(""))]), no_file);
+        assert_eq!(said(&[("HOME", home.path()), ("KUBECONFIG", Path::new(":"))]), no_file);
         assert_eq!(server(Some(none.clone()), None, &[]), Err(format!("there is no kubeconfig {none_at}")));
     }
 }
